@@ -1,0 +1,139 @@
+"""Batches of images: normalisation, whole-batch augmentation and the loader that yields them.
+
+A split lives as one uint8 tensor `[N, C, H, W]`. Indexing it and augmenting the batch as tensors
+keeps two CPU cores busy with the model instead of with per-image Python transforms.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+AUGMENTATIONS = ("none", "standard", "randaugment")
+
+
+def random_crop(images: Tensor, padding: int) -> Tensor:
+    """Shift every image of `[B, C, H, W]` by its own offset in ±padding pixels, zeros outside."""
+    batch, channels, height, width = images.shape
+    padded = torch.nn.functional.pad(images, (padding,) * 4)  # [B, C, H+2p, W+2p]
+    top = torch.randint(0, 2 * padding + 1, (batch, 1))
+    left = torch.randint(0, 2 * padding + 1, (batch, 1))
+    rows = (top + torch.arange(height)).to(images.device)  # [B, H]
+    columns = (left + torch.arange(width)).to(images.device)  # [B, W]
+    rows = rows[:, None, :, None].expand(-1, channels, -1, padded.shape[3])
+    columns = columns[:, None, None, :].expand(-1, channels, height, -1)
+    return padded.gather(2, rows).gather(3, columns)
+
+
+def random_flip(images: Tensor) -> Tensor:
+    """Mirror each image of `[B, C, H, W]` left to right with probability 1/2."""
+    flip = (torch.rand(len(images), 1, 1, 1) < 0.5).to(images.device)
+    return torch.where(flip, images.flip(3), images)
+
+
+def cutout(images: Tensor, size: int) -> Tensor:
+    """Set one `size`×`size` square a float image to 0, the mean after normalisation.
+
+    Centres are uniform over the image, so squares may hang over the edge (arXiv:1708.04552).
+    """
+    batch, _, height, width = images.shape
+    rows, columns = torch.arange(height), torch.arange(width)
+    top = torch.randint(0, height, (batch, 1)) - size // 2
+    left = torch.randint(0, width, (batch, 1)) - size // 2
+    in_rows = (rows >= top) & (rows < top + size)  # [B, H]
+    in_columns = (columns >= left) & (columns < left + size)  # [B, W]
+    hole = (in_rows[:, None, :, None] & in_columns[:, None, None, :]).to(images.device)
+    return images.masked_fill(hole, 0.0)
+
+
+def randaugment(images: Tensor, group: int = 8) -> Tensor:
+    """torchvision's RandAugment (arXiv:1909.13719), drawn anew for every `group` images.
+
+    v2 draws one operation a call, so a whole batch in one call would get a single distortion.
+    """
+    policy = v2.RandAugment()
+    return torch.cat([policy(chunk) for chunk in images.split(group)])
+
+
+class BatchLoader:
+    """Yield `(images float32 [B, C, H, W], labels)` from a uint8 split, on `device`.
+
+    Labels are int64 `[B]`, or float `[B, K]` under mixup. The order of epoch `e` depends on
+    `(seed, e)` alone; augmentation draws from torch's global CPU generator.
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        *,
+        mean: list[float],
+        std: list[float],
+        num_classes: int,
+        training: bool = False,
+        augmentation: str = "none",
+        flip: bool = True,
+        cutout_size: int = 0,
+        mixup_alpha: float = 0.0,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ):
+        self.images, self.labels = images, labels
+        self.batch_size = min(batch_size, len(images))
+        self.training, self.augmentation, self.flip = training, augmentation, flip
+        self.cutout_size = cutout_size
+        self.mixup = (
+            v2.MixUp(alpha=mixup_alpha, num_classes=num_classes) if mixup_alpha > 0 else None
+        )
+        self.seed, self.epoch, self.device = seed, 0, torch.device(device)
+        self.mean = torch.tensor(mean, device=self.device).view(1, -1, 1, 1)
+        self.std = torch.tensor(std, device=self.device).view(1, -1, 1, 1)
+
+    def __len__(self) -> int:
+        """Batches an epoch. Training drops the last partial batch (batch norm needs full ones)."""
+        full, rest = divmod(len(self.images), self.batch_size)
+        return full + (0 if self.training or rest == 0 else 1)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.batches()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose which epoch's order the next pass has."""
+        self.epoch = epoch
+
+    def batches(self, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The epoch's batches from number `start` on, as if those before had been drawn."""
+        order = None
+        if self.training:
+            generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+            order = torch.randperm(len(self.images), generator=generator)
+        for step in range(start, len(self)):
+            chosen = slice(step * self.batch_size, (step + 1) * self.batch_size)
+            index = chosen if order is None else order[chosen]
+            images = self.images[index].to(self.device, non_blocking=True)
+            labels = self.labels[index].to(self.device, non_blocking=True)
+            yield self._prepare(images, labels)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """uint8 `[B, C, H, W]` → float32, zero mean and unit deviation a channel."""
+        scaled = (images.float().div_(255) - self.mean) / self.std
+        return scaled.contiguous(memory_format=torch.channels_last)
+
+    def _prepare(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.training:
+            return self.normalize(images), labels
+        if self.augmentation != "none":
+            images = random_crop(images, max(1, images.shape[-1] // 8))
+            images = random_flip(images) if self.flip else images
+        if self.augmentation == "randaugment":
+            images = randaugment(images)
+        images = self.normalize(images)
+        if self.cutout_size:
+            images = cutout(images, self.cutout_size)
+        if self.mixup is not None:
+            images, labels = self.mixup(images, labels)
+        return images, labels

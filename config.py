@@ -1,0 +1,133 @@
+"""The suite that `python main.py` runs: CIFAR-10 and CIFAR-100, serial and parallel hybrids.
+
+Edit the dicts below; every key is checked before anything runs (try `python main.py --dry-run`).
+CIFAR is downloaded at the first run. Offline: python main.py --config configs/quickstart.py
+"""
+
+import torch
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DATA_DIR = "data"  # downloads and decoded images
+MODEL_SAVE_DIR = "saved_models"  # checkpoints
+RESULTS_DIR = "results"  # JSON and the report
+
+DEFAULT_DATASET_CONFIG = {
+    "name": "CIFAR10",  # a row of DATASET_REGISTRY in dataset.py
+    "validation_share": 0.1,  # of the training images; every choice is made on these
+}
+
+DEFAULT_MODEL_PARAMS = {  # 0.42 M parameters for 10 classes
+    "fusion": "serial",  # 'serial', 'parallel' (an MLP beside), 'parallel_attention'
+    "cnn_channels": [32, 64, 64, 128],  # one entry a convolution block
+    "cnn_pools": [2, 1, 2, 2],  # max pooling after each block; 1 = none
+    "embed_dim": 128,  # width of a token
+    "num_layers": 2,  # Transformer encoder layers
+    "num_heads": 4,
+    "ffn_dim": 256,
+    "dropout": 0.0,
+}
+
+DEFAULT_TRAINING_PARAMS = {
+    "initial_train_epochs": 20,  # of a baseline; a chain that loads one takes 0
+    "batch_size": 128,
+    "optimizer": "adamw",  # 'sgd', 'adam', 'adamw', 'rmsprop'
+    "learning_rate": 4e-3,  # the peak
+    "weight_decay": 0.05,
+    "scheduler": "onecycle",  # 'cosine', 'onecycle', 'step', 'multistep', 'plateau', 'none'
+    "label_smoothing": 0.1,
+    "augmentation": "standard",  # 'none', 'standard' (crop and flip), 'randaugment'
+    "precision": "auto",  # 'fp32', 'bf16'; auto = bf16 where the hardware has it
+    "seed": 0,
+}
+
+DEFAULT_COMPRESSION_PARAMS = {
+    "pruning_ratio": 0.0,  # share of each layer's output channels
+    "finetune_epochs": 0,
+    "finetune_learning_rate": 1e-3,
+    "quantization": None,  # None, 'ptq', 'qat'
+    "quantization_backend": "x86",  # 'x86', 'fbgemm', 'qnnpack', 'onednn'
+    "ptq_calibration_batches": 8,
+    "qat_epochs": 3,
+    "qat_learning_rate": 5e-4,
+}
+
+EXPERIMENT_CONFIGS = [
+    # Baselines: trained once, reused by every chain that names them.
+    {"name": "Serial_CIFAR10_Baseline_FP32", "is_fp32_baseline_generation": True},
+    {
+        "name": "Parallel_CIFAR10_Baseline_FP32",
+        "is_fp32_baseline_generation": True,
+        "model_args": {"fusion": "parallel"},
+    },
+    {
+        "name": "Serial_CIFAR100_Baseline_FP32",
+        "is_fp32_baseline_generation": True,
+        "dataset_args": {"name": "CIFAR100"},
+    },
+    # The usual order: prune, finetune, quantize.
+    {
+        "name": "Serial_CIFAR10_P40_F_QPTQ",
+        "load_fp32_baseline_from_experiment": "Serial_CIFAR10_Baseline_FP32",
+        "compression_args": {"pruning_ratio": 0.4, "finetune_epochs": 5, "quantization": "ptq"},
+    },
+    {
+        "name": "Serial_CIFAR10_P40_F_QQAT",
+        "load_fp32_baseline_from_experiment": "Serial_CIFAR10_Baseline_FP32",
+        "compression_args": {"pruning_ratio": 0.4, "finetune_epochs": 5, "quantization": "qat"},
+    },
+    {
+        "name": "Parallel_CIFAR10_P40_F_QPTQ",
+        "load_fp32_baseline_from_experiment": "Parallel_CIFAR10_Baseline_FP32",
+        "compression_args": {"pruning_ratio": 0.4, "finetune_epochs": 5, "quantization": "ptq"},
+    },
+    {
+        "name": "Serial_CIFAR100_P40_F_QPTQ",
+        "load_fp32_baseline_from_experiment": "Serial_CIFAR100_Baseline_FP32",
+        "compression_args": {"pruning_ratio": 0.4, "finetune_epochs": 5, "quantization": "ptq"},
+    },
+    # One technique alone.
+    {
+        "name": "Serial_CIFAR10_QPTQ",
+        "load_fp32_baseline_from_experiment": "Serial_CIFAR10_Baseline_FP32",
+        "compression_args": {"quantization": "ptq"},
+    },
+    {
+        "name": "Serial_CIFAR10_QQAT",
+        "load_fp32_baseline_from_experiment": "Serial_CIFAR10_Baseline_FP32",
+        "compression_args": {"quantization": "qat"},
+    },
+    {
+        "name": "Serial_CIFAR10_P40",
+        "load_fp32_baseline_from_experiment": "Serial_CIFAR10_Baseline_FP32",
+        "compression_args": {"pruning_ratio": 0.4},
+    },
+    # Other orders, written out; a sequence runs exactly as it stands.
+    {
+        "name": "Serial_CIFAR10_QQAT_P40_F",
+        "load_fp32_baseline_from_experiment": "Serial_CIFAR10_Baseline_FP32",
+        "compression_args": {
+            "sequence": ["qat", {"prune": {"ratio": 0.4}}, {"finetune": {"epochs": 5}}]
+        },
+    },
+    {
+        "name": "Serial_CIFAR10_QPTQ_P40_F",
+        "load_fp32_baseline_from_experiment": "Serial_CIFAR10_Baseline_FP32",
+        "compression_args": {
+            "sequence": ["ptq", {"prune": {"ratio": 0.4}}, {"finetune": {"epochs": 5}}]
+        },
+    },
+    {
+        "name": "Serial_CIFAR10_P40_QPTQ",
+        "load_fp32_baseline_from_experiment": "Serial_CIFAR10_Baseline_FP32",
+        "compression_args": {"sequence": [{"prune": {"ratio": 0.4}}, "ptq"]},
+    },
+    {
+        "name": "Serial_CIFAR10_P40_QPTQ_F",
+        "load_fp32_baseline_from_experiment": "Serial_CIFAR10_Baseline_FP32",
+        "compression_args": {
+            "sequence": [{"prune": {"ratio": 0.4}}, "ptq", {"finetune": {"epochs": 5}}]
+        },
+    },
+]
+
+ORDER_STUDIES: list = []

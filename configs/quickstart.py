@@ -1,0 +1,55 @@
+"""Handwritten digits, one baseline, five chains in different orders. Offline, nothing to download.
+
+Run: python main.py --config configs/quickstart.py
+"""
+
+DEFAULT_DATASET_CONFIG = {"name": "Digits", "validation_share": 0.1}
+
+DEFAULT_MODEL_PARAMS = {
+    "fusion": "serial",
+    "cnn_channels": [16, 32],
+    "cnn_pools": [1, 2],  # 8×8 pixels → 16 tokens
+    "embed_dim": 64,
+    "num_layers": 2,
+    "num_heads": 4,
+    "ffn_dim": 128,
+}
+
+DEFAULT_TRAINING_PARAMS = {
+    "initial_train_epochs": 30,
+    "batch_size": 64,
+    "learning_rate": 4e-3,
+    "weight_decay": 0.05,
+    "scheduler": "onecycle",
+    "label_smoothing": 0.1,
+    "augmentation": "standard",
+    "precision": "fp32",
+    "seed": 0,
+}
+
+DEFAULT_COMPRESSION_PARAMS = {
+    "pruning_ratio": 0.4,  # where a sequence says just 'prune'
+    "finetune_epochs": 6,
+    "finetune_learning_rate": 2e-3,
+    "qat_epochs": 6,
+    "qat_learning_rate": 2e-3,
+    "ptq_calibration_batches": 8,
+}
+
+
+def chain(name: str, *sequence: str) -> dict:
+    return {
+        "name": name,
+        "load_fp32_baseline_from_experiment": "Digits_Baseline_FP32",
+        "compression_args": {"sequence": list(sequence)},
+    }
+
+
+EXPERIMENT_CONFIGS = [
+    {"name": "Digits_Baseline_FP32", "is_fp32_baseline_generation": True},
+    chain("Digits_Q", "ptq"),
+    chain("Digits_P_F_Q", "prune", "finetune", "ptq"),
+    chain("Digits_P_F_QAT", "prune", "finetune", "qat"),
+    chain("Digits_QAT_P_F", "qat", "prune", "finetune"),
+    chain("Digits_Q_P_F", "ptq", "prune", "finetune"),
+]

@@ -1,0 +1,1 @@
+"""How chains are checked, run, cached, measured and shown."""

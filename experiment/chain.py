@@ -1,0 +1,220 @@
+"""A chain as a plan: every stage with its key and its file's name, and how one stage is run."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dataset import Dataset
+from experiment.measure import measure
+from experiment.schema import Experiment, Suite
+from experiment.store import Store
+from files import canonical_json, sha256
+from stages import STAGES
+from stages.ptq import calibrated
+from stages.state import Context, ModelState, StageSpec, initial_state
+
+HOME = Path(__file__).parent.parent
+# What every stage's result depends on besides its own file. The data set's code is not here: its
+# images are, as a fingerprint.
+COMMON_SOURCES = ("model.py", "train_eval.py", "augmentation.py", "stages/state.py")
+QUANT_SOURCES = ("stages/quantization.py", "stages/quant_fx.py", "stages/ptq.py")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of one chain at one seed."""
+
+    experiment: Experiment
+    seed: int
+    stage: str
+    spec: StageSpec
+    key: str
+    parent: str | None  # key of the stage before
+    checkpoint: str  # readable name, without folder and ending
+    settings: dict[str, Any]  # all that the key is a digest of
+
+    @property
+    def label(self) -> str:
+        return f"{self.experiment.name}: {self.spec.tags()[1]}"
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One experiment at one seed, with the chain that trains its baseline."""
+
+    experiment: Experiment
+    seed: int
+    steps: tuple[Step, ...]
+    baseline: Chain | None
+
+    @property
+    def name(self) -> str:
+        seeds = len(self.experiment.seeds)
+        return self.experiment.name + (f" (seed {self.seed})" if seeds > 1 else "")
+
+    def all_steps(self) -> tuple[Step, ...]:
+        """The baseline's steps, then the chain's own."""
+        return (*(self.baseline.steps if self.baseline else ()), *self.steps)
+
+
+def plan(suite: Suite) -> list[Chain]:
+    """Every chain of the suite, baselines first, with all keys known before anything runs."""
+    baselines: dict[tuple[str, int], Chain] = {}
+    chains = []
+    for experiment in suite.experiments:
+        for seed in experiment.seeds:
+            baseline = baselines[experiment.baseline, seed] if experiment.baseline else None
+            chain = Chain(experiment, seed, _steps(experiment, seed, baseline, suite), baseline)
+            if experiment.is_baseline:
+                baselines[experiment.name, seed] = chain
+            chains.append(chain)
+    return chains
+
+
+def _steps(
+    experiment: Experiment, seed: int, baseline: Chain | None, suite: Suite
+) -> tuple[Step, ...]:
+    parent = baseline.steps[-1].key if baseline else None
+    before = [step.spec for step in baseline.steps] if baseline else []
+    names = _checkpoint_names(experiment, seed)
+    steps = []
+    for (stage, spec), name in zip(experiment.sequence, names, strict=True):
+        before.append(spec)
+        settings = _settings(experiment, seed, stage, spec, parent, before, suite.device)
+        key = sha256(canonical_json(settings))
+        steps.append(Step(experiment, seed, stage, spec, key, parent, name, settings))
+        parent = key
+    return tuple(steps)
+
+
+def _settings(
+    experiment: Experiment,
+    seed: int,
+    stage: str,
+    spec: StageSpec,
+    parent: str | None,
+    so_far: list[StageSpec],
+    device: torch.device,
+) -> dict[str, Any]:
+    quantized = any(hasattr(s, "quant") for s in so_far)
+    module = STAGES[stage].run.__module__.replace(".", "/") + ".py"
+    sources = [*COMMON_SOURCES, module, *(QUANT_SOURCES if quantized else ())]
+    return {
+        "parent": parent,
+        "stage": stage,
+        "spec": spec.model_dump(),
+        "data": {
+            "fingerprint": experiment.data.fingerprint,
+            "validation_share": experiment.dataset_args.validation_share,
+        },
+        "model_args": experiment.model_args if parent is None else None,
+        "seed": seed,
+        "deterministic": experiment.training.deterministic,
+        "device": device.type,
+        "source": sha256("".join(_code_digest(HOME / s) for s in sorted(set(sources))).encode()),
+        "torch": torch.__version__,
+    }
+
+
+@functools.cache
+def _code_digest(path: Path) -> str:
+    """Digest of a file's code; comments, docstrings and layout do not count."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if not isinstance(body, list) or not body:
+            continue
+        first = body[0]
+        is_text = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+        if is_text and isinstance(first.value.value, str):
+            first.value.value = ""
+    return sha256(ast.unparse(tree).encode())
+
+
+def _checkpoint_names(experiment: Experiment, seed: int) -> list[str]:
+    """Long tags, except that what came before the last quantization is short.
+
+    NAME_pruned_40_finetuned, then NAME_p40_f_quantized_ptq_int8.
+    """
+    prefix = experiment.name + (f"_seed{seed}" if len(experiment.seeds) > 1 else "")
+    tags: list[str] = []
+    names = []
+    shorts: list[str] = []
+    for stage, spec in experiment.sequence:
+        short, long = spec.tags()
+        if stage == "train":
+            names.append(f"{prefix}_fp32_baseline")
+            continue
+        tags = [*shorts, long] if hasattr(spec, "quant") else [*tags, long]
+        shorts.append(short)
+        names.append("_".join([prefix, *tags]))
+    return names
+
+
+# --- running one stage -------------------------------------------------------------------------
+
+
+def run_step(
+    step: Step,
+    parent: ModelState | None,
+    store: Store,
+    dataset: Callable[[], Dataset],
+    device: torch.device,
+    *,
+    stop_requested: Callable[[], bool] = lambda: False,
+    say: Callable[[str], None] = print,
+    recompute: bool = False,
+) -> tuple[ModelState, dict[str, Any], bool]:
+    """The step's state, its record, and whether it came from the store.
+
+    `parent` is the state before it (None: it starts from nothing). `recompute` sets an entry aside
+    first. Raises whatever the stage raises.
+    """
+    with store.lock(step.key):
+        if recompute and store.has(step.key):
+            for path in (store.path(step.key), store.record_path(step.key)):
+                store.set_aside(path, f"{path.name}: to be computed anew")
+        found = store.load(step.key)
+        if found is not None:
+            store.name(step.key, step.checkpoint)
+            return *found, True
+        torch.use_deterministic_algorithms(step.experiment.training.deterministic)
+        started, began = time.perf_counter(), datetime.now(timezone.utc)
+        snapshot = store.snapshot(step.key)
+        resumed = snapshot.exists()
+        ctx = Context(
+            dataset(), device, step.seed, snapshot, stop_requested=stop_requested, say=say
+        )
+        if parent is None:
+            parent = initial_state(step.experiment.model_args, step.seed)
+        state = calibrated(STAGES[step.stage].run(parent, step.spec, ctx), ctx)
+        seconds = time.perf_counter() - started
+        metrics = measure(state, ctx.loaders(batch_size=256).test, device)
+        record = store.put(
+            step.key,
+            state,
+            {
+                "stage": step.stage,
+                "key": step.key,
+                "parent": step.parent,
+                "settings": step.settings,
+                "seed": step.seed,
+                "seconds": seconds,
+                "resumed": resumed,
+                "finished": began.isoformat(timespec="seconds"),
+                "quant": state.quant.settings() if state.quant else None,
+                "details": ctx.details,
+                "metrics": metrics,
+            },
+        )
+        store.name(step.key, step.checkpoint)
+        return state, record, False

@@ -1,0 +1,151 @@
+"""Runs chains one after another: each stage once, failures kept to the chain they belong to."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+from dataset import Dataset, DatasetArgs, load_dataset
+from experiment.chain import Chain, Step, run_step
+from experiment.console import Console
+from experiment.results import Results
+from experiment.schema import Suite
+from experiment.store import Store
+from stages.state import Interrupted, ModelState
+
+
+class StopSignal:
+    """Set by Ctrl-C or SIGTERM; asked after every training step and between stages."""
+
+    def __init__(self) -> None:
+        self.received: str | None = None
+
+    def __call__(self) -> bool:
+        return self.received is not None
+
+    @contextmanager
+    def listening(self, say: Callable[[str], None]) -> Iterator[None]:
+        """Inside, the first signal asks to stop and a second one ends the process at once."""
+
+        def on_signal(number: int, frame: FrameType | None) -> None:
+            if self.received is not None:
+                raise KeyboardInterrupt
+            self.received = signal.Signals(number).name
+            say(f"\n{self.received}: stopping after the current step; once more to stop at once")
+
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, on_signal) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@dataclass
+class SerialExecutor:
+    """Runs the chains of a suite in this process."""
+
+    suite: Suite
+    store: Store
+    results: Results
+    console: Console
+    retrain: set[str] = field(default_factory=set)  # baselines to compute anew
+    stop: StopSignal = field(default_factory=StopSignal)
+
+    def __post_init__(self) -> None:
+        self.datasets: dict[DatasetArgs, Dataset] = {}
+        self.failed: dict[str, str] = {}  # key of a stage that failed → why
+        self.finished: dict[str, dict[str, Any]] = {}  # key → record
+
+    def load_data(self, chains: list[Chain]) -> None:
+        """Load what the chains' missing stages need. Raises DataError before anything is trained."""
+        for chain in chains:
+            if any(not self.store.has(step.key) for step in chain.steps):
+                self.dataset(chain.experiment.dataset_args)
+
+    def dataset(self, args: DatasetArgs) -> Dataset:
+        if args not in self.datasets:
+            self.datasets[args] = load_dataset(args, self.suite.data_dir)
+        return self.datasets[args]
+
+    def run(self, chains: list[Chain]) -> None:
+        """Run every chain. Raises Interrupted; a failing chain is recorded and the rest go on."""
+        with self.stop.listening(self.console.say):
+            for chain in chains:
+                try:
+                    self.run_chain(chain)
+                except Interrupted:
+                    self.results.interrupt()
+                    raise
+
+    def run_chain(self, chain: Chain) -> None:
+        self.console.begin(chain)
+        self.results.begin(chain)
+        broken = next((s for s in chain.all_steps() if s.key in self.failed), None)
+        if broken is not None and broken not in chain.steps:
+            reason = f"its baseline {broken.experiment.name} failed: {self.failed[broken.key]}"
+            self.results.skip(chain, reason)
+            self.console.skipped(chain, reason)
+            return
+        state: ModelState | None = None
+        for position, step in enumerate(chain.steps):
+            if self.stop():
+                raise Interrupted
+            try:
+                if state is None and step.parent is not None:
+                    state = self.load_parent(chain)
+                state = self.run_one(chain, position, step, state)
+            except (Interrupted, OSError):
+                raise  # a full disk or a forbidden folder ends the run, not one experiment
+            except Exception as error:
+                self.failed[step.key] = f"{type(error).__name__}: {error}"
+                self.results.fail(chain, step, error)
+                self.console.failed(chain, step, error)
+                return
+        self.results.finish(chain)
+
+    def run_one(
+        self, chain: Chain, position: int, step: Step, parent: ModelState | None
+    ) -> ModelState:
+        if step.key in self.failed:
+            raise RuntimeError(f"this stage failed in another chain: {self.failed[step.key]}")
+        self.console.stage(chain, position, step)
+        anew = step.experiment.name in self.retrain and step.key not in self.finished
+        state, record, cached = run_step(
+            step,
+            parent,
+            self.store,
+            lambda: self.dataset(step.experiment.dataset_args),
+            self.suite.device,
+            stop_requested=self.stop,
+            say=self.console.say,
+            recompute=anew,
+        )
+        self.finished[step.key] = record
+        self.results.add(step, record, cached, self.store.folder / f"{step.checkpoint}.pth")
+        baseline = self.finished.get(chain.baseline.steps[-1].key) if chain.baseline else None
+        self.console.stage_done(step, record, cached, baseline)
+        return state
+
+    def load_parent(self, chain: Chain) -> ModelState:
+        """The baseline's state; computed again where its entry was damaged meanwhile."""
+        assert chain.baseline is not None
+        state: ModelState | None = None
+        for step in chain.baseline.steps:
+            state, record, _ = run_step(
+                step,
+                state,
+                self.store,
+                lambda: self.dataset(chain.experiment.dataset_args),
+                self.suite.device,
+                stop_requested=self.stop,
+                say=self.console.say,
+            )
+            self.finished[step.key] = record
+        assert state is not None
+        return state

@@ -1,0 +1,208 @@
+"""What a network costs and how well it does: DESIGN's metrics, and the machine they were taken on."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import platform
+import re
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils import benchmark
+from torch.utils.flop_counter import FlopCounterMode
+
+from augmentation import BatchLoader
+from files import tensor_bytes
+from model import HybridCNNTransformer, attention_written_out
+from stages import quantization
+from stages.state import ModelState, build, deploy
+from train_eval import evaluate
+
+# torch.utils.benchmark can compile C++, and remarks on a missing CUDA that nothing here uses.
+logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+
+LATENCY_BATCHES = (1, 64)
+ISA_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+
+
+def measure(
+    state: ModelState, test: BatchLoader, device: torch.device, *, min_run_time: float = 0.3
+) -> dict[str, Any]:
+    """Every metric of the network that `deploy(state)` makes, on the whole test split.
+
+    `min_run_time` is the least time in seconds that each latency is measured for.
+    """
+    network = deploy(state, device)
+    runs_on = torch.device("cpu") if state.quant is not None else device
+    test = test if runs_on == test.device else _moved(test, runs_on)
+    quality = evaluate(network, test)
+    batch = next(iter(test))[0]
+    return {
+        "accuracy": quality.accuracy,
+        "loss": quality.loss,
+        **static_metrics(state, network),
+        "inference_time_ms": {
+            f"batch_{size}": latency(network, _batch(batch, size), min_run_time)
+            for size in LATENCY_BATCHES
+        },
+    }
+
+
+def static_metrics(state: ModelState, network: nn.Module | None = None) -> dict[str, Any]:
+    """Parameters, size, MACs, FLOPs and BitOps of a state's network; nothing is timed."""
+    model = build(state)
+    network = network if network is not None else deploy(state)
+    macs, layer_macs = count_macs(model)
+    parameters = list(model.parameters())
+    metrics = {
+        "params": sum(p.numel() for p in parameters),
+        "nonzero_params": sum(int(p.count_nonzero()) for p in parameters),
+        "model_size_mb": len(tensor_bytes(network.state_dict())) / 1e6,
+        "macs": macs,
+        "flops": 2 * macs,
+        "bitops": bitops(state, model, macs, layer_macs),
+    }
+    thop = thop_macs(model)
+    return metrics if thop is None else {**metrics, "thop_macs": thop}
+
+
+def count_macs(model: HybridCNNTransformer) -> tuple[int, dict[str, int]]:
+    """Multiply-accumulates for one image: in all, and by Conv2d or Linear layer.
+
+    torch's FlopCounterMode, with attention written out as matmuls: some versions count the fused
+    CPU kernel as nothing.
+    """
+    with attention_written_out(), FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(_example(model))
+    by_module = counter.get_flop_counts()
+    root = type(model).__name__
+    layers = {
+        name: sum(by_module.get(f"{root}.{name}", {}).values()) // 2
+        for name in quantization.quantizable_layers(model)
+    }
+    return counter.get_total_flops() // 2, layers
+
+
+def bitops(
+    state: ModelState, model: HybridCNNTransformer, macs: int, layer_macs: dict[str, int]
+) -> int:
+    """Σ MACs · weight bits · activation bits (arXiv:2005.07093); matmuls in attention are float32."""
+    small: set[str] = set()
+    if state.quant is not None:
+        small = set(layer_macs) - set(
+            quantization.float_layer_names(model, state.quant.float_layers)
+        )
+    bits = state.quant.bits if state.quant is not None else 32
+    int_macs = sum(layer_macs[name] for name in small)
+    return int_macs * bits * bits + (macs - int_macs) * 32 * 32
+
+
+def thop_macs(model: HybridCNNTransformer) -> int | None:
+    """thop's count, which misses attention's matmuls, for comparison; None without thop."""
+    try:
+        from thop import profile
+    except ImportError:
+        return None
+    fresh = HybridCNNTransformer(**model.model_args).eval()  # thop leaves buffers behind
+    return int(profile(fresh, inputs=(_example(model),), verbose=False)[0])
+
+
+def latency(network: nn.Module, images: torch.Tensor, min_run_time: float) -> dict[str, Any]:
+    """Milliseconds of a forward pass, by torch.utils.benchmark after its own warm-up."""
+    timer = benchmark.Timer(
+        "network(images)",
+        globals={"network": network, "images": images},
+        num_threads=torch.get_num_threads(),
+    )
+    with torch.inference_mode():
+        for _ in range(3):
+            network(images)
+        timed = timer.blocked_autorange(min_run_time=min_run_time)
+    return {
+        "median": timed.median * 1e3,
+        "p95": float(np.percentile(timed.times, 95)) * 1e3,
+        "runs": timed.number_per_run * len(timed.times),
+        "threads": timed.num_threads,
+        "device": device_name(images.device),
+    }
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """The machine and versions that figures were taken with."""
+    versions = {
+        name: metadata.version(name) for name in ("torch", "torchvision", "numpy", "scikit-learn")
+    }
+    return {
+        **versions,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": device_name(device),
+        "cpu": cpu_model(),
+        "isa": [flag for flag in ISA_FLAGS if flag in cpu_flags()],
+        "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+    }
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({cpu_model()})"
+
+
+@functools.cache
+def cpu_model() -> str:
+    found = re.search(r"^model name\s*: (.*)$", _cpuinfo(), re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+@functools.cache
+def cpu_flags() -> frozenset[str]:
+    found = re.search(r"^flags\s*: (.*)$", _cpuinfo(), re.MULTILINE)
+    return frozenset(found[1].split()) if found else frozenset()
+
+
+@functools.cache
+def git_commit() -> str | None:
+    """The commit of this checkout, with '-dirty' where files differ; None outside of git."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        here = Path(__file__).parent
+        done = subprocess.run(command, cwd=here, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _cpuinfo() -> str:
+    path = Path("/proc/cpuinfo")
+    return path.read_text() if path.exists() else ""
+
+
+def _example(model: HybridCNNTransformer) -> torch.Tensor:
+    return torch.zeros(1, model.model_args["in_channels"], *model.model_args["image_size"])
+
+
+def _batch(images: torch.Tensor, size: int) -> torch.Tensor:
+    """Exactly `size` images, repeating what there is."""
+    copies = -(-size // len(images))
+    repeated = images.repeat(copies, 1, 1, 1)[:size]
+    return repeated.contiguous(memory_format=torch.channels_last)
+
+
+def _moved(loader: BatchLoader, device: torch.device) -> BatchLoader:
+    return BatchLoader(
+        loader.images,
+        loader.labels,
+        loader.batch_size,
+        mean=loader.mean.flatten().tolist(),
+        std=loader.std.flatten().tolist(),
+        num_classes=0,
+        device=device,
+    )

@@ -1,0 +1,198 @@
+"""`results/*.json`: what each experiment did, rewritten atomically after every stage."""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+import sys
+import traceback
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from experiment.chain import Chain, Step
+from experiment.measure import environment, git_commit
+from experiment.schema import Experiment, Suite
+from files import write_atomically, write_json
+
+SUMMARY_NAME = "_all_experiments_summary.json"
+# Figures that get mean and deviation over seeds, as paths into a stage's metrics.
+SUMMARISED = {
+    "accuracy": ("accuracy",),
+    "loss": ("loss",),
+    "params": ("params",),
+    "nonzero_params": ("nonzero_params",),
+    "model_size_mb": ("model_size_mb",),
+    "macs": ("macs",),
+    "bitops": ("bitops",),
+    "latency_ms_batch_1": ("inference_time_ms", "batch_1", "median"),
+    "latency_ms_batch_64": ("inference_time_ms", "batch_64", "median"),
+}
+
+
+class Results:
+    """The JSON of one run of a suite."""
+
+    def __init__(self, suite: Suite, chains: list[Chain]):
+        self.folder = suite.results_dir
+        self.chains = chains
+        shared = {
+            "suite": suite.source,
+            "command": shlex.join(["python", *sys.argv]),
+            "git_commit": git_commit(),
+            "environment": environment(suite.device),
+            "started": _now(),
+        }
+        self.shared = shared
+        self.experiments: dict[str, dict[str, Any]] = {
+            experiment.name: {
+                "experiment": experiment.name,
+                "status": "waiting",
+                "baseline": experiment.baseline,
+                "config": experiment.config(),
+                "seeds": list(experiment.seeds),
+                "stages": [],
+                "final": {},
+                "errors": [],
+                **shared,
+            }
+            for experiment in suite.experiments
+        }
+
+    def path(self, experiment: str) -> Path:
+        return self.folder / f"{experiment}_results.json"
+
+    def begin(self, chain: Chain) -> None:
+        self.of(chain)["status"] = "running"
+
+    def add(self, step: Step, record: dict[str, Any], cached: bool, checkpoint: Path) -> None:
+        """Note a finished stage and write it out."""
+        kept = ("stage", "key", "seconds", "resumed", "metrics", "quant", "details", "finished")
+        entry = {name: record[name] for name in kept}
+        entry.update(
+            seed=step.seed,
+            cached=cached,
+            checkpoint=str(checkpoint),
+            spec=step.spec.model_dump(),
+        )
+        self.experiments[step.experiment.name]["stages"].append(entry)
+        self.write(step.experiment.name)
+
+    def finish(self, chain: Chain) -> None:
+        """A chain ran to its end; the experiment is done with its last seed."""
+        result = self.of(chain)
+        result["final"] = final_metrics(result)
+        if result["status"] == "running" and chain.seed == chain.experiment.seeds[-1]:
+            result["status"] = "done"
+        self.write(chain.experiment.name)
+
+    def fail(self, chain: Chain, step: Step, error: BaseException) -> None:
+        """Record a failed stage; the traceback goes to a file beside the JSON."""
+        trace = self.folder / f"{chain.experiment.name}_traceback.txt"
+        write_atomically(trace, "".join(traceback.format_exception(error)).encode())
+        result = self.of(chain)
+        result["status"] = "failed"
+        result["errors"].append(
+            {
+                "seed": chain.seed,
+                "stage": step.stage,
+                "error": type(error).__name__,
+                "message": str(error),
+                "traceback_file": str(trace),
+            }
+        )
+        self.write(chain.experiment.name)
+
+    def skip(self, chain: Chain, reason: str) -> None:
+        result = self.of(chain)
+        result["status"] = "skipped" if not result["stages"] else "failed"
+        result["errors"].append({"seed": chain.seed, "stage": None, "message": reason})
+        self.write(chain.experiment.name)
+
+    def interrupt(self) -> None:
+        """Mark what was running or waiting when the user stopped the run."""
+        for name, result in self.experiments.items():
+            if result["status"] in ("running", "waiting"):
+                result["status"] = "interrupted"
+                self.write(name)
+
+    def failures(self) -> list[str]:
+        """Names of the experiments that did not come to their end."""
+        return [name for name, r in self.experiments.items() if r["status"] != "done"]
+
+    def of(self, chain: Chain) -> dict[str, Any]:
+        return self.experiments[chain.experiment.name]
+
+    def write(self, experiment: str) -> None:
+        result = self.experiments[experiment]
+        result["written"] = _now()
+        if result["status"] != "interrupted" or result["stages"]:
+            write_json(self.path(experiment), result)
+        write_json(self.folder / SUMMARY_NAME, self.summary())
+
+    def summary(self) -> dict[str, Any]:
+        """One row an experiment, with its change against its baseline."""
+        rows = []
+        for name, result in self.experiments.items():
+            row = {
+                "experiment": name,
+                "status": result["status"],
+                "baseline": result["baseline"],
+                "sequence": [stage for item in result["config"]["sequence"] for stage in item],
+                "seeds": result["seeds"],
+                "final": result["final"],
+                "errors": result["errors"],
+                "results_file": self.path(name).name,
+            }
+            baseline = self.experiments.get(result["baseline"] or "", {}).get("final")
+            if baseline and result["final"]:
+                row["against_baseline"] = against(result["final"], baseline)
+            rows.append(row)
+        return {**self.shared, "written": _now(), "experiments": rows}
+
+
+def final_metrics(result: dict[str, Any]) -> dict[str, Any]:
+    """Metric → mean, std and n over seeds, of the last stage of each seed's chain."""
+    length = len(result["config"]["sequence"])
+    last = []
+    for seed in result["seeds"]:
+        stages = [stage for stage in result["stages"] if stage["seed"] == seed]
+        if len(stages) == length:
+            last.append(stages[-1]["metrics"])
+    summary = {}
+    for name, path in SUMMARISED.items():
+        values = [_dig(metrics, path) for metrics in last]
+        values = [value for value in values if value is not None]
+        if values:
+            summary[name] = {
+                "mean": statistics.fmean(values),
+                "std": statistics.stdev(values) if len(values) > 1 else None,
+                "n": len(values),
+            }
+    return summary
+
+
+def against(final: dict[str, Any], baseline: dict[str, Any]) -> dict[str, float]:
+    """Accuracy in points lost or won; everything else as a ratio to the baseline (0.25 = a quarter)."""
+    changes = {}
+    for name in final.keys() & baseline.keys():
+        mine, theirs = final[name]["mean"], baseline[name]["mean"]
+        if name == "accuracy":
+            changes["accuracy_points"] = mine - theirs
+        elif theirs:
+            changes[f"{name}_ratio"] = mine / theirs
+    return dict(sorted(changes.items()))
+
+
+def experiment_sequence(experiment: Experiment) -> str:
+    return " → ".join(name for name, _ in experiment.sequence)
+
+
+def _dig(value: Any, path: tuple[str, ...]) -> float | None:
+    for part in path:
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -1,0 +1,234 @@
+"""The store: every finished stage under its key, verified on load, never overwritten unsaid.
+
+`saved_models/store/<key>.pth` holds the state, `<key>.json` its record with the checkpoint's sha256.
+The readable names in `saved_models/` are links to the same content.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from files import canonical_json, finite, sha256, tensor_bytes, write_atomically, write_json
+from stages.state import ModelState, from_plain, to_plain
+
+FORMAT = 1
+
+
+class CheckpointError(ValueError):
+    """A file that is not, or no longer, a checkpoint of this project; the message names it."""
+
+
+class Store:
+    """Finished stages by key. `say` is told of everything unexpected."""
+
+    def __init__(self, folder: Path | str, say: Callable[[str], None] = print):
+        self.folder = Path(folder)
+        self.entries = self.folder / "store"
+        self.say = say
+
+    def path(self, key: str) -> Path:
+        return self.entries / f"{key}.pth"
+
+    def record_path(self, key: str) -> Path:
+        return self.entries / f"{key}.json"
+
+    def has(self, key: str) -> bool:
+        """Whether an entry is there (it is verified when loaded)."""
+        return self.path(key).exists() and self.record_path(key).exists()
+
+    def record(self, key: str) -> dict[str, Any] | None:
+        """The record of an entry, verified; None if there is none. A damaged one is set aside."""
+        path = self.record_path(key)
+        try:
+            return _open_record(path)
+        except FileNotFoundError:
+            return None
+        except CheckpointError as error:
+            self.set_aside(path, str(error))
+            return None
+
+    def keys(self) -> list[str]:
+        """The keys of all entries, damaged ones included."""
+        return sorted(path.stem for path in self.entries.glob("*.json"))
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The records that can be read; damage is left for the stage that needs the entry."""
+        for key in self.keys():
+            try:
+                yield _open_record(self.record_path(key))
+            except (CheckpointError, OSError):
+                continue
+
+    def load(self, key: str) -> tuple[ModelState, dict[str, Any]] | None:
+        """State and record of a key; None where it must be computed. Damage is set aside."""
+        record = self.record(key)
+        if record is None:
+            return None
+        try:
+            content = self.path(key).read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            if sha256(content) != record["checkpoint_sha256"]:
+                raise CheckpointError(f"{self.path(key)}: its sha256 is not the recorded one")
+            return _open_state(content, self.path(key))[0], record
+        except CheckpointError as error:
+            self.set_aside(self.path(key), str(error))
+            return None
+
+    def put(self, key: str, state: ModelState, record: dict[str, Any]) -> dict[str, Any]:
+        """Keep a finished stage; returns its record with the checkpoint's sha256 and size.
+
+        The checkpoint goes first, so that a record never stands without what it speaks of.
+        """
+        content = tensor_bytes({"format": FORMAT, "key": key, "state": to_plain(state)})
+        write_atomically(self.path(key), content)
+        record = finite(
+            {**record, "checkpoint_sha256": sha256(content), "checkpoint_bytes": len(content)}
+        )
+        sealed = {"sha256": sha256(canonical_json(record)), "record": record}
+        write_json(self.record_path(key), sealed)
+        self.snapshot(key).clear()
+        return record
+
+    def name(self, key: str, name: str) -> Path:
+        """Point `saved_models/<name>.pth` at an entry, saying so where it held something else."""
+        link, target = self.folder / f"{name}.pth", self.path(key)
+        if link.exists():
+            if os.path.samefile(link, target) or link.read_bytes() == target.read_bytes():
+                return link
+            self._displace(link)
+        temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(target, temporary)
+        except OSError:  # a file system without hard links
+            write_atomically(temporary, target.read_bytes())
+        temporary.replace(link)
+        return link
+
+    def _displace(self, link: Path) -> None:
+        try:
+            old = read_key(link)
+        except CheckpointError as error:
+            self.set_aside(link, str(error))
+            return
+        if self.has(old):
+            self.say(f"{link} held other settings' result; that stays in the store as {old[:12]}")
+        else:
+            self.set_aside(link, f"{link}: its content is not in the store")
+
+    def set_aside(self, path: Path, why: str) -> None:
+        """Rename a damaged or foreign file, so that it can be looked at and is not in the way."""
+        number = 1
+        while (aside := path.with_name(f"{path.name}.aside{number}")).exists():
+            number += 1
+        path.rename(aside)
+        self.say(f"{why}; set aside as {aside.name}")
+
+    def snapshot(self, key: str) -> StoredSnapshot:
+        return StoredSnapshot(self.entries / f"{key}.snapshot", self)
+
+    @contextmanager
+    def lock(self, key: str) -> Iterator[None]:
+        """Hold a key against other processes; a dead process holds nothing."""
+        self.entries.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.entries / f"{key}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            self.say("  another run is at this stage; waiting for its result")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+class StoredSnapshot:
+    """The half-way state of a running stage, in one verified file."""
+
+    def __init__(self, path: Path, store: Store):
+        self.path, self.store = path, store
+
+    def exists(self) -> bool:
+        return self.path.exists()
+
+    def save(self, value: dict[str, Any]) -> None:
+        content = tensor_bytes(value)
+        write_atomically(self.path, sha256(content).encode() + content)
+
+    def load(self) -> dict[str, Any] | None:
+        if not self.path.exists():
+            return None
+        content = self.path.read_bytes()
+        digest, body = content[:64], content[64:]
+        if sha256(body).encode() != digest:
+            self.store.set_aside(self.path, f"{self.path}: the snapshot is damaged")
+            return None
+        return _load_plain(body, self.path)
+
+    def clear(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path | str) -> ModelState:
+    """The state in any checkpoint file of this project. Raises CheckpointError."""
+    path = Path(path)
+    try:
+        return _open_state(path.read_bytes(), path)[0]
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: there is no such file") from None
+
+
+def read_key(path: Path) -> str:
+    """The key that a checkpoint file was stored under. Raises CheckpointError."""
+    return _open_state(path.read_bytes(), path)[1]
+
+
+def _open_record(path: Path) -> dict[str, Any]:
+    try:
+        sealed = json.loads(path.read_bytes())
+        record = sealed["record"]
+        intact = sealed["sha256"] == sha256(canonical_json(record))
+    except (ValueError, KeyError, TypeError):
+        intact = False
+    if not intact:
+        raise CheckpointError(f"{path}: the record is damaged")
+    return record
+
+
+def _open_state(content: bytes, path: Path) -> tuple[ModelState, str]:
+    plain = _load_plain(content, path)
+    try:
+        if plain["format"] != FORMAT:
+            raise CheckpointError(
+                f"{path}: written in format {plain['format']}, this version reads {FORMAT}"
+            )
+        return from_plain(plain["state"]), plain["key"]
+    except (KeyError, TypeError):
+        raise CheckpointError(f"{path}: is not a checkpoint of this project") from None
+
+
+def _load_plain(content: bytes, path: Path) -> Any:
+    """Tensors and plain data only: a file that would run code is refused."""
+    try:
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{path}: refused, it holds more than tensors and plain data and may run code"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: cannot be read ({reason})") from None

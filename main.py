@@ -1,0 +1,156 @@
+"""Command line of the suite: check the config, plan the chains, run what is not in the store yet.
+
+    python main.py                                   run config.py
+    python main.py --config configs/quickstart.py    another suite
+    python main.py --dry-run                         the plan, without running it
+
+Exit codes: 0 all done, 1 some experiment failed, 2 wrong config or command line and nothing ran,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dataset import DataError
+from experiment.baselines import UserQuitError, baselines_to_retrain
+from experiment.chain import plan
+from experiment.console import Console
+from experiment.executor import SerialExecutor
+from experiment.measure import environment
+from experiment.results import Results
+from experiment.schema import ConfigError, Suite, load_suite
+from experiment.store import CheckpointError, Store
+from stages.state import Interrupted
+from train_eval import get_optimizer, get_scheduler
+
+__all__ = ["get_optimizer", "get_scheduler", "main", "run_experiment"]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    console = Console()
+    try:
+        args = _parser().parse_args(arguments)
+        suite = load_suite(args.config, overrides=args.set, only=args.only)
+        chains = plan(suite)
+        if args.dry_run:
+            console.dry_run(chains, Store(suite.model_dir, console.say))
+            return 0
+        results = run_suite(suite, args.baseline, console)
+    except ConfigError as error:
+        return _refuse(error.problems)
+    except (DataError, CheckpointError) as error:
+        return _refuse([str(error)])
+    except (UserQuitError, KeyboardInterrupt):
+        return 130
+    except Interrupted:
+        command = " ".join(["python main.py", *arguments])
+        console.say(f"\ninterrupted; what was done is saved. To go on: {command}")
+        return 130
+    except OSError as error:
+        print(f"cannot go on: {error}; files written before are intact", file=sys.stderr)
+        return 1
+    return 1 if results.failures() else 0
+
+
+def run_suite(suite: Suite, baseline: str = "reuse", console: Console | None = None) -> Results:
+    """Run every chain of a suite and write its results.
+
+    `baseline` says what happens to trained baselines: 'ask' (on a terminal), 'reuse' or 'retrain'.
+    Raises DataError, CheckpointError or ConfigError before anything is trained, Interrupted after.
+    """
+    console = console or Console()
+    chains = plan(suite)
+    _check_folders(suite)
+    store = Store(suite.model_dir, console.say)
+    console.settings(suite, environment(suite.device), chains)
+    retrain = baselines_to_retrain(chains, store, baseline, console.say)
+    results = Results(suite, chains)
+    executor = SerialExecutor(suite, store, results, console, retrain)
+    executor.load_data(chains)
+    executor.run(chains)
+    console.closing(results)
+    return results
+
+
+def run_experiment(name: str, config: Path | str = "config.py", **options: Any) -> dict[str, Any]:
+    """Run one experiment of a config (with the baseline it needs); returns its results as written.
+
+    `options` are those of `load_suite` and `run_suite`: overrides, baseline.
+    """
+    overrides = options.pop("overrides", None)
+    suite = load_suite(config, overrides=overrides, only=[name])
+    return run_suite(suite, **options).experiments[name]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        known = [o for action in self._actions for o in action.option_strings]
+        unknown = next((w for w in message.split() if w.startswith("--") and w not in known), "")
+        close = difflib.get_close_matches(unknown, known, 1)
+        hint = f"did you mean {close[0]}?" if unknown and close else "see python main.py --help"
+        raise ConfigError([f"command line: {message}; {hint}"])
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python main.py",
+        description="Run chains of compression stages, in any order, and measure every stage.",
+        epilog="Exit codes: 0 done, 1 an experiment failed, 2 wrong config, 130 interrupted.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", default="config.py", metavar="FILE", help="the suite to run")
+    parser.add_argument(
+        "--only", nargs="+", metavar="NAME", help="some experiments; baselines they need come along"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        metavar="SECTION.KEY=VALUE",
+        help="override one key in every experiment, e.g. training_args.batch_size=64 (repeatable)",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the plan: each stage, cached or to run"
+    )
+    parser.add_argument(
+        "--baseline",
+        choices=["ask", "reuse", "retrain"],
+        default="ask",
+        help="trained baselines: ask (default; reuse where there is no terminal), reuse, retrain",
+    )
+    return parser
+
+
+def _check_folders(suite: Suite) -> None:
+    """Find out that a folder cannot be written before anything is trained."""
+    problems = []
+    for key, folder in [
+        ("DATA_DIR", suite.data_dir),
+        ("MODEL_SAVE_DIR", suite.model_dir),
+        ("RESULTS_DIR", suite.results_dir),
+    ]:
+        probe = folder / f".write_test_{id(suite)}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            problems.append(f"{key}: {folder} cannot be written ({error.strerror}); choose another")
+    if problems:
+        raise ConfigError(problems)
+
+
+def _refuse(problems: list[str]) -> int:
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

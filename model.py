@@ -1,0 +1,467 @@
+"""The networks: a small CNN, positional encodings, a pre-norm Transformer and their hybrid.
+
+`HybridCNNTransformer(**model_args)` rebuilds any network of this project, a structurally pruned one
+included: `model_args` holds every width, layer by layer, and nothing else is needed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "hardswish": nn.Hardswish,
+}
+Activation = Literal["relu", "gelu", "silu", "hardswish"]
+Widths = PositiveInt | list[PositiveInt]  # one number stands for every block or layer
+
+
+class ModelArgs(BaseModel):
+    """`model_args`: one value or one per block. `resolved()` spells every one out."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    fusion: Literal["serial", "parallel", "parallel_attention"] = "serial"
+    # the data set's, filled in by the suite
+    image_size: tuple[PositiveInt, PositiveInt] | list[PositiveInt] | PositiveInt = 32
+    in_channels: PositiveInt = 3
+    num_classes: int = Field(10, ge=2)
+    # the CNN, one entry a block
+    cnn_channels: list[PositiveInt] = Field([32, 64, 64, 128], min_length=1)
+    cnn_kernels: Widths = 3
+    cnn_strides: Widths = 1
+    cnn_pools: Widths = [2, 1, 2, 2]  # max pooling after the block; 1 = none
+    cnn_norm: Literal["batch", "group", "none"] = "batch"  # group: one group, any batch size
+    cnn_activation: Activation = "relu"
+    cnn_separable: bool = False  # depthwise 3×3 then pointwise 1×1
+    # the second path of 'parallel': an MLP over the CNN's features pooled to mlp_grid × mlp_grid
+    mlp_dims: list[PositiveInt] = Field([256, 128], min_length=1)
+    mlp_grid: PositiveInt = 2
+    # the Transformer of 'serial' (over CNN tokens) and 'parallel_attention' (over image patches)
+    patch_size: PositiveInt = 4
+    embed_dim: PositiveInt = 128
+    num_layers: int = Field(2, ge=0)
+    num_heads: Widths = 4
+    head_dim: Widths | None = None  # None = embed_dim / num_heads
+    ffn_dim: Widths = 256
+    ffn_activation: Activation = "gelu"
+    positional_encoding: Literal["learnable", "sinusoidal"] = "learnable"
+    pooling: Literal["mean", "class_token", "sequence"] = "mean"
+    dropout: float = Field(0.0, ge=0, lt=1)
+    stochastic_depth: float = Field(0.0, ge=0, lt=1)  # of the last layer, rising linearly to it
+
+    @model_validator(mode="after")
+    def _fits(self) -> ModelArgs:
+        blocks, layers = len(self.cnn_channels), self.num_layers
+        for key, length in [
+            ("cnn_kernels", blocks),
+            ("cnn_strides", blocks),
+            ("cnn_pools", blocks),
+        ]:
+            _check_length(key, getattr(self, key), length, "cnn_channels has")
+        for key in ("num_heads", "head_dim", "ffn_dim"):
+            _check_length(key, getattr(self, key), layers, "num_layers says")
+        if self.head_dim is None:
+            for heads in _spread(self.num_heads, layers):
+                if self.embed_dim % heads:
+                    raise ValueError(
+                        f"embed_dim {self.embed_dim} is not a multiple of num_heads {heads}; "
+                        "change one of them or set head_dim"
+                    )
+        if self.fusion == "parallel_attention" and any(
+            side % self.patch_size for side in self._size()
+        ):
+            raise ValueError(
+                f"patch_size {self.patch_size} does not divide the image size {self._size()}"
+            )
+        self.feature_sizes()
+        return self
+
+    def _size(self) -> tuple[int, int]:
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+    def feature_sizes(self) -> list[tuple[int, int]]:
+        """Height and width after each CNN block. Raises ValueError naming the block that fails."""
+        size, blocks = self._size(), len(self.cnn_channels)
+        sizes = []
+        for block, (kernel, stride, pool) in enumerate(
+            zip(
+                _spread(self.cnn_kernels, blocks),
+                _spread(self.cnn_strides, blocks),
+                _spread(self.cnn_pools, blocks),
+                strict=True,
+            )
+        ):
+            before = size
+            if kernel % 2 == 0:
+                raise ValueError(f"cnn.blocks.{block}: kernel {kernel} should be odd")
+            size = tuple((math.ceil(side / stride)) // pool for side in size)  # type: ignore[assignment]
+            if min(size) < 1:
+                raise ValueError(
+                    f"cnn.blocks.{block}: a feature map of {before[0]}×{before[1]} is too small for "
+                    f"stride {stride} and pooling {pool}; remove a pooling or enlarge the image"
+                )
+            sizes.append(size)
+        return sizes
+
+    def resolved(self) -> dict[str, Any]:
+        """The same arguments as plain data, every block and layer spelled out."""
+        args = self.model_dump()
+        args["image_size"] = list(self._size())
+        blocks, layers = len(self.cnn_channels), self.num_layers
+        for key in ("cnn_kernels", "cnn_strides", "cnn_pools"):
+            args[key] = _spread(args[key], blocks)
+        args["num_heads"] = _spread(self.num_heads, layers)
+        args["head_dim"] = (
+            [self.embed_dim // heads for heads in args["num_heads"]]
+            if self.head_dim is None
+            else _spread(self.head_dim, layers)
+        )
+        args["ffn_dim"] = _spread(self.ffn_dim, layers)
+        return args
+
+
+def _spread(value: int | list[int], length: int) -> list[int]:
+    return list(value) if isinstance(value, list) else [value] * length
+
+
+def _check_length(key: str, value: int | list[int] | None, length: int, why: str) -> None:
+    if isinstance(value, list) and len(value) != length:
+        raise ValueError(f"{key} has {len(value)} entries, {why} {length}")
+
+
+class ConvBlock(nn.Module):
+    """(depthwise →) convolution → norm → activation → max pooling; `[B, C, H, W]` in and out."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        *,
+        kernel: int = 3,
+        stride: int = 1,
+        pool: int = 1,
+        norm: str = "batch",
+        activation: str = "relu",
+        separable: bool = False,
+    ):
+        super().__init__()
+        bias = norm == "none"
+        padding = kernel // 2
+        self.depthwise: nn.Module = nn.Identity()
+        if separable:
+            self.depthwise = nn.Conv2d(
+                in_channels, in_channels, kernel, stride, padding, groups=in_channels
+            )
+            kernel, stride, padding = 1, 1, 0
+        self.conv = nn.Conv2d(in_channels, channels, kernel, stride, padding, bias=bias)
+        self.norm = {
+            "batch": lambda: nn.BatchNorm2d(channels),
+            "group": lambda: nn.GroupNorm(1, channels),
+            "none": nn.Identity,
+        }[norm]()
+        self.activation = ACTIVATIONS[activation]()
+        self.pool = nn.MaxPool2d(pool) if pool > 1 else nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.pool(self.activation(self.norm(self.conv(self.depthwise(images)))))
+
+
+class LightweightCNN(nn.Module):
+    """A stack of `ConvBlock`s: `[B, C, H, W]` → `[B, channels[-1], h, w]`."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: list[int],
+        *,
+        kernels: list[int],
+        strides: list[int],
+        pools: list[int],
+        norm: str = "batch",
+        activation: str = "relu",
+        separable: bool = False,
+    ):
+        super().__init__()
+        widths = [in_channels, *channels]
+        self.blocks = nn.Sequential(
+            *(
+                ConvBlock(
+                    widths[i],
+                    widths[i + 1],
+                    kernel=kernels[i],
+                    stride=strides[i],
+                    pool=pools[i],
+                    norm=norm,
+                    activation=activation,
+                    separable=separable,
+                )
+                for i in range(len(channels))
+            )
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.blocks(images)
+
+
+class PositionalEncoding(nn.Module):
+    """Add a position to each token of `[B, N, C]`: learned, or sinusoidal (arXiv:1706.03762)."""
+
+    def __init__(self, num_tokens: int, dim: int, kind: str = "learnable"):
+        super().__init__()
+        if kind == "learnable":
+            self.embedding = nn.Parameter(torch.randn(1, num_tokens, dim) * 0.02)
+        else:
+            position = torch.arange(num_tokens)[:, None]
+            rate = torch.exp(-math.log(10_000.0) * torch.arange(0, dim, 2) / dim)
+            table = torch.zeros(1, num_tokens, dim)
+            table[0, :, 0::2] = torch.sin(position * rate)
+            table[0, :, 1::2] = torch.cos(position * rate)[:, : dim // 2]
+            self.register_buffer("embedding", table)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens + self.embedding
+
+
+_written_out_everywhere = False
+
+
+@contextmanager
+def attention_written_out() -> Iterator[None]:
+    """Inside, attention runs as plain matmuls, which every FLOP counter sees."""
+    global _written_out_everywhere
+    before, _written_out_everywhere = _written_out_everywhere, True
+    try:
+        yield
+    finally:
+        _written_out_everywhere = before
+
+
+class ScaledDotProduct(nn.Module):
+    """softmax(q·kᵀ/√d)·v on `[B, heads, N, d]`, by the faster of two equal paths.
+
+    PyTorch's fused CPU kernel wins at inference; its backward is slow for short sequences, so CPU
+    training writes the two matmuls out. A module of its own, which FX keeps whole: the choice is
+    made when it runs, not when it is traced.
+    """
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if _written_out_everywhere or (self.training and query.device.type == "cpu"):
+            scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)  # [B, heads, N, N]
+            return scores.softmax(dim=-1) @ value
+        return F.scaled_dot_product_attention(query, key, value)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with separate `qkv` and `proj` Linear layers, which quantize.
+
+    `[B, N, embed_dim]` in and out; heads may be narrower than embed_dim / heads (pruned networks).
+    """
+
+    def __init__(self, embed_dim: int, num_heads: int, head_dim: int, dropout: float = 0.0):
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(embed_dim, 3 * num_heads * head_dim)
+        self.core = ScaledDotProduct()
+        self.proj = nn.Linear(num_heads * head_dim, embed_dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        batch, count = tokens.shape[0], tokens.shape[1]
+        qkv = self.qkv(tokens).view(batch, count, 3, self.num_heads, -1)  # [B, N, 3, heads, d]
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, heads, N, d]
+        mixed = self.core(query, key, value).transpose(1, 2).flatten(2)  # [B, N, heads*d]
+        return self.dropout(self.proj(mixed))
+
+
+class EncoderLayer(nn.Module):
+    """Pre-norm Transformer layer (arXiv:2002.04745) with stochastic depth on both branches."""
+
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        head_dim: int,
+        ffn_dim: int,
+        *,
+        activation: str = "gelu",
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+    ):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(embed_dim)
+        self.attention = Attention(embed_dim, num_heads, head_dim, dropout)
+        self.norm2 = nn.LayerNorm(embed_dim)
+        self.fc1 = nn.Linear(embed_dim, ffn_dim)
+        self.activation = ACTIVATIONS[activation]()
+        self.fc2 = nn.Linear(ffn_dim, embed_dim)
+        self.dropout = nn.Dropout(dropout)
+        self.drop_path = StochasticDepth(drop_path, "row") if drop_path else nn.Identity()
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = tokens + self.drop_path(self.attention(self.norm1(tokens)))
+        hidden = self.activation(self.fc1(self.norm2(tokens)))  # [B, N, ffn_dim]
+        return tokens + self.drop_path(self.dropout(self.fc2(hidden)))
+
+
+class TokenTransformer(nn.Module):
+    """Tokens `[B, N, embed_dim]` → position → encoder layers → norm → pooled `[B, embed_dim]`."""
+
+    def __init__(self, num_tokens: int, args: dict[str, Any]):
+        super().__init__()
+        dim, layers = args["embed_dim"], args["num_layers"]
+        self.pooling = args["pooling"]
+        if self.pooling == "class_token":
+            self.class_token = nn.Parameter(torch.randn(1, 1, dim) * 0.02)
+            num_tokens += 1
+        self.position = PositionalEncoding(num_tokens, dim, args["positional_encoding"])
+        self.layers = nn.Sequential(
+            *(
+                EncoderLayer(
+                    dim,
+                    args["num_heads"][i],
+                    args["head_dim"][i],
+                    args["ffn_dim"][i],
+                    activation=args["ffn_activation"],
+                    dropout=args["dropout"],
+                    drop_path=args["stochastic_depth"] * (i + 1) / layers,
+                )
+                for i in range(layers)
+            )
+        )
+        self.norm = nn.LayerNorm(dim)
+        if self.pooling == "sequence":
+            self.score = nn.Linear(dim, 1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        if self.pooling == "class_token":
+            class_token = self.class_token.expand(tokens.shape[0], -1, -1)
+            tokens = torch.cat([class_token, tokens], dim=1)  # [B, 1+N, C]
+        tokens = self.norm(self.layers(self.position(tokens)))
+        if self.pooling == "class_token":
+            return tokens[:, 0]
+        if self.pooling == "sequence":  # learned weights over tokens, arXiv:2104.05704
+            weights = self.score(tokens).softmax(dim=1)  # [B, N, 1]
+            return (weights * tokens).sum(dim=1)
+        return tokens.mean(dim=1)
+
+
+class HybridCNNTransformer(nn.Module):
+    """Images `[B, in_channels, H, W]` → logits `[B, num_classes]`.
+
+    fusion 'serial': CNN features become the Transformer's tokens. 'parallel': pooled CNN features
+    beside an MLP over them. 'parallel_attention': pooled CNN features beside a patch-embedding
+    Transformer on the image. The two paths are joined before the head.
+
+    `model_args` are the fields of `ModelArgs`. Raises pydantic.ValidationError (a ValueError) for
+    arguments that build no network, and ValueError for images of another shape.
+    """
+
+    def __init__(self, **model_args: Any):
+        super().__init__()
+        args = ModelArgs(**model_args).resolved()
+        self.model_args = args
+        channels, dim = args["cnn_channels"], args["embed_dim"]
+        self.cnn = LightweightCNN(
+            args["in_channels"],
+            channels,
+            kernels=args["cnn_kernels"],
+            strides=args["cnn_strides"],
+            pools=args["cnn_pools"],
+            norm=args["cnn_norm"],
+            activation=args["cnn_activation"],
+            separable=args["cnn_separable"],
+        )
+        self.fusion = args["fusion"]
+        if self.fusion == "serial":
+            height, width = ModelArgs(**model_args).feature_sizes()[-1]
+            self.embed: nn.Module = nn.Linear(channels[-1], dim)
+            self.transformer = TokenTransformer(height * width, args)
+            features = dim
+        elif self.fusion == "parallel":
+            self.pool = nn.AdaptiveAvgPool2d(1)
+            self.grid = nn.AdaptiveAvgPool2d(args["mlp_grid"])
+            widths = [channels[-1] * args["mlp_grid"] ** 2, *args["mlp_dims"]]
+            self.mlp = nn.Sequential()
+            for before, after in zip(widths, widths[1:], strict=False):
+                self.mlp.extend([nn.Linear(before, after), nn.ReLU(), nn.Dropout(args["dropout"])])
+            features = channels[-1] + widths[-1]
+        else:
+            patch = args["patch_size"]
+            self.pool = nn.AdaptiveAvgPool2d(1)
+            self.embed = nn.Conv2d(args["in_channels"], dim, patch, patch)
+            height, width = (side // patch for side in args["image_size"])
+            self.transformer = TokenTransformer(height * width, args)
+            features = channels[-1] + dim
+        self.head = nn.Linear(features, args["num_classes"])
+        self.apply(_initialise)
+        self.register_forward_pre_hook(_check_input)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.cnn(images)  # [B, C, h, w]
+        if self.fusion == "serial":
+            tokens = self.embed(maps.flatten(2).transpose(1, 2))  # [B, N=h*w, embed_dim]
+            return self.head(self.transformer(tokens))
+        pooled = self.pool(maps).flatten(1)  # [B, C]
+        if self.fusion == "parallel":
+            second = self.mlp(self.grid(maps).flatten(1))  # [B, mlp_dims[-1]]
+        else:
+            patches = self.embed(images).flatten(2).transpose(1, 2)  # [B, N, embed_dim]
+            second = self.transformer(patches)
+        return self.head(torch.cat([pooled, second], dim=1))
+
+    def _fuse_modules_for_quantization(self) -> list[list[str]]:
+        """Names of the modules that quantization runs as one: convolution, batch norm, ReLU.
+
+        Returned, not done in place: FX and PT2E fuse by pattern, eager mode and tests by this list.
+        """
+        groups = []
+        for index, block in enumerate(self.cnn.blocks):
+            names = ["conv"]
+            if isinstance(block.norm, nn.BatchNorm2d):
+                names.append("norm")
+            if isinstance(block.activation, nn.ReLU) and not isinstance(block.norm, nn.GroupNorm):
+                names.append("activation")
+            if len(names) > 1:
+                groups.append([f"cnn.blocks.{index}.{name}" for name in names])
+        if self.fusion == "parallel":
+            groups += [[f"mlp.{i}", f"mlp.{i + 1}"] for i in range(0, len(self.mlp), 3)]
+        if hasattr(self, "transformer"):
+            for index, layer in enumerate(self.transformer.layers):
+                if isinstance(layer.activation, nn.ReLU):
+                    prefix = f"transformer.layers.{index}"
+                    groups.append([f"{prefix}.fc1", f"{prefix}.activation"])
+        return groups
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+def _check_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    args: dict[str, Any] = module.model_args  # type: ignore[assignment]
+    expected = (args["in_channels"], *args["image_size"])
+    found = tuple(inputs[0].shape[1:])
+    if len(inputs[0].shape) != 4 or found != expected:
+        raise ValueError(
+            f"cnn.blocks.0 takes images [B, {', '.join(map(str, expected))}], "
+            f"got {list(inputs[0].shape)}; model_args says in_channels and image_size"
+        )

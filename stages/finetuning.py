@@ -1,0 +1,285 @@
+"""`train` (the baseline) and `finetune`, and `fit`, the one loop behind every stage that trains."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from model import HybridCNNTransformer
+from stages import quantization
+from stages.pruning import zero_channel_masks
+from stages.state import (
+    CompressionArgs,
+    Context,
+    Interrupted,
+    ModelState,
+    StageSpec,
+    build,
+    cpu_copy,
+)
+from train_eval import (
+    Criterion,
+    EpochProgress,
+    ExponentialMovingAverage,
+    NonFiniteLossError,
+    Recipe,
+    TrainingArgs,
+    cross_entropy,
+    evaluate,
+    get_optimizer,
+    get_scheduler,
+    train_one_epoch,
+)
+
+
+class TrainSpec(Recipe, StageSpec):
+    """Train a network from its initialisation."""
+
+    epochs: int = Field(20, ge=1)
+
+    @classmethod
+    def defaults(cls, training: TrainingArgs, compression: CompressionArgs) -> dict[str, Any]:
+        return {**recipe_of(training), "epochs": training.initial_train_epochs}
+
+    def tags(self) -> tuple[str, str]:
+        return "t", "trained"
+
+
+class FinetuneSpec(Recipe, StageSpec):
+    """Train the present network on: pruned channels stay pruned, fake quantization stays on."""
+
+    epochs: int = Field(3, ge=1)
+
+    @classmethod
+    def defaults(cls, training: TrainingArgs, compression: CompressionArgs) -> dict[str, Any]:
+        return {
+            **recipe_of(training),
+            "epochs": compression.finetune_epochs,
+            "learning_rate": compression.finetune_learning_rate,
+        }
+
+    def tags(self) -> tuple[str, str]:
+        return "f", "finetuned"
+
+
+def recipe_of(training: TrainingArgs) -> dict[str, Any]:
+    """The recipe inside `training_args`, as plain data."""
+    return {name: getattr(training, name) for name in Recipe.model_fields}
+
+
+def train(state: ModelState, spec: TrainSpec, ctx: Context) -> ModelState:
+    return fit(state, spec, spec.epochs, ctx)
+
+
+def finetune(state: ModelState, spec: FinetuneSpec, ctx: Context) -> ModelState:
+    return fit(state, spec, spec.epochs, ctx)
+
+
+def fit(
+    state: ModelState,
+    recipe: Recipe,
+    epochs: int,
+    ctx: Context,
+    criterion: Criterion | None = None,
+) -> ModelState:
+    """Train `state`'s network for `epochs` epochs and return the state that comes out.
+
+    A quantization-aware state (scheme 'qat') trains with fake quantization, in float32. Whole
+    channels that are zero stay zero. Saves itself to `ctx.snapshot` at least every epoch and goes
+    on from there; on the CPU the result is the same to the bit. Raises NonFiniteLossError and
+    Interrupted, both with the last snapshot kept.
+    """
+    training = _Training(state, recipe, epochs, ctx)
+    criterion = criterion or cross_entropy(recipe.label_smoothing)
+    training.resume()
+    while training.epoch < epochs:
+        training.run_epoch(criterion)
+    return training.result()
+
+
+class _Training:
+    """The moving parts of `fit`: everything that a snapshot must hold is an attribute here."""
+
+    def __init__(self, state: ModelState, recipe: Recipe, epochs: int, ctx: Context):
+        self.state, self.recipe, self.epochs, self.ctx = state, recipe, epochs, ctx
+        torch.manual_seed(ctx.seed)
+        self.float_model = build(state)
+        self.fake_quant = state.quant is not None and state.quant.scheme == "qat"
+        self.precision = "fp32" if self.fake_quant else recipe.precision
+        self.module, self.names = _trainable(state, self.float_model, ctx.device)
+        self.masks = _masks_in(self.module, self.float_model, self.names)
+        self.loaders = ctx.loaders(recipe)
+        self.optimizer = get_optimizer(self.module, recipe)
+        self.schedule = get_scheduler(self.optimizer, recipe, epochs, len(self.loaders.train))
+        self.average = (
+            ExponentialMovingAverage(self.module, recipe.ema_decay) if recipe.ema_decay else None
+        )
+        self.epoch, self.progress = 0, EpochProgress()
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Any] | None = None  # {'loss', 'module'} of the best epoch
+        self.saved_at = time.monotonic()
+        self.apply_masks()
+        ctx.details.update(precision=self.precision, device=str(ctx.device), history=self.history)
+
+    def run_epoch(self, criterion: Criterion) -> None:
+        started = time.perf_counter()
+        try:
+            result = train_one_epoch(
+                self.module,
+                self.loaders.train,
+                self.optimizer,
+                criterion=criterion,
+                schedule=self.schedule,
+                precision=self.precision,
+                grad_clip=self.recipe.grad_clip,
+                epoch=self.epoch,
+                progress=self.progress,
+                after_step=self.after_step,
+                description=f"epoch {self.epoch + 1}/{self.epochs}",
+            )
+            self.guard_divergence(result.loss)
+        except NonFiniteLossError as error:
+            raise NonFiniteLossError(
+                f"{error}; lower learning_rate or set grad_clip (the last good snapshot is kept)"
+            ) from None
+        with _averaged(self.module, self.average):
+            self.module.eval()
+            validation = evaluate(self.module, self.loaders.validation)
+            if self.recipe.keep == "best" and (
+                self.best is None or validation.loss < self.best["loss"]
+            ):
+                self.best = {"loss": validation.loss, "module": cpu_copy(self.module.state_dict())}
+        self.schedule.after_epoch(validation.loss)
+        row = {
+            "epoch": self.epoch + 1,
+            "train_loss": result.loss,
+            "train_accuracy": result.accuracy,
+            "validation_loss": validation.loss,
+            "validation_accuracy": validation.accuracy,
+            "learning_rate": result.learning_rate,
+        }
+        self.history.append(row)
+        self.ctx.say(
+            f"  epoch {self.epoch + 1:>{len(str(self.epochs))}}/{self.epochs}"
+            f"  loss {result.loss:.4f}  acc {result.accuracy:6.2f} %"
+            f"  | validation loss {validation.loss:.4f}  acc {validation.accuracy:6.2f} %"
+            f"  | lr {result.learning_rate:.1e}  {time.perf_counter() - started:.1f} s"
+        )
+        self.epoch, self.progress = self.epoch + 1, EpochProgress()
+        self.save()
+
+    def guard_divergence(self, loss: float) -> None:
+        """A finite loss can still have run away: far above guessing, and above where it began."""
+        chance = math.log(self.state.model_args["num_classes"])
+        first = self.history[0]["train_loss"] if self.history else loss
+        if loss > 5 * max(chance, first):
+            raise NonFiniteLossError(
+                f"training diverged: mean loss {loss:.3g} in epoch {self.epoch + 1}, "
+                f"first {first:.3g}, guessing {chance:.3g}"
+            )
+
+    def after_step(self, progress: EpochProgress) -> None:
+        self.apply_masks()
+        if self.average is not None:
+            self.average.update(self.module)
+        if self.ctx.stop_requested():
+            self.save()
+            raise Interrupted
+        if time.monotonic() - self.saved_at > self.ctx.snapshot_seconds:
+            self.save()
+
+    @torch.no_grad()
+    def apply_masks(self) -> None:
+        for tensor, mask in self.masks:
+            tensor.mul_(mask)
+
+    def save(self) -> None:
+        self.saved_at = time.monotonic()
+        if self.ctx.snapshot is None:
+            return
+        self.ctx.snapshot.save(
+            {
+                "epoch": self.epoch,
+                "progress": asdict(self.progress),
+                "module": self.module.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.scheduler.state_dict(),
+                "average": self.average and (self.average.updates, self.average.average),
+                "best": self.best,
+                "history": self.history,
+                "rng": torch.get_rng_state(),
+                "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            }
+        )
+
+    def resume(self) -> None:
+        """Go on from `ctx.snapshot`, if there is one."""
+        found = self.ctx.snapshot.load() if self.ctx.snapshot is not None else None
+        if found is None:
+            return
+        self.epoch, self.progress = found["epoch"], EpochProgress(**found["progress"])
+        self.module.load_state_dict(found["module"])
+        self.optimizer.load_state_dict(found["optimizer"])
+        self.schedule.scheduler.load_state_dict(found["schedule"])
+        if self.average is not None:
+            self.average.updates, self.average.average = found["average"]
+        self.best = found["best"]
+        self.history[:] = found["history"]
+        torch.set_rng_state(found["rng"])
+        if found["cuda_rng"]:
+            torch.cuda.set_rng_state_all(found["cuda_rng"])
+        self.ctx.say(f"  resumed at epoch {self.epoch + 1}, step {self.progress.step + 1}")
+
+    def result(self) -> ModelState:
+        if self.best is not None:
+            self.module.load_state_dict(self.best["module"])
+        elif self.average is not None:
+            self.module.load_state_dict(self.average.average)
+        found = self.module.state_dict()
+        weights = cpu_copy({name: found[source] for name, source in self.names.items()})
+        if self.state.quant is None or not self.fake_quant:
+            return self.state.changed(weights)
+        quant = quantization.with_trained_ranges(self.state.quant, self.module.cpu())
+        return self.state.changed(weights, quant=quant)
+
+
+def _trainable(
+    state: ModelState, model: HybridCNNTransformer, device: torch.device
+) -> tuple[nn.Module, dict[str, str]]:
+    """The module that trains, and where each master weight lives in it."""
+    if state.quant is not None and state.quant.scheme == "qat":
+        module = quantization.prepare(model, state.quant)
+        names = quantization.master_names(module, model, state.quant)
+    else:
+        module = model
+        names = {name: name for name in state.weights}
+    return module.to(device=device, memory_format=torch.channels_last), names  # type: ignore[call-overload]
+
+
+def _masks_in(
+    module: nn.Module, model: HybridCNNTransformer, names: dict[str, str]
+) -> list[tuple[Tensor, Tensor]]:
+    """(tensor of `module`, mask) for each channel that `model` has pruned."""
+    tensors = module.state_dict()  # shares memory with the module
+    masks = zero_channel_masks(model).items()
+    return [(tensors[names[name]], mask.to(tensors[names[name]].device)) for name, mask in masks]
+
+
+@contextmanager
+def _averaged(module: nn.Module, average: ExponentialMovingAverage | None) -> Iterator[None]:
+    """Inside, `module` holds the averaged weights."""
+    if average is None:
+        yield
+        return
+    current = {name: value.clone() for name, value in module.state_dict().items()}
+    module.load_state_dict(average.average)
+    yield
+    module.load_state_dict(current)

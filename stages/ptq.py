@@ -1,0 +1,72 @@
+"""`ptq`: int8 from observed ranges, without training (arXiv:1712.05877)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from model import HybridCNNTransformer
+from stages import quantization
+from stages.quantization import Quant
+from stages.state import CompressionArgs, Context, ModelState, StageSpec, build
+from train_eval import TrainingArgs
+
+
+class QuantSpec(StageSpec):
+    """What `ptq` and `qat` share."""
+
+    backend: str = "x86"
+    float_layers: list[str] = []  # patterns of layers that stay float32, as in file names
+    calibration_batches: int = Field(8, ge=1)
+    calibration_batch_size: int = Field(128, ge=1)
+
+    @field_validator("backend")
+    @classmethod
+    def _available(cls, backend: str) -> str:
+        if backend not in quantization.BACKENDS:
+            raise ValueError(f"is not a backend; allowed: {', '.join(quantization.BACKENDS)}")
+        available = quantization.available_backends()
+        if backend not in available:
+            raise ValueError(f"does not run on this machine; available: {', '.join(available)}")
+        return backend
+
+    @classmethod
+    def defaults(cls, training: TrainingArgs, compression: CompressionArgs) -> dict[str, Any]:
+        return {
+            "backend": compression.quantization_backend,
+            "calibration_batches": compression.ptq_calibration_batches,
+        }
+
+    def check(self, model_args: dict[str, Any]) -> None:
+        quantization.float_layer_names(HybridCNNTransformer(**model_args), self.float_layers)
+
+    def quant(self, scheme: str) -> Quant:
+        """The record of a network quantized so, its ranges not yet observed."""
+        return Quant(
+            scheme,
+            self.backend,
+            float_layers=tuple(self.float_layers),
+            calibration_batches=self.calibration_batches,
+            calibration_batch_size=self.calibration_batch_size,
+        )
+
+
+class PtqSpec(QuantSpec):
+    """Post-training quantization."""
+
+    def tags(self) -> tuple[str, str]:
+        return "qptq", "quantized_ptq_int8"
+
+
+def ptq(state: ModelState, spec: PtqSpec, ctx: Context) -> ModelState:
+    return calibrated(state.changed(state.weights, quant=spec.quant("ptq")), ctx)
+
+
+def calibrated(state: ModelState, ctx: Context) -> ModelState:
+    """`state`, its int8 ranges observed where they are missing."""
+    if state.quant is None or state.quant.ranges is not None:
+        return state
+    loader = ctx.loaders(batch_size=state.quant.calibration_batch_size).calibration
+    quant = quantization.with_calibrated_ranges(build(state), state.quant, loader)
+    return state.changed(state.weights, quant=quant)

@@ -1,0 +1,36 @@
+"""`qat`: train with fake quantization, then int8 (arXiv:1712.05877). The loop is `fit`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from stages.finetuning import fit, recipe_of
+from stages.ptq import QuantSpec
+from stages.state import CompressionArgs, Context, ModelState
+from train_eval import Recipe, TrainingArgs
+
+
+class QatSpec(Recipe, QuantSpec):
+    """Quantization-aware training from the present weights."""
+
+    epochs: int = Field(3, ge=1)
+    precision: Literal["fp32"] = "fp32"  # fake quantization has no bf16 kernels
+
+    @classmethod
+    def defaults(cls, training: TrainingArgs, compression: CompressionArgs) -> dict[str, Any]:
+        return {
+            **recipe_of(training),
+            **QuantSpec.defaults(training, compression),
+            "epochs": compression.qat_epochs,
+            "learning_rate": compression.qat_learning_rate,
+            "precision": "fp32",
+        }
+
+    def tags(self) -> tuple[str, str]:
+        return "qqat", "quantized_qat_int8"
+
+
+def qat(state: ModelState, spec: QatSpec, ctx: Context) -> ModelState:
+    return fit(state.changed(state.weights, quant=spec.quant("qat")), spec, spec.epochs, ctx)

@@ -1,0 +1,154 @@
+"""int8 through torch.ao's FX graph mode. Deprecated upstream, so all of it lives in this file.
+
+Convolutions and linear layers (with the batch norm, ReLU and max pooling around convolutions) run
+in int8; residual adds, layer norms, softmax and attention's matmuls stay float32.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.ao.quantization import (
+    FakeQuantizeBase,
+    ObserverBase,
+    QConfigMapping,
+    disable_fake_quant,
+    enable_observer,
+    get_default_qat_qconfig,
+    get_default_qconfig,
+)
+from torch.ao.quantization.fx.custom_config import PrepareCustomConfig
+from torch.ao.quantization.observer import FixedQParamsObserver
+from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx, prepare_qat_fx
+from torchvision.ops import StochasticDepth
+
+from model import HybridCNNTransformer, ScaledDotProduct
+
+# Said at the first int8 tensor, wherever that is; requirements.txt bounds torch instead.
+warnings.filterwarnings("ignore", message="torch.quantize_per_tensor, torch.quantize_per_channel")
+
+# Int8 module types; ReLU, batch norm and pooling must share the convolution's qconfig to fuse.
+QUANTIZED_TYPES = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d)
+
+
+def prepare(
+    model: HybridCNNTransformer, backend: str, float_layers: list[str], *, qat: bool
+) -> nn.Module:
+    """A traced copy of `model`: in eval mode with observers, or in train mode with fake quant."""
+    with _quiet(), _engine(backend):
+        qconfig = get_default_qat_qconfig(backend) if qat else get_default_qconfig(backend)
+        mapping = QConfigMapping().set_global(None)
+        for kind in QUANTIZED_TYPES:
+            mapping.set_object_type(kind, qconfig)
+        for name in _with_fused_partners(model, float_layers):
+            mapping.set_module_name(name, None)
+        custom = PrepareCustomConfig().set_non_traceable_module_classes(
+            [ScaledDotProduct, StochasticDepth]
+        )
+        example = torch.zeros(1, model.model_args["in_channels"], *model.model_args["image_size"])
+        traced = copy.deepcopy(model).cpu().train(qat)
+        make = prepare_qat_fx if qat else prepare_fx
+        return make(traced, mapping, (example,), prepare_custom_config=custom)
+
+
+def observe(
+    prepared: nn.Module, calibration: Iterable[tuple[Tensor, Tensor]], batches: int
+) -> None:
+    """Run the first `batches` batches through the observers, without fake quantization."""
+    prepared.eval()
+    prepared.apply(enable_observer)
+    prepared.apply(disable_fake_quant)
+    with torch.inference_mode():
+        for step, (images, _) in enumerate(calibration):
+            if step == batches:
+                break
+            prepared(images.cpu())
+
+
+def observed_ranges(prepared: nn.Module) -> dict[str, Tensor]:
+    """Observer name → float32 `[scale, zero point]` of each activation."""
+    ranges: dict[str, Tensor] = {}
+    known: dict[int, Tensor] = {}  # one observer may stand under several names
+    for name, module in _activation_observers(prepared):
+        if id(module) not in known:
+            with _quiet():
+                scale, zero_point = module.calculate_qparams()
+            known[id(module)] = torch.tensor([scale.item(), zero_point.item()])
+        ranges[name] = known[id(module)]
+    return ranges
+
+
+def master_names(prepared: nn.Module, model: HybridCNNTransformer) -> dict[str, str]:
+    """The float network's parameter and buffer names → the prepared network's.
+
+    Fused, a batch norm lives inside its convolution: `norm.weight` becomes `conv.bn.weight`.
+    """
+    found = prepared.state_dict().keys()
+    renamed = {}
+    for group in model._fuse_modules_for_quantization():
+        for norm in (name for name in group if name.endswith(".norm")):
+            renamed[norm] = f"{group[0]}.bn"
+    names = {}
+    for name in model.state_dict():
+        owner, _, leaf = name.rpartition(".")
+        fused = f"{renamed.get(owner, owner)}.{leaf}"
+        names[name] = fused if fused in found else name
+    return names
+
+
+def convert(prepared: nn.Module, backend: str, ranges: dict[str, Tensor]) -> nn.Module:
+    """The int8 network with activations quantized as `ranges` says. Raises ValueError."""
+    observers = dict(_activation_observers(prepared))
+    if observers.keys() != ranges.keys():
+        odd = ", ".join(sorted(observers.keys() ^ ranges.keys()))
+        raise ValueError(f"the stored ranges do not fit this network: {odd}")
+    for name, observer in observers.items():
+        scale, zero_point = ranges[name].tolist()
+        fixed = FixedQParamsObserver(
+            scale, int(zero_point), observer.dtype, quant_min=observer.quant_min,
+            quant_max=observer.quant_max,
+        )  # fmt: skip
+        parent, _, leaf = name.rpartition(".")
+        setattr(prepared.get_submodule(parent), leaf, fixed)
+    with _quiet(), _engine(backend):
+        return convert_fx(prepared.eval())
+
+
+def _activation_observers(prepared: nn.Module) -> list[tuple[str, nn.Module]]:
+    return [
+        (name, module)
+        for name, module in prepared.named_modules(remove_duplicate=False)
+        if isinstance(module, ObserverBase | FakeQuantizeBase)
+        and name.rpartition(".")[2].startswith("activation_post_process_")
+    ]
+
+
+def _with_fused_partners(model: HybridCNNTransformer, names: list[str]) -> list[str]:
+    partners = [group for group in model._fuse_modules_for_quantization() if group[0] in names]
+    return [*names, *(name for group in partners for name in group[1:])]
+
+
+@contextmanager
+def _engine(backend: str) -> Iterator[None]:
+    before = torch.backends.quantized.engine
+    torch.backends.quantized.engine = backend
+    try:
+        yield
+    finally:
+        torch.backends.quantized.engine = before
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torch.ao announces its own deprecation, and advises on observers, at every call."""
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning):
+            warnings.filterwarnings("ignore", category=category)
+        warnings.filterwarnings("ignore", message=".*must run observer before.*")
+        warnings.filterwarnings("ignore", message=".*reduce_range will be deprecated.*")
+        yield

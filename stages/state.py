@@ -1,0 +1,176 @@
+"""What passes between stages, and `deploy()`, which turns it into the network that counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from dataset import DataLoaders, Dataset, get_dataloaders
+from model import HybridCNNTransformer
+from stages import quantization
+from stages.quantization import Quant
+from train_eval import Recipe, TrainingArgs
+
+
+class StageError(RuntimeError):
+    """A stage cannot do what was asked of it; the message is one line."""
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error
+    """The user asked to stop; what was done is saved."""
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """A network between two stages. Frozen: a stage returns a new one."""
+
+    model_args: dict[str, Any]  # resolved; HybridCNNTransformer(**model_args) rebuilds it
+    weights: dict[str, Tensor]  # name → float32 master (parameters and buffers), on the CPU
+    quant: Quant | None = None
+    exits: dict[str, Any] | None = None  # early-exit heads and thresholds
+
+    def changed(self, weights: dict[str, Tensor], **fields: Any) -> ModelState:
+        """The state with new weights. What an int8 form had observed no longer holds."""
+        quant = replace(self.quant, ranges=None) if self.quant is not None else None
+        return replace(self, weights=weights, **{"quant": quant, **fields})
+
+
+def initial_state(model_args: dict[str, Any], seed: int) -> ModelState:
+    """A freshly initialised network; equal seeds give equal weights."""
+    torch.manual_seed(seed)
+    return state_of(HybridCNNTransformer(**model_args))
+
+
+def state_of(model: HybridCNNTransformer) -> ModelState:
+    """The state of a float network."""
+    return ModelState(model.model_args, cpu_copy(model.state_dict()))
+
+
+def cpu_copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous copies on the CPU, so that equal values are equal files."""
+    return {
+        name: value.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
+        for name, value in tensors.items()
+    }
+
+
+def build(state: ModelState) -> HybridCNNTransformer:
+    """The float32 network of a state, in eval mode, on the CPU."""
+    model = HybridCNNTransformer(**state.model_args)
+    model.load_state_dict(state.weights)
+    return model.eval()
+
+
+def deploy(state: ModelState, device: torch.device | str = "cpu") -> nn.Module:
+    """The network that is evaluated, timed, sized and exported; the only maker of int8 modules.
+
+    Float networks go to `device` in channels_last; int8 networks run on the CPU. Raises ValueError
+    for a quantized state without observed ranges.
+    """
+    if state.quant is not None:
+        return quantization.to_int8(build(state), state.quant)
+    return build(state).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def to_plain(state: ModelState) -> dict[str, Any]:
+    """The state as tensors and plain data, for a file."""
+    quant = None
+    if state.quant is not None:
+        quant = {**state.quant.settings(), "ranges": state.quant.ranges}
+    return {
+        "model_args": state.model_args,
+        "weights": state.weights,
+        "quant": quant,
+        "exits": state.exits,
+    }
+
+
+def from_plain(plain: dict[str, Any]) -> ModelState:
+    """The inverse of `to_plain`."""
+    quant = plain["quant"]
+    if quant is not None:
+        quant = Quant(**{**quant, "float_layers": tuple(quant["float_layers"])})
+    return ModelState(plain["model_args"], plain["weights"], quant, plain["exits"])
+
+
+# --- What a stage is given besides the state ---------------------------------------------------
+
+
+class Snapshot(Protocol):
+    """Where a long stage saves itself and finds what an earlier try left."""
+
+    def load(self) -> dict[str, Any] | None: ...
+
+    def save(self, value: dict[str, Any]) -> None: ...
+
+
+@dataclass
+class Context:
+    """The surroundings of one stage run: data, device, seed, and where to report."""
+
+    dataset: Dataset
+    device: torch.device
+    seed: int
+    snapshot: Snapshot | None = None
+    snapshot_seconds: float = 120.0  # between snapshots inside an epoch
+    stop_requested: Callable[[], bool] = lambda: False
+    say: Callable[[str], None] = print
+    details: dict[str, Any] = field(default_factory=dict)  # goes into the stage's JSON record
+
+    def loaders(self, recipe: Recipe | None = None, batch_size: int = 128) -> DataLoaders:
+        """The data as `recipe` wants it, or plainly in batches of `batch_size`."""
+        if recipe is None:
+            return get_dataloaders(
+                self.dataset, batch_size, augmentation="none", seed=self.seed, device=self.device
+            )
+        return get_dataloaders(
+            self.dataset,
+            recipe.batch_size,
+            augmentation=recipe.augmentation,
+            cutout=recipe.cutout,
+            mixup=recipe.mixup,
+            seed=self.seed,
+            device=self.device,
+        )
+
+
+class CompressionArgs(BaseModel):
+    """`compression_args` of an experiment: the short form, or an explicit `sequence`.
+
+    Beside a sequence, the other keys are the defaults of the stages that it names.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    sequence: list[str | dict[str, dict[str, Any]]] | None = None
+    pruning_ratio: float = Field(0.0, ge=0, lt=1)  # share of the output channels of each layer
+    finetune_epochs: int = Field(0, ge=0)
+    finetune_learning_rate: float = Field(1e-3, gt=0)
+    quantization: Literal["ptq", "qat"] | None = None
+    quantization_backend: str = "x86"
+    ptq_calibration_batches: int = Field(8, ge=1)
+    qat_epochs: int = Field(3, ge=1)
+    qat_learning_rate: float = Field(5e-4, gt=0)
+
+
+class StageSpec(BaseModel):
+    """What a chain says of one stage, fully resolved. Subclasses add fields with their ranges."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def defaults(cls, training: TrainingArgs, compression: CompressionArgs) -> dict[str, Any]:
+        """Field values where the sequence says nothing; the class's own defaults come last."""
+        return {}
+
+    def tags(self) -> tuple[str, str]:
+        """Short and long tag of the stage in file names."""
+        raise NotImplementedError
+
+    def check(self, model_args: dict[str, Any]) -> None:
+        """Raise ValueError where the stage cannot be done to this architecture."""

@@ -1,0 +1,305 @@
+"""The one training loop and the one evaluation loop, with the optimizers and schedulers they need."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from torch import Tensor, nn
+from torch.optim import lr_scheduler
+from tqdm import tqdm
+
+from augmentation import BatchLoader
+
+Criterion = Callable[[Tensor, Tensor, Tensor], Tensor]  # (logits, labels, images) → scalar
+
+
+class Recipe(BaseModel):
+    """How a network is trained. `train` takes these from `training_args`; a stage may override."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    batch_size: int = Field(128, ge=2, le=65536)
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "adamw"
+    learning_rate: float = Field(4e-3, gt=0, le=100)  # the peak, where the schedule has one
+    weight_decay: float = Field(0.05, ge=0, le=10)  # on matrices and kernels only
+    momentum: float = Field(0.9, ge=0, lt=1)  # sgd (Nesterov) and rmsprop
+    scheduler: Literal["cosine", "onecycle", "step", "multistep", "plateau", "none"] = "onecycle"
+    warmup_epochs: float = Field(0.0, ge=0)  # cosine: linear warm-up from 1 % of the rate
+    step_epochs: int = Field(10, ge=1)  # step: epochs between cuts
+    milestones: list[int] = []  # multistep: epochs of the cuts
+    gamma: float = Field(0.1, gt=0, le=1)  # step, multistep, plateau: factor of a cut
+    patience: int = Field(3, ge=0)  # plateau: epochs without a better validation loss
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    grad_clip: float = Field(0.0, ge=0)  # largest gradient norm; 0 = off
+    ema_decay: float = Field(0.0, ge=0, lt=1)  # averaged weights are kept instead; 0 = off
+    augmentation: Literal["none", "standard", "randaugment"] = "standard"
+    cutout: int = Field(0, ge=0)  # side of the square in pixels; 0 = off
+    mixup: float = Field(0.0, ge=0)  # alpha; 0 = off
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware has it
+    keep: Literal["last", "best"] = "last"  # weights of the last epoch, or best on validation
+
+    @model_validator(mode="after")
+    def _milestones(self) -> Recipe:
+        if self.scheduler == "multistep" and not self.milestones:
+            raise ValueError("scheduler 'multistep' needs milestones, e.g. [30, 60]")
+        return self
+
+
+class TrainingArgs(Recipe):
+    """`training_args` of an experiment."""
+
+    initial_train_epochs: int = Field(20, ge=0)  # 0 where a baseline is loaded
+    seed: int = Field(0, ge=0, lt=2**31)
+    deterministic: bool = False  # deterministic algorithms also where they are slower (CUDA)
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite, or ran away; the message says in which epoch and step."""
+
+
+@dataclass
+class EpochProgress:
+    """Where an epoch stands: enough to go on with it in another process."""
+
+    step: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    seen: int = 0
+
+
+class TrainResult(NamedTuple):
+    """One training epoch: mean loss, top-1 in percent, the last rate, images a second."""
+
+    loss: float
+    accuracy: float
+    learning_rate: float
+    images_per_second: float
+
+
+class Evaluation(NamedTuple):
+    """One pass over a split: mean cross-entropy, top-1 in percent, mean ms an image (forward)."""
+
+    loss: float
+    accuracy: float
+    inference_time_ms: float
+    images: int
+
+
+def bf16_is_fast(device: torch.device | str) -> bool:
+    """Whether the device multiplies bfloat16 in hardware (AMX or AVX512-BF16 on x86)."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    capabilities = torch.backends.cpu.get_cpu_capability()
+    return "AVX512" in capabilities and (
+        torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    )
+
+
+def resolve_precision(precision: str, device: torch.device | str) -> str:
+    """'auto' → 'bf16' where it is fast, else 'fp32'; other values as they are."""
+    if precision != "auto":
+        return precision
+    return "bf16" if bf16_is_fast(device) else "fp32"
+
+
+def get_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimizer over the model's parameters; norms and biases are not decayed."""
+    decayed = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
+    plain = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
+    groups = [
+        {"params": decayed, "weight_decay": recipe.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    rate = recipe.learning_rate
+    if recipe.optimizer == "sgd":
+        nesterov = recipe.momentum > 0
+        return torch.optim.SGD(groups, rate, recipe.momentum, nesterov=nesterov, fused=True)
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(groups, rate, fused=True)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, rate, fused=True)
+    return torch.optim.RMSprop(groups, rate, momentum=recipe.momentum)
+
+
+class Schedule:
+    """A learning-rate scheduler with the moment at which it steps: 'step', 'epoch' or 'metric'."""
+
+    def __init__(self, scheduler: Any, unit: Literal["step", "epoch", "metric"]):
+        self.scheduler, self.unit = scheduler, unit
+
+    def after_step(self) -> None:
+        if self.unit == "step":
+            self.scheduler.step()
+
+    def after_epoch(self, validation_loss: float) -> None:
+        if self.unit == "epoch":
+            self.scheduler.step()
+        elif self.unit == "metric":
+            self.scheduler.step(validation_loss)
+
+
+def get_scheduler(
+    optimizer: torch.optim.Optimizer, recipe: Recipe, epochs: int, steps_per_epoch: int
+) -> Schedule:
+    """The recipe's schedule over `epochs` epochs of `steps_per_epoch` optimizer steps."""
+    total = max(1, epochs * steps_per_epoch)
+    if recipe.scheduler == "onecycle":
+        rates = [recipe.learning_rate] * len(optimizer.param_groups)
+        # OneCycleLR would swing momentum too, and refuses rmsprop at momentum 0.
+        cycle = lr_scheduler.OneCycleLR(optimizer, rates, total, cycle_momentum=False)
+        return Schedule(cycle, "step")
+    if recipe.scheduler == "cosine":
+        warmup = min(total - 1, round(recipe.warmup_epochs * steps_per_epoch))
+        cosine = lr_scheduler.CosineAnnealingLR(optimizer, total - warmup)
+        if warmup == 0:
+            return Schedule(cosine, "step")
+        linear = lr_scheduler.LinearLR(optimizer, 0.01, total_iters=warmup)
+        both = lr_scheduler.SequentialLR(optimizer, [linear, cosine], [warmup])
+        return Schedule(both, "step")
+    if recipe.scheduler == "step":
+        step = lr_scheduler.StepLR(optimizer, recipe.step_epochs, recipe.gamma)
+        return Schedule(step, "epoch")
+    if recipe.scheduler == "multistep":
+        multistep = lr_scheduler.MultiStepLR(optimizer, recipe.milestones, recipe.gamma)
+        return Schedule(multistep, "epoch")
+    if recipe.scheduler == "plateau":
+        plateau = lr_scheduler.ReduceLROnPlateau(
+            optimizer, factor=recipe.gamma, patience=recipe.patience
+        )
+        return Schedule(plateau, "metric")
+    return Schedule(lr_scheduler.ConstantLR(optimizer, 1.0, total_iters=0), "epoch")
+
+
+class ExponentialMovingAverage:
+    """Averaged copies of a module's floating state (parameters, norm statistics, ranges).
+
+    torch's AveragedModel deep-copies the module and fails where a buffer changes shape, as
+    quantization observers do at their first batch; tensors by name do not.
+    """
+
+    def __init__(self, module: nn.Module, decay: float):
+        self.decay, self.updates = decay, 0
+        self.average = {name: value.clone() for name, value in module.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        for name, value in module.state_dict().items():
+            mine = self.average.get(name)
+            if mine is None or mine.shape != value.shape or not value.is_floating_point():
+                self.average[name] = value.clone()
+            else:
+                mine.lerp_(value, 1 - decay)
+
+
+def cross_entropy(label_smoothing: float = 0.0) -> Criterion:
+    """The plain criterion; takes class indices `[B]` or, under mixup, probabilities `[B, K]`."""
+
+    def loss(logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+
+    return loss
+
+
+def train_one_epoch(
+    model: nn.Module,
+    loader: BatchLoader,
+    optimizer: torch.optim.Optimizer,
+    *,
+    criterion: Criterion | None = None,
+    schedule: Schedule | None = None,
+    precision: str = "fp32",
+    grad_clip: float = 0.0,
+    epoch: int = 0,
+    progress: EpochProgress | None = None,
+    after_step: Callable[[EpochProgress], None] | None = None,
+    description: str = "train",
+) -> TrainResult:
+    """One pass over `loader`, from `progress.step` on; the model is left in training mode.
+
+    `after_step` runs after every optimizer step, and may raise to stop. Raises NonFiniteLossError.
+    """
+    criterion = criterion or cross_entropy()
+    progress = progress or EpochProgress()
+    device = loader.device
+    loader.set_epoch(epoch)
+    model.train()
+    started, seen_before = time.perf_counter(), progress.seen
+    bar = tqdm(
+        loader.batches(progress.step),
+        total=len(loader),
+        initial=progress.step,
+        desc=description,
+        unit="batch",
+        leave=False,
+        disable=None,
+    )
+    for images, labels in bar:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            logits = model(images)
+            loss = criterion(logits.float(), labels, images)
+        value = loss.item()
+        if not torch.isfinite(loss):
+            raise NonFiniteLossError(
+                f"loss is {value} in epoch {epoch + 1}, step {progress.step + 1}"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if grad_clip > 0:
+            nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
+        optimizer.step()
+        rate = optimizer.param_groups[0]["lr"]
+        if schedule is not None:
+            schedule.after_step()
+        hard = labels if labels.ndim == 1 else labels.argmax(1)
+        progress.step += 1
+        progress.loss_sum += value * len(images)
+        progress.correct += int((logits.argmax(1) == hard).sum())
+        progress.seen += len(images)
+        bar.set_postfix(
+            loss=f"{progress.loss_sum / progress.seen:.3f}",
+            acc=f"{100 * progress.correct / progress.seen:.1f}%",
+            lr=f"{rate:.1e}",
+            refresh=False,
+        )
+        if after_step is not None:
+            after_step(progress)
+    seconds = time.perf_counter() - started
+    seen = max(1, progress.seen)
+    return TrainResult(
+        progress.loss_sum / seen,
+        100 * progress.correct / seen,
+        float(optimizer.param_groups[0]["lr"]),
+        (progress.seen - seen_before) / seconds,
+    )
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
+    """Loss and accuracy of `model` over a whole split, as it is (its mode is left alone).
+
+    A float network must be in eval mode; an int8 network has no other.
+    """
+    loss = correct = seconds = 0.0
+    count = 0
+    for images, labels in loader:
+        if images.is_cuda:
+            torch.cuda.synchronize()
+        started = time.perf_counter()
+        logits = model(images)
+        if images.is_cuda:
+            torch.cuda.synchronize()
+        seconds += time.perf_counter() - started
+        loss += F.cross_entropy(logits.float(), labels, reduction="sum").item()
+        correct += int((logits.argmax(1) == labels).sum())
+        count += len(labels)
+    count = max(1, count)
+    return Evaluation(loss / count, 100 * correct / count, 1e3 * seconds / count, count)
