@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -260,7 +261,18 @@ def _cifar_classes(
     kind: type[torchvision.datasets.CIFAR10], data_dir: Path, count: int
 ) -> tuple[str, ...]:
     if count == 10:
-        return tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
+        return (
+            "airplane",
+            "automobile",
+            "bird",
+            "cat",
+            "deer",
+            "dog",
+            "frog",
+            "horse",
+            "ship",
+            "truck",
+        )
     return tuple(f"class_{i}" for i in range(count))
 
 
@@ -375,7 +387,11 @@ def _load_folder(args: DatasetArgs, data_dir: Path) -> Arrays:
     info = _describe_folder(args, data_dir)
     cache = data_dir / "cache" / f"images_{info.fingerprint[:24]}.pt"
     if cache.exists():
-        return Arrays(**torch.load(cache, weights_only=True))
+        try:
+            return Arrays(**torch.load(cache, weights_only=True))
+        except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError) as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            tqdm.write(f"{cache}: the cached images are damaged ({reason}); decoding them again")
     _, splits = _list_folder(args)
     files = [path for split in splits.values() for path, _ in split]
     height, width = info.image_size
@@ -383,8 +399,8 @@ def _load_folder(args: DatasetArgs, data_dir: Path) -> Arrays:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > 0.6 * memory:
         raise DataError(
-            f"ImageFolder: {len(files)} images at {height}×{width} take {needed / 1e9:.1f} GB, over "
-            f"60 % of this machine's {memory / 1e9:.1f} GB; set a smaller dataset_args.image_size"
+            f"ImageFolder: {len(files)} images at {height}×{width} take {needed / 1e9:.1f} GB, "
+            f"over 60 % of this machine's {memory / 1e9:.1f} GB; set a smaller dataset_args.image_size"
         )
     out = torch.empty(len(files), info.in_channels, height, width, dtype=torch.uint8)
 

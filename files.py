@@ -15,7 +15,7 @@ import torch
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside `path`, flush to disk, rename over it. Raises OSError; `path` is then as it was."""
+    """Write beside `path`, flush to disk, rename over it. On OSError `path` is as it was."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
     try:
@@ -30,7 +30,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically. NaN and infinities, which JSON lacks, become null."""
+    """Write `value` as indented JSON, atomically; NaN and infinities, which JSON lacks, as null."""
     text = json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(path, text.encode() + b"\n")
 

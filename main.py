@@ -22,8 +22,9 @@ from experiment.chain import plan
 from experiment.console import Console
 from experiment.executor import SerialExecutor
 from experiment.measure import environment
+from experiment.messages import ConfigError
 from experiment.results import Results
-from experiment.schema import ConfigError, Suite, load_suite
+from experiment.schema import Suite, load_suite
 from experiment.store import CheckpointError, Store
 from stages.state import Interrupted
 from train_eval import get_optimizer, get_scheduler

@@ -6,6 +6,7 @@ included: `model_args` holds every width, layer by layer, and nothing else is ne
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -110,8 +111,8 @@ class ModelArgs(BaseModel):
             size = tuple((math.ceil(side / stride)) // pool for side in size)  # type: ignore[assignment]
             if min(size) < 1:
                 raise ValueError(
-                    f"cnn.blocks.{block}: a feature map of {before[0]}×{before[1]} is too small for "
-                    f"stride {stride} and pooling {pool}; remove a pooling or enlarge the image"
+                    f"cnn.blocks.{block}: a feature map of {before[0]}×{before[1]} is too small "
+                    f"for stride {stride} and pooling {pool}; remove a pooling or enlarge the image"
                 )
             sizes.append(size)
         return sizes
@@ -395,7 +396,7 @@ class HybridCNNTransformer(nn.Module):
             self.grid = nn.AdaptiveAvgPool2d(args["mlp_grid"])
             widths = [channels[-1] * args["mlp_grid"] ** 2, *args["mlp_dims"]]
             self.mlp = nn.Sequential()
-            for before, after in zip(widths, widths[1:], strict=False):
+            for before, after in itertools.pairwise(widths):
                 self.mlp.extend([nn.Linear(before, after), nn.ReLU(), nn.Dropout(args["dropout"])])
             features = channels[-1] + widths[-1]
         else:

@@ -1,4 +1,4 @@
-"""The one training loop and the one evaluation loop, with the optimizers and schedulers they need."""
+"""The one training loop and the one evaluation loop, with their optimizers and schedulers."""
 
 from __future__ import annotations
 

@@ -145,7 +145,7 @@ def _checkpoint_names(experiment: Experiment, seed: int) -> list[str]:
 
     NAME_pruned_40_finetuned, then NAME_p40_f_quantized_ptq_int8.
     """
-    prefix = experiment.name + (f"_seed{seed}" if len(experiment.seeds) > 1 else "")
+    prefix = experiment.name + (f"_seed{seed}" if seed != experiment.training.seed else "")
     tags: list[str] = []
     names = []
     shorts: list[str] = []

@@ -63,7 +63,7 @@ class SerialExecutor:
         self.finished: dict[str, dict[str, Any]] = {}  # key → record
 
     def load_data(self, chains: list[Chain]) -> None:
-        """Load what the chains' missing stages need. Raises DataError before anything is trained."""
+        """Load what missing stages need. Raises DataError before anything is trained."""
         for chain in chains:
             if any(not self.store.has(step.key) for step in chain.steps):
                 self.dataset(chain.experiment.dataset_args)

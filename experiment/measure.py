@@ -1,4 +1,4 @@
-"""What a network costs and how well it does: DESIGN's metrics, and the machine they were taken on."""
+"""What a network costs and how well it does, and the machine that this was measured on."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def count_macs(model: HybridCNNTransformer) -> tuple[int, dict[str, int]]:
 def bitops(
     state: ModelState, model: HybridCNNTransformer, macs: int, layer_macs: dict[str, int]
 ) -> int:
-    """Σ MACs · weight bits · activation bits (arXiv:2005.07093); matmuls in attention are float32."""
+    """Σ MACs · weight bits · activation bits (arXiv:2005.07093); attention itself is float32."""
     small: set[str] = set()
     if state.quant is not None:
         small = set(layer_macs) - set(

@@ -161,8 +161,8 @@ def final_metrics(result: dict[str, Any]) -> dict[str, Any]:
             last.append(stages[-1]["metrics"])
     summary = {}
     for name, path in SUMMARISED.items():
-        values = [_dig(metrics, path) for metrics in last]
-        values = [value for value in values if value is not None]
+        found = (_dig(metrics, path) for metrics in last)
+        values = [value for value in found if value is not None]
         if values:
             summary[name] = {
                 "mean": statistics.fmean(values),
@@ -173,7 +173,7 @@ def final_metrics(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def against(final: dict[str, Any], baseline: dict[str, Any]) -> dict[str, float]:
-    """Accuracy in points lost or won; everything else as a ratio to the baseline (0.25 = a quarter)."""
+    """Accuracy in points lost or won; all else as a ratio to the baseline (0.25 = a quarter)."""
     changes = {}
     for name in final.keys() & baseline.keys():
         mine, theirs = final[name]["mean"], baseline[name]["mean"]

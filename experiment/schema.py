@@ -1,55 +1,30 @@
-"""From a config module to a checked Suite: every mistake is found, and all are listed, before work.
-
-Only this file and main.py read `config.py`. A message says where, what, allowed, remedy.
-"""
+"""From a config module to a checked Suite: every mistake is found and listed before any work.
 
 from __future__ import annotations
 
-import ast
-import difflib
-import importlib.util
 import re
-import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from dataset import DataError, DataInfo, DatasetArgs, describe
+from experiment.config_file import (
+    SECTION_TYPES,
+    SECTIONS,
+    config_values,
+    default_section,
+    device_of,
+    folder_of,
+    overrides_of,
+)
+from experiment.messages import check, short, stop_at, unknown
 from model import ModelArgs
 from stages import STAGES
 from stages.state import CompressionArgs, StageSpec
 from train_eval import TrainingArgs, resolve_precision
-
-SECTIONS = {
-    "dataset_args": "DEFAULT_DATASET_CONFIG",
-    "model_args": "DEFAULT_MODEL_PARAMS",
-    "training_args": "DEFAULT_TRAINING_PARAMS",
-    "compression_args": "DEFAULT_COMPRESSION_PARAMS",
-}
-SECTION_TYPES: dict[str, type[BaseModel]] = {
-    "dataset_args": DatasetArgs,
-    "model_args": ModelArgs,
-    "training_args": TrainingArgs,
-    "compression_args": CompressionArgs,
-}
-CONFIG_NAMES = (
-    *("DEVICE", "DATA_DIR", "MODEL_SAVE_DIR", "RESULTS_DIR"),
-    *SECTIONS.values(),
-    *("EXPERIMENT_CONFIGS", "ORDER_STUDIES"),
-)
-Model = TypeVar("Model", bound=BaseModel)
-
-
-class ConfigError(ValueError):
-    """The config or command line is wrong; `problems` has one line for each mistake."""
-
-    def __init__(self, problems: list[str]):
-        super().__init__("\n".join(problems))
-        self.problems = problems
 
 
 class ExperimentConfig(BaseModel):
@@ -133,111 +108,28 @@ def load_suite(
 
     `overrides` are `section.key=value` strings, `only` names of experiments.
     """
-    values = _config_values(Path(config))
+    values = config_values(Path(config))
     problems: list[str] = []
-    device = _device(values["DEVICE"], problems)
-    folders = [
-        _folder(values, key, problems) for key in ("DATA_DIR", "MODEL_SAVE_DIR", "RESULTS_DIR")
-    ]
-    defaults = {}
-    for section, key in SECTIONS.items():
-        defaults[section] = _default_section(values[key], key, SECTION_TYPES[section], problems)
+    device = device_of(values["DEVICE"], problems)
+    data_dir, model_dir, results_dir = (
+        folder_of(values, key, problems) for key in ("DATA_DIR", "MODEL_SAVE_DIR", "RESULTS_DIR")
+    )
+    defaults = {
+        section: default_section(values[key], key, SECTION_TYPES[section], problems)
+        for section, key in SECTIONS.items()
+    }
     configs = _experiment_configs(values["EXPERIMENT_CONFIGS"], problems)
-    forced = _overrides(overrides or [], problems)
+    forced = overrides_of(overrides or [], problems)
     _check_baselines(configs, problems)
-    _stop_at(problems)
+    stop_at(problems)
     chosen = _chosen(configs, only, problems)
-    _stop_at(problems)
-    builder = _Builder(defaults, forced, device, folders[0], {c.name: c for c in configs})
+    stop_at(problems)
+    builder = _Builder(defaults, forced, device, data_dir, {c.name: c for c in configs})
     built = [builder.experiment(c) for c in chosen]
-    _stop_at(builder.problems)
+    stop_at(builder.problems)
     experiments = tuple(experiment for experiment in built if experiment is not None)
-    return Suite(str(config), device, *folders, _with_seeds(experiments, configs))
-
-
-# --- reading the module ------------------------------------------------------------------------
-
-
-def _config_values(path: Path) -> dict[str, Any]:
-    """The config's names, completed from the `config.py` beside main.py."""
-    home = Path(__file__).parent.parent / "config.py"
-    chosen = _import(path)
-    base = chosen if path.resolve() == home.resolve() else _import(home)
-    problems = []
-    for name in (n for n in vars(chosen) if n.isupper() and n not in CONFIG_NAMES):
-        close = difflib.get_close_matches(name, CONFIG_NAMES, 1, cutoff=0.8)
-        if close:
-            problems.append(f"{path}: {name} is not a name of the suite; did you mean {close[0]}?")
-    _stop_at(problems)
-    values = {}
-    for name in CONFIG_NAMES:
-        if hasattr(chosen, name):
-            values[name] = getattr(chosen, name)
-        elif hasattr(base, name):
-            values[name] = getattr(base, name)
-        elif name == "ORDER_STUDIES":
-            values[name] = []
-        else:
-            problems.append(f"{path}: {name} is missing; config.py shows its form")
-    _stop_at(problems)
-    return values
-
-
-def _import(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise ConfigError([f"{path}: there is no such file; --config takes a Python file"])
-    spec = importlib.util.spec_from_file_location(f"suite_{path.stem}", path)
-    if spec is None or spec.loader is None:
-        raise ConfigError([f"{path}: is not a Python file; --config takes a name ending in .py"])
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise ConfigError([f"{path}:{error.lineno}: {error.msg}"]) from None
-    except Exception as error:  # whatever a user's module raises
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
-        where = f"{path}:{frames[-1].lineno}" if frames else str(path)
-        raise ConfigError([f"{where}: {type(error).__name__}: {error}"]) from None
-    return module
-
-
-def _device(value: Any, problems: list[str]) -> torch.device:
-    try:
-        device = torch.device(value)
-    except (RuntimeError, TypeError):
-        problems.append(f"DEVICE: {value!r} is not a device; allowed: 'cpu', 'cuda', 'cuda:1', ...")
-        return torch.device("cpu")
-    if device.type not in ("cpu", "cuda"):
-        problems.append(f"DEVICE: {device.type!r} is not supported; allowed: 'cpu', 'cuda'")
-    elif device.type == "cuda" and (
-        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
-    ):
-        problems.append(f"DEVICE: {str(device)!r} is not on this machine; use 'cpu'")
-    return device
-
-
-def _folder(values: dict[str, Any], key: str, problems: list[str]) -> Path:
-    value = values[key]
-    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
-        problems.append(f"{key}: {value!r} is not a folder name; give a string")
-        return Path()
-    path = Path(value).expanduser()
-    if path.exists() and not path.is_dir():
-        problems.append(f"{key}: {path} is a file; name a folder")
-    return path
-
-
-def _default_section(
-    value: Any, key: str, kind: type[BaseModel], problems: list[str]
-) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        problems.append(f"{key}: {_short(value)} is not a dict")
-        return {}
-    _, found = check(kind, value, key)
-    # What only fails as a whole (a pooling too many, say) depends on the data set's shape.
-    found = [line for line in found if not line.startswith(f"{key}: ")]
-    problems += found
-    return value
+    experiments = _with_seeds(experiments, {c.name for c in configs if c.seeds})
+    return Suite(str(config), device, data_dir, model_dir, results_dir, experiments)
 
 
 def _experiment_configs(value: Any, problems: list[str]) -> list[ExperimentConfig]:
@@ -249,7 +141,7 @@ def _experiment_configs(value: Any, problems: list[str]) -> list[ExperimentConfi
         named = isinstance(item, dict) and isinstance(item.get("name"), str)
         where = item["name"] if named else f"EXPERIMENT_CONFIGS[{index}]"
         if not isinstance(item, dict):
-            problems.append(f"{where}: {_short(item)} is not a dict")
+            problems.append(f"{where}: {short(item)} is not a dict")
             continue
         config, found = check(ExperimentConfig, item, where)
         problems += found
@@ -265,79 +157,7 @@ def _experiment_configs(value: Any, problems: list[str]) -> list[ExperimentConfi
     return configs
 
 
-def _overrides(strings: list[str], problems: list[str]) -> dict[str, dict[str, Any]]:
-    """`section.key=value` strings → section → key → value."""
-    forced: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
-    for text in strings:
-        path, equals, raw = text.partition("=")
-        section, dot, key = path.strip().partition(".")
-        if not (equals and dot and key):
-            problems.append(f"--set {text}: should read section.key=value")
-        elif section not in SECTIONS:
-            problems.append(f"--set {text}: {_unknown(section, SECTIONS)}")
-        elif key not in SECTION_TYPES[section].model_fields:
-            problems.append(f"--set {text}: {_unknown(key, SECTION_TYPES[section].model_fields)}")
-        else:
-            forced[section][key] = _literal(raw.strip())
-    return forced
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return text
-
-
 # --- checking ----------------------------------------------------------------------------------
-
-
-def check(kind: type[Model], value: dict[str, Any], where: str) -> tuple[Model | None, list[str]]:
-    """`value` as a `kind`, or None and one line for each key that does not fit."""
-    odd = [key for key in value if not isinstance(key, str)]
-    if odd:
-        return None, [f"{where}: the key {odd[0]!r} is not a string"]
-    try:
-        return kind(**value), []
-    except ValidationError as error:
-        return None, _explain(error, kind, where)
-
-
-def _explain(error: ValidationError, kind: type[BaseModel], where: str) -> list[str]:
-    """One line a key; the branches of a union are joined by 'or'."""
-    reasons: dict[str, tuple[Any, list[str]]] = {}
-    for detail in error.errors(include_url=False):
-        location = detail["loc"]
-        if detail["type"] == "extra_forbidden":
-            key = f"{where}.{location[-1]}"
-            reasons[key] = (None, [_unknown(str(location[-1]), kind.model_fields)])
-            continue
-        key = f"{where}.{location[0]}" if location else where
-        key += "".join(f"[{part}]" for part in location[1:] if isinstance(part, int))
-        if detail["type"] == "missing":
-            reasons[key] = (None, ["is missing"])
-            continue
-        message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
-        _, known = reasons.setdefault(key, (detail["input"], []))
-        if message not in known:
-            known.append(message)
-        if detail["type"] == "value_error" and not location:
-            reasons[key] = (None, known)  # the message names its keys itself
-    return [
-        f"{key}: {f'{_short(value)} ' if value is not None else ''}{' or '.join(messages)}"
-        for key, (value, messages) in reasons.items()
-    ]
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _unknown(key: str, allowed: Any) -> str:
-    close = difflib.get_close_matches(key, list(allowed), 1)
-    hint = f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(allowed)}"
-    return f"{key!r} is not known; {hint}"
 
 
 def _check_baselines(configs: list[ExperimentConfig], problems: list[str]) -> None:
@@ -348,14 +168,7 @@ def _check_baselines(configs: list[ExperimentConfig], problems: list[str]) -> No
         if source is None:
             continue
         if source not in by_name:
-            close = difflib.get_close_matches(source, list(by_name), 1)
-            baselines = [c.name for c in configs if c.is_baseline]
-            hint = (
-                f"did you mean {close[0]!r}?"
-                if close
-                else f"baselines here: {', '.join(baselines) or 'none'}"
-            )
-            problems.append(f"{where}: there is no experiment {source!r}; {hint}")
+            problems.append(f"{where}: {unknown(source, by_name, 'an experiment')}")
             continue
         seen, at = [config.name], source
         while at in by_name and at not in seen:
@@ -375,8 +188,8 @@ def _check_baselines(configs: list[ExperimentConfig], problems: list[str]) -> No
         epochs = config.training_args.get("initial_train_epochs", 0)
         if epochs != 0:
             problems.append(
-                f"{config.name}.training_args.initial_train_epochs: {_short(epochs)} beside a loaded "
-                "baseline; set it to 0, or remove load_fp32_baseline_from_experiment"
+                f"{config.name}.training_args.initial_train_epochs: {short(epochs)} beside a "
+                "loaded baseline; set it to 0, or remove load_fp32_baseline_from_experiment"
             )
 
 
@@ -387,7 +200,7 @@ def _chosen(
     names = {config.name for config in configs}
     wanted = set(only or names)
     for name in sorted(wanted - names):
-        problems.append(f"--only {name}: {_unknown(name, sorted(names))}")
+        problems.append(f"--only {name}: {unknown(name, sorted(names))}")
     for config in configs:
         if config.name in wanted and config.load_fp32_baseline_from_experiment:
             wanted.add(config.load_fp32_baseline_from_experiment)
@@ -425,7 +238,7 @@ class _Builder:
         assert data is not None
         if baseline is not None:
             self.check_fit(config, baseline, dataset_args, model_args, data)
-        sequence = self.sequence(config, training, compression, model_args)
+        sequence = self.stages(config, training, compression, model_args)
         if len(self.problems) > before:
             return None
         return Experiment(
@@ -476,25 +289,14 @@ class _Builder:
         """`model_args` resolved, with the data set's shape filled in."""
         value = self.merged(config, baseline, "model_args")
         where = f"{config.name}.model_args"
-        if data is not None:
-            shape = {
-                "image_size": list(data.image_size),
-                "in_channels": data.in_channels,
-                "num_classes": len(data.classes),
-            }
-            for key in shape.keys() & value.keys():
-                given = value[key]
-                given = [given, given] if key == "image_size" and isinstance(given, int) else given
-                if (
-                    given != shape[key]
-                    and list(given if isinstance(given, tuple) else ()) != shape[key]
-                ):
-                    self.problems.append(
-                        f"{where}.{key}: {_short(value[key])} does not fit {data.name}, which has "
-                        f"{shape[key]}; remove the key, it comes from the data"
-                    )
-            value = {**value, **shape}
-        checked, found = check(ModelArgs, value, where)
+        shape = _shape(data) if data is not None else {}
+        for key in shape.keys() & value.keys():
+            if value[key] not in _spellings(shape[key]):
+                self.problems.append(
+                    f"{where}.{key}: {short(value[key])} does not fit the data, which has "
+                    f"{shape[key]}; remove the key, it comes from the data"
+                )
+        checked, found = check(ModelArgs, {**value, **shape}, where)
         self.problems += found
         return checked.resolved() if checked is not None and data is not None else None
 
@@ -507,38 +309,24 @@ class _Builder:
         data: DataInfo,
     ) -> None:
         """What the chain says must be what its baseline was trained as."""
-        theirs, _ = check(DatasetArgs, self.merged(baseline, None, "dataset_args"), "")
-        if theirs is not None and theirs != dataset_args:
-            self.differs(
-                config, baseline, "dataset_args", theirs.model_dump(), dataset_args.model_dump()
-            )
-        shape = {
-            "image_size": list(data.image_size),
-            "in_channels": data.in_channels,
-            "num_classes": len(data.classes),
-        }
-        value = {**self.merged(baseline, None, "model_args"), **shape}
-        architecture, _ = check(ModelArgs, value, "")
-        if architecture is not None and architecture.resolved() != model_args:
-            self.differs(config, baseline, "model_args", architecture.resolved(), model_args)
-
-    def differs(
-        self,
-        config: ExperimentConfig,
-        baseline: ExperimentConfig,
-        section: str,
-        theirs: dict[str, Any],
-        mine: dict[str, Any],
-    ) -> None:
-        for key in mine:
-            if mine[key] != theirs[key]:
+        their_data, _ = check(DatasetArgs, self.merged(baseline, None, "dataset_args"), "")
+        their_model, _ = check(
+            ModelArgs, {**self.merged(baseline, None, "model_args"), **_shape(data)}, ""
+        )
+        pairs = []
+        if their_data is not None:
+            pairs.append(("dataset_args", their_data.model_dump(), dataset_args.model_dump()))
+        if their_model is not None:
+            pairs.append(("model_args", their_model.resolved(), model_args))
+        for section, theirs, mine in pairs:
+            for key in (key for key in mine if mine[key] != theirs[key]):
                 self.problems.append(
-                    f"{config.name}.{section}.{key}: {_short(mine[key])} does not fit baseline "
-                    f"{baseline.name}, which has {_short(theirs[key])}; remove the key, or train "
+                    f"{config.name}.{section}.{key}: {short(mine[key])} does not fit baseline "
+                    f"{baseline.name}, which has {short(theirs[key])}; remove the key, or train "
                     "another baseline"
                 )
 
-    def sequence(
+    def stages(
         self,
         config: ExperimentConfig,
         training: TrainingArgs,
@@ -551,19 +339,20 @@ class _Builder:
         if config.is_baseline:
             if config.compression_args:
                 self.problems.append(
-                    f"{where}: a baseline is only trained; compress it in an experiment that loads it"
+                    f"{where}: a baseline is only trained; compress it in one that loads it"
                 )
             items = []
         if config.load_fp32_baseline_from_experiment is None:
             if training.initial_train_epochs == 0:
                 self.problems.append(
-                    f"{config.name}: starts from nothing; set load_fp32_baseline_from_experiment, or "
-                    "training_args.initial_train_epochs above 0"
+                    f"{config.name}: starts from nothing; set load_fp32_baseline_from_experiment, "
+                    "or training_args.initial_train_epochs above 0"
                 )
             items = [("train", {}, f"{config.name}.training_args"), *items]
         elif not items:
             self.problems.append(
-                f"{where}: nothing to do; set pruning_ratio, finetune_epochs, quantization or sequence"
+                f"{where}: nothing to do; set sequence, pruning_ratio, finetune_epochs or "
+                    "quantization"
             )
         stages = []
         for name, options, place in items:
@@ -599,18 +388,17 @@ class _Builder:
             place = f"{where}.sequence[{index}]"
             if isinstance(item, dict) and len(item) != 1:
                 self.problems.append(
-                    f"{place}: {_short(item)} should be {{stage: options}} with one stage"
+                    f"{place}: {short(item)} should be {{stage: options}} with one stage"
                 )
                 continue
             name, options = (item, {}) if isinstance(item, str) else next(iter(item.items()))
             if name == "train":
                 self.problems.append(
-                    f"{place}: 'train' comes by itself, from initial_train_epochs; use 'finetune' here"
+                    f"{place}: 'train' comes by itself, from initial_train_epochs; use "
+                    "'finetune' here"
                 )
             elif name not in STAGES:
-                close = difflib.get_close_matches(name, list(STAGES), 1)
-                hint = f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(STAGES)}"
-                self.problems.append(f"{place}: {name!r} is not a stage; {hint}")
+                self.problems.append(f"{place}: {unknown(name, STAGES, 'a stage')}")
             else:
                 items.append((name, options, place))
         return items
@@ -633,29 +421,36 @@ class _Builder:
         return spec
 
 
-def _with_seeds(
-    experiments: tuple[Experiment, ...], configs: list[ExperimentConfig]
-) -> tuple[Experiment, ...]:
+def _shape(data: DataInfo) -> dict[str, Any]:
+    """The model arguments that the data set decides."""
+    return {
+        "image_size": list(data.image_size),
+        "in_channels": data.in_channels,
+        "num_classes": len(data.classes),
+    }
+
+
+def _spellings(value: Any) -> list[Any]:
+    """The ways to write a shape: [32, 32], (32, 32) or 32."""
+    if not isinstance(value, list):
+        return [value]
+    return [value, tuple(value), *([value[0]] if len(set(value)) == 1 else [])]
+
+
+def _with_seeds(experiments: tuple[Experiment, ...], explicit: set[str]) -> tuple[Experiment, ...]:
     """Give each baseline the seeds that its chains need; an explicit list must have them."""
-    explicit = {config.name: config.seeds for config in configs if config.seeds}
     problems, result = [], []
     for experiment in experiments:
-        needed = [e for e in experiments if e.baseline == experiment.name]
-        seeds = list(experiment.seeds) if experiment.name in explicit or not needed else []
-        for chain in needed:
+        chains = [e for e in experiments if e.baseline == experiment.name]
+        seeds = list(experiment.seeds) if experiment.name in explicit or not chains else []
+        for chain in chains:
             missing = [seed for seed in chain.seeds if seed not in seeds]
             if missing and experiment.name in explicit:
                 problems.append(
-                    f"{chain.name}: seed {missing[0]} is not among the seeds {seeds} of its baseline "
-                    f"{experiment.name}; add it there, or remove the baseline's 'seeds'"
+                    f"{chain.name}: seed {missing[0]} is not among the seeds {seeds} of its "
+                    f"baseline {experiment.name}; add it there, or remove the baseline's 'seeds'"
                 )
             seeds += missing
-        values = {**vars(experiment), "seeds": tuple(seeds)}
-        result.append(Experiment(**values))
-    _stop_at(problems)
+        result.append(replace(experiment, seeds=tuple(seeds)))
+    stop_at(problems)
     return tuple(result)
-
-
-def _stop_at(problems: list[str]) -> None:
-    if problems:
-        raise ConfigError(list(dict.fromkeys(problems)))

@@ -1,7 +1,7 @@
 """The store: every finished stage under its key, verified on load, never overwritten unsaid.
 
-`saved_models/store/<key>.pth` holds the state, `<key>.json` its record with the checkpoint's sha256.
-The readable names in `saved_models/` are links to the same content.
+`saved_models/store/<key>.pth` holds the state, `<key>.json` its record with the checkpoint's
+sha256. The readable names in `saved_models/` are links to the same content.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Store:
         """Point `saved_models/<name>.pth` at an entry, saying so where it held something else."""
         link, target = self.folder / f"{name}.pth", self.path(key)
         if link.exists():
-            if os.path.samefile(link, target) or link.read_bytes() == target.read_bytes():
+            if link.samefile(target) or link.read_bytes() == target.read_bytes():
                 return link
             self._displace(link)
         temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")

@@ -77,7 +77,7 @@ def observed_ranges(prepared: nn.Module) -> dict[str, Tensor]:
     for name, module in _activation_observers(prepared):
         if id(module) not in known:
             with _quiet():
-                scale, zero_point = module.calculate_qparams()
+                scale, zero_point = module.calculate_qparams()  # type: ignore[operator]
             known[id(module)] = torch.tensor([scale.item(), zero_point.item()])
         ranges[name] = known[id(module)]
     return ranges
@@ -116,7 +116,7 @@ def convert(prepared: nn.Module, backend: str, ranges: dict[str, Tensor]) -> nn.
         parent, _, leaf = name.rpartition(".")
         setattr(prepared.get_submodule(parent), leaf, fixed)
     with _quiet(), _engine(backend):
-        return convert_fx(prepared.eval())
+        return convert_fx(prepared.eval())  # type: ignore[arg-type]
 
 
 def _activation_observers(prepared: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -21,7 +21,7 @@ class StageError(RuntimeError):
     """A stage cannot do what was asked of it; the message is one line."""
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error
+class Interrupted(Exception):
     """The user asked to stop; what was done is saved."""
 
 
