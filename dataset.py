@@ -400,7 +400,7 @@ def _load_folder(args: DatasetArgs, data_dir: Path) -> Arrays:
     if needed > 0.6 * memory:
         raise DataError(
             f"ImageFolder: {len(files)} images at {height}×{width} take {needed / 1e9:.1f} GB, "
-            f"over 60 % of this machine's {memory / 1e9:.1f} GB; set a smaller dataset_args.image_size"
+            f"over 60 % of this machine's {memory / 1e9:.1f} GB; set a smaller image_size"
         )
     out = torch.empty(len(files), info.in_channels, height, width, dtype=torch.uint8)
 

@@ -407,7 +407,6 @@ class HybridCNNTransformer(nn.Module):
             self.transformer = TokenTransformer(height * width, args)
             features = channels[-1] + dim
         self.head = nn.Linear(features, args["num_classes"])
-        self.apply(_initialise)
         self.register_forward_pre_hook(_check_input)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -445,16 +444,6 @@ class HybridCNNTransformer(nn.Module):
                     prefix = f"transformer.layers.{index}"
                     groups.append([f"{prefix}.fc1", f"{prefix}.activation"])
         return groups
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.Conv2d):
-        nn.init.kaiming_normal_(module.weight, mode="fan_out")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
 
 
 def _check_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -28,16 +28,12 @@ from train_eval import evaluate
 logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
 
 LATENCY_BATCHES = (1, 64)
+LATENCY_SECONDS = 0.5  # at least, for each batch size
 ISA_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
-def measure(
-    state: ModelState, test: BatchLoader, device: torch.device, *, min_run_time: float = 0.3
-) -> dict[str, Any]:
-    """Every metric of the network that `deploy(state)` makes, on the whole test split.
-
-    `min_run_time` is the least time in seconds that each latency is measured for.
-    """
+def measure(state: ModelState, test: BatchLoader, device: torch.device) -> dict[str, Any]:
+    """Every metric of the network that `deploy(state)` makes, on the whole test split."""
     network = deploy(state, device)
     runs_on = torch.device("cpu") if state.quant is not None else device
     test = test if runs_on == test.device else _moved(test, runs_on)
@@ -48,8 +44,7 @@ def measure(
         "loss": quality.loss,
         **static_metrics(state, network),
         "inference_time_ms": {
-            f"batch_{size}": latency(network, _batch(batch, size), min_run_time)
-            for size in LATENCY_BATCHES
+            f"batch_{size}": latency(network, _batch(batch, size)) for size in LATENCY_BATCHES
         },
     }
 
@@ -113,7 +108,7 @@ def thop_macs(model: HybridCNNTransformer) -> int | None:
     return int(profile(fresh, inputs=(_example(model),), verbose=False)[0])
 
 
-def latency(network: nn.Module, images: torch.Tensor, min_run_time: float) -> dict[str, Any]:
+def latency(network: nn.Module, images: torch.Tensor) -> dict[str, Any]:
     """Milliseconds of a forward pass, by torch.utils.benchmark after its own warm-up."""
     timer = benchmark.Timer(
         "network(images)",
@@ -123,7 +118,7 @@ def latency(network: nn.Module, images: torch.Tensor, min_run_time: float) -> di
     with torch.inference_mode():
         for _ in range(3):
             network(images)
-        timed = timer.blocked_autorange(min_run_time=min_run_time)
+        timed = timer.blocked_autorange(min_run_time=LATENCY_SECONDS)
     return {
         "median": timed.median * 1e3,
         "p95": float(np.percentile(timed.times, 95)) * 1e3,

@@ -1,4 +1,4 @@
-"""From a config module to a checked Suite: every mistake is found and listed before any work.
+"""From a config module to a checked Suite: every mistake is found and listed before any work."""
 
 from __future__ import annotations
 
@@ -352,7 +352,7 @@ class _Builder:
         elif not items:
             self.problems.append(
                 f"{where}: nothing to do; set sequence, pruning_ratio, finetune_epochs or "
-                    "quantization"
+                "quantization"
             )
         stages = []
         for name, options, place in items:
@@ -371,14 +371,14 @@ class _Builder:
     ) -> list[tuple[str, dict[str, Any], str]]:
         """(stage, options, place) from the explicit sequence or the short form."""
         if compression.sequence is None:
-            short: list[tuple[str, dict[str, Any], str]] = []
+            steps: list[tuple[str, dict[str, Any], str]] = []
             if compression.pruning_ratio > 0:
-                short.append(("prune", {}, where))
+                steps.append(("prune", {}, where))
             if compression.finetune_epochs > 0:
-                short.append(("finetune", {}, where))
+                steps.append(("finetune", {}, where))
             if compression.quantization is not None:
-                short.append((compression.quantization, {}, where))
-            return short
+                steps.append((compression.quantization, {}, where))
+            return steps
         if compression.quantization is not None:
             self.problems.append(
                 f"{where}.quantization: stands beside sequence; name the stage there instead"

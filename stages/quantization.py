@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -102,12 +103,28 @@ def with_trained_ranges(quant: Quant, prepared: nn.Module) -> Quant:
     return replace(quant, ranges=BACKENDS[quant.backend].observed_ranges(prepared))
 
 
+def observe(
+    prepared: nn.Module,
+    backend: str,
+    calibration: Iterable[tuple[Tensor, Tensor]],
+    batches: int,
+) -> None:
+    """Run the first `batches` batches of `calibration` through a prepared network's observers."""
+    BACKENDS[backend].observe(prepared, calibration, batches)
+
+
+def convert(prepared: nn.Module, backend: str) -> nn.Module:
+    """The int8 network of a prepared one, by the ranges that it has seen."""
+    module = BACKENDS[backend]
+    return module.convert(copy.deepcopy(prepared), backend, module.observed_ranges(prepared))
+
+
 def with_calibrated_ranges(
     model: HybridCNNTransformer, quant: Quant, calibration: Iterable[tuple[Tensor, Tensor]]
 ) -> Quant:
     """`quant` with ranges observed on the first `quant.calibration_batches` batches."""
     prepared = prepare(model, quant)
-    BACKENDS[quant.backend].observe(prepared, calibration, quant.calibration_batches)
+    observe(prepared, quant.backend, calibration, quant.calibration_batches)
     return with_trained_ranges(quant, prepared)
 
 

@@ -1,0 +1,144 @@
+"""The networks: shapes, errors that name the block, and paths that must agree."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from model import (
+    Attention,
+    HybridCNNTransformer,
+    LightweightCNN,
+    ModelArgs,
+    PositionalEncoding,
+    ScaledDotProduct,
+    attention_written_out,
+)
+from tests.conftest import FUSIONS, TINY, tiny
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize(
+    "args",
+    [
+        {},
+        {"image_size": (12, 20), "in_channels": 3, "num_classes": 7},
+        {"cnn_separable": True, "cnn_norm": "group", "cnn_activation": "silu"},
+        {"cnn_norm": "none", "pooling": "class_token", "positional_encoding": "sinusoidal"},
+        {"pooling": "sequence", "dropout": 0.1, "stochastic_depth": 0.2, "cnn_strides": [2, 1]},
+        {"num_layers": 0, "cnn_kernels": [5, 1]},
+    ],
+)
+def test_every_option_builds_runs_and_trains(fusion: str, args: dict) -> None:
+    model = HybridCNNTransformer(**{**TINY, **args, "fusion": fusion})
+    height, width = model.model_args["image_size"]
+    images = torch.randn(3, model.model_args["in_channels"], height, width)
+    logits = model.train()(images)
+    assert logits.shape == (3, model.model_args["num_classes"])
+    logits.square().sum().backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None]
+    assert silent == []
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_resolved_arguments_rebuild_the_same_network(fusion: str) -> None:
+    model = tiny(fusion=fusion, num_heads=[2, 4], ffn_dim=[24, 8])
+    again = HybridCNNTransformer(**model.model_args).eval()
+    again.load_state_dict(model.state_dict())
+    images = torch.randn(2, 1, 8, 8)
+    assert torch.equal(model(images), again(images))
+    assert model.model_args == again.model_args
+    assert model.model_args["head_dim"] == [8, 4]
+
+
+def test_attention_equals_torchs_multihead_attention() -> None:
+    ours, theirs = Attention(16, 4, 4).eval(), nn.MultiheadAttention(16, 4, batch_first=True)
+    theirs.in_proj_weight.data, theirs.in_proj_bias.data = ours.qkv.weight, ours.qkv.bias
+    theirs.out_proj.load_state_dict(ours.proj.state_dict())
+    tokens = torch.randn(2, 5, 16)
+    expected, _ = theirs(tokens, tokens, tokens)
+    torch.testing.assert_close(ours(tokens), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_both_attention_paths_agree_in_value_and_gradient() -> None:
+    core = ScaledDotProduct()
+    results = []
+    for written_out in (True, False):
+        torch.manual_seed(1)
+        qkv = [torch.randn(2, 3, 9, 8, requires_grad=True) for _ in range(3)]
+        if written_out:
+            with attention_written_out():
+                out = core.eval()(*qkv)
+        else:
+            out = F.scaled_dot_product_attention(*qkv)
+        results.append([out, *torch.autograd.grad(out.square().sum(), qkv)])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_sinusoidal_positions_follow_the_papers_formula() -> None:
+    table = PositionalEncoding(6, 8, "sinusoidal").embedding[0]
+    assert table[5, 2].item() == pytest.approx(float(torch.sin(torch.tensor(5 / 10000 ** (2 / 8)))))
+    assert table[5, 3].item() == pytest.approx(float(torch.cos(torch.tensor(5 / 10000 ** (2 / 8)))))
+
+
+def test_odd_width_takes_sinusoidal_positions() -> None:
+    assert PositionalEncoding(4, 5, "sinusoidal")(torch.zeros(1, 4, 5)).shape == (1, 4, 5)
+
+
+def test_cnn_alone() -> None:
+    cnn = LightweightCNN(3, [4, 6], kernels=[3, 3], strides=[1, 2], pools=[2, 1])
+    assert cnn(torch.randn(2, 3, 16, 16)).shape == (2, 6, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        ({"cnn_pools": [4, 4]}, r"cnn\.blocks\.1: a feature map of 2×2 is too small"),
+        ({"cnn_kernels": [3, 4]}, r"cnn\.blocks\.1: kernel 4 should be odd"),
+        ({"cnn_kernels": [3]}, "cnn_kernels has 1 entries, cnn_channels has 2"),
+        ({"num_heads": 3}, "embed_dim 16 is not a multiple of num_heads 3"),
+        ({"fusion": "parallel_attention", "patch_size": 3}, "patch_size 3 does not divide"),
+        ({"emb_dim": 3}, "emb_dim"),
+        ({"dropout": 1.5}, "less than 1"),
+    ],
+)
+def test_impossible_networks_are_refused(args: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        HybridCNNTransformer(**{**TINY, **args})
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 8, 8), (1, 1, 8, 9), (1, 8, 8)])
+def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"cnn\.blocks\.0 takes images \[B, 1, 8, 8\]"):
+        tiny()(torch.zeros(shape))
+
+
+def test_feature_sizes_are_those_of_the_network() -> None:
+    args = {**TINY, "image_size": (13, 17), "cnn_strides": [2, 1], "cnn_kernels": [5, 3]}
+    model = HybridCNNTransformer(**args)
+    seen = []
+    for block in model.cnn.blocks:
+        block.register_forward_hook(lambda m, i, out: seen.append(tuple(out.shape[2:])))
+    model.eval()(torch.zeros(1, 1, 13, 17))
+    assert seen == ModelArgs(**args).feature_sizes()
+
+
+def test_fusion_groups_name_real_modules_in_order() -> None:
+    for fusion in FUSIONS:
+        model = tiny(fusion=fusion, ffn_activation="relu")
+        for group in model._fuse_modules_for_quantization():
+            kinds = [type(model.get_submodule(name)) for name in group]
+            assert kinds in (
+                [nn.Conv2d, nn.BatchNorm2d, nn.ReLU],
+                [nn.Linear, nn.ReLU],
+            )
+
+
+def test_default_network_stays_under_half_a_million_parameters() -> None:
+    import config
+
+    args = {**config.DEFAULT_MODEL_PARAMS, "num_classes": 100}
+    assert sum(p.numel() for p in HybridCNNTransformer(**args).parameters()) <= 500_000

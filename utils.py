@@ -1,0 +1,63 @@
+"""What a notebook user calls: one-line doors to the stages and measurements, no logic of their own.
+
+Every function leaves its argument as it is and returns something new, except
+`calibrate_model_ptq`, which fills the prepared network's observers.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from experiment.measure import static_metrics
+from experiment.store import load_checkpoint
+from model import HybridCNNTransformer
+from stages import quantization
+from stages.pruning import mask_channels
+from stages.quantization import Quant
+from stages.state import deploy, state_of
+
+
+def apply_channel_pruning(model: HybridCNNTransformer, ratio: float) -> HybridCNNTransformer:
+    """A copy with the weakest `ratio` of every layer's output channels set to zero (L1 norm)."""
+    pruned = copy.deepcopy(model)
+    mask_channels(pruned, ratio)
+    return pruned
+
+
+def prepare_model_for_quantization(
+    model: HybridCNNTransformer, backend: str = "x86", *, qat: bool = False
+) -> nn.Module:
+    """A copy with observers, or with fake quantization to train (`qat`)."""
+    return quantization.prepare(model, Quant("qat" if qat else "ptq", backend))
+
+
+def calibrate_model_ptq(
+    prepared: nn.Module,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    batches: int = 8,
+    backend: str = "x86",
+) -> nn.Module:
+    """Let the observers see the first `batches` batches of `loader`; returns `prepared`."""
+    quantization.observe(prepared, backend, loader, batches)
+    return prepared
+
+
+def convert_to_quantized_model(prepared: nn.Module, backend: str = "x86") -> nn.Module:
+    """The int8 network of a calibrated or QAT-trained one."""
+    return quantization.convert(prepared, backend)
+
+
+def get_model_stats(model: HybridCNNTransformer) -> dict[str, Any]:
+    """params, nonzero_params, model_size_mb, macs, flops and bitops of a float network."""
+    return static_metrics(state_of(model))
+
+
+def load_model(checkpoint: Path | str, device: torch.device | str = "cpu") -> nn.Module:
+    """The network in a checkpoint file, ready to run. Raises CheckpointError."""
+    return deploy(load_checkpoint(checkpoint), device)
