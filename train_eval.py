@@ -178,26 +178,27 @@ def get_scheduler(
 
 
 class ExponentialMovingAverage:
-    """Averaged copies of a module's floating state (parameters, norm statistics, ranges).
+    """Averaged copies of some tensors of a module: its parameters and norm statistics, by name.
 
-    torch's AveragedModel deep-copies the module and fails where a buffer changes shape, as
-    quantization observers do at their first batch; tensors by name do not.
+    torch's AveragedModel deep-copies the module and averages every buffer, which for a quantization
+    observer that has seen nothing (its minimum is infinite) gives NaN.
     """
 
-    def __init__(self, module: nn.Module, decay: float):
+    def __init__(self, module: nn.Module, decay: float, names: Iterable[str] | None = None):
         self.decay, self.updates = decay, 0
-        self.average = {name: value.clone() for name, value in module.state_dict().items()}
+        values = module.state_dict()
+        chosen = values.keys() if names is None else names
+        self.average = {n: values[n].clone() for n in chosen if values[n].is_floating_point()}
 
     @torch.no_grad()
     def update(self, module: nn.Module) -> None:
+        """Move the average by 1 - decay, by more in the first steps."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for name, value in module.state_dict().items():
-            mine = self.average.get(name)
-            if mine is None or mine.shape != value.shape or not value.is_floating_point():
-                self.average[name] = value.clone()
-            else:
-                mine.lerp_(value, 1 - decay)
+        values = module.state_dict()
+        torch._foreach_lerp_(
+            list(self.average.values()), [values[name] for name in self.average], 1 - decay
+        )
 
 
 def cross_entropy(label_smoothing: float = 0.0) -> Criterion:

@@ -7,6 +7,7 @@ import logging
 import platform
 import re
 import subprocess
+import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -100,12 +101,14 @@ def bitops(
 
 def thop_macs(model: HybridCNNTransformer) -> int | None:
     """thop's count, which misses attention's matmuls, for comparison; None without thop."""
-    try:
-        from thop import profile
-    except ImportError:
-        return None
-    fresh = HybridCNNTransformer(**model.model_args).eval()  # thop leaves buffers behind
-    return int(profile(fresh, inputs=(_example(model),), verbose=False)[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # thop asks distutils for versions
+        try:
+            from thop import profile
+        except ImportError:
+            return None
+        fresh = HybridCNNTransformer(**model.model_args).eval()  # thop leaves buffers behind
+        return int(profile(fresh, inputs=(_example(model),), verbose=False)[0])
 
 
 def latency(network: nn.Module, images: torch.Tensor) -> dict[str, Any]:

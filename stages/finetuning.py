@@ -120,7 +120,9 @@ class _Training:
         self.optimizer = get_optimizer(self.module, recipe)
         self.schedule = get_scheduler(self.optimizer, recipe, epochs, len(self.loaders.train))
         self.average = (
-            ExponentialMovingAverage(self.module, recipe.ema_decay) if recipe.ema_decay else None
+            ExponentialMovingAverage(self.module, recipe.ema_decay, self.names.values())
+            if recipe.ema_decay
+            else None
         )
         self.epoch, self.progress = 0, EpochProgress()
         self.history: list[dict[str, float]] = []
@@ -242,7 +244,7 @@ class _Training:
         if self.best is not None:
             self.module.load_state_dict(self.best["module"])
         elif self.average is not None:
-            self.module.load_state_dict(self.average.average)
+            self.module.load_state_dict(self.average.average, strict=False)
         found = self.module.state_dict()
         weights = cpu_copy({name: found[source] for name, source in self.names.items()})
         if self.state.quant is None or not self.fake_quant:
@@ -279,7 +281,8 @@ def _averaged(module: nn.Module, average: ExponentialMovingAverage | None) -> It
     if average is None:
         yield
         return
-    current = {name: value.clone() for name, value in module.state_dict().items()}
-    module.load_state_dict(average.average)
+    values = module.state_dict()
+    current = {name: values[name].clone() for name in average.average}
+    module.load_state_dict(average.average, strict=False)
     yield
-    module.load_state_dict(current)
+    module.load_state_dict(current, strict=False)

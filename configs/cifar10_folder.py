@@ -1,0 +1,51 @@
+"""CIFAR-10 as a folder of images (train/<class>/*.jpg, test/<class>/*.jpg): orders compared.
+
+Run: python main.py --config configs/cifar10_folder.py --set dataset_args.root=PATH
+About 35 min on 2 CPU cores with AMX; RESULTS.md has what came out.
+"""
+
+DEFAULT_DATASET_CONFIG = {
+    "name": "ImageFolder",
+    "root": "data/cifar10",
+    "validation_share": 0.02,  # 1,000 of the 50,000 training images
+}
+
+DEFAULT_TRAINING_PARAMS = {
+    "initial_train_epochs": 24,
+    "batch_size": 128,
+    "learning_rate": 4e-3,
+    "weight_decay": 0.05,
+    "scheduler": "onecycle",
+    "label_smoothing": 0.1,
+    "augmentation": "standard",
+    "precision": "auto",
+    "seed": 0,
+}
+
+DEFAULT_COMPRESSION_PARAMS = {
+    "finetune_epochs": 5,
+    "finetune_learning_rate": 1e-3,
+    "qat_epochs": 3,
+    "qat_learning_rate": 5e-4,
+    "ptq_calibration_batches": 8,
+}
+
+
+def chain(name: str, *sequence: str | dict) -> dict:
+    return {
+        "name": name,
+        "load_fp32_baseline_from_experiment": "Serial_Baseline_FP32",
+        "compression_args": {"sequence": list(sequence)},
+    }
+
+
+P40 = {"prune": {"ratio": 0.4}}
+
+EXPERIMENT_CONFIGS = [
+    {"name": "Serial_Baseline_FP32", "is_fp32_baseline_generation": True},
+    chain("Serial_QPTQ", "ptq"),
+    chain("Serial_P40_F_QPTQ", P40, "finetune", "ptq"),
+    chain("Serial_P40_F_QQAT", P40, "finetune", "qat"),
+    chain("Serial_QQAT", "qat"),
+    chain("Serial_QQAT_P40_F", "qat", P40, {"finetune": {"epochs": 3}}),
+]
