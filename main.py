@@ -3,6 +3,7 @@
     python main.py                                   run config.py
     python main.py --config configs/quickstart.py    another suite
     python main.py --dry-run                         the plan, without running it
+    python main.py store ls|verify|gc                what is stored, is it intact, remove the rest
 
 Exit codes: 0 all done, 1 some experiment failed, 2 wrong config or command line and nothing ran,
 130 interrupted.
@@ -11,14 +12,14 @@ Exit codes: 0 all done, 1 some experiment failed, 2 wrong config or command line
 from __future__ import annotations
 
 import argparse
-import difflib
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from dataset import DataError
 from experiment.baselines import UserQuitError, baselines_to_retrain
 from experiment.chain import plan
+from experiment.command_line import Parser
 from experiment.console import Console
 from experiment.executor import SerialExecutor
 from experiment.measure import environment
@@ -26,8 +27,11 @@ from experiment.messages import ConfigError
 from experiment.results import Results
 from experiment.schema import Suite, load_suite
 from experiment.store import CheckpointError, Store
+from experiment.store_command import store_command
 from stages.state import Interrupted
 from train_eval import get_optimizer, get_scheduler
+
+SUBCOMMANDS = {"store": store_command}
 
 __all__ = ["get_optimizer", "get_scheduler", "main", "run_experiment"]
 
@@ -37,13 +41,15 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     console = Console()
     try:
+        if arguments[:1] and arguments[0] in SUBCOMMANDS:
+            return SUBCOMMANDS[arguments[0]](arguments[1:], console)
         args = _parser().parse_args(arguments)
         suite = load_suite(args.config, overrides=args.set, only=args.only)
         chains = plan(suite)
         if args.dry_run:
             console.dry_run(chains, Store(suite.model_dir, console.say))
             return 0
-        results = run_suite(suite, args.baseline, console)
+        results = run_suite(suite, args.baseline, console, remeasure=args.remeasure)
     except ConfigError as error:
         return _refuse(error.problems)
     except (DataError, CheckpointError) as error:
@@ -60,10 +66,17 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if results.failures() else 0
 
 
-def run_suite(suite: Suite, baseline: str = "reuse", console: Console | None = None) -> Results:
+def run_suite(
+    suite: Suite,
+    baseline: str = "reuse",
+    console: Console | None = None,
+    *,
+    remeasure: bool = False,
+) -> Results:
     """Run every chain of a suite and write its results.
 
     `baseline` says what happens to trained baselines: 'ask' (on a terminal), 'reuse' or 'retrain'.
+    `remeasure` takes the metrics of stored stages again, for another or a quieter machine.
     Raises DataError, CheckpointError or ConfigError before anything is trained, Interrupted after.
     """
     console = console or Console()
@@ -73,7 +86,7 @@ def run_suite(suite: Suite, baseline: str = "reuse", console: Console | None = N
     console.settings(suite, environment(suite.device), chains)
     retrain = baselines_to_retrain(chains, store, baseline, console.say)
     results = Results(suite, chains)
-    executor = SerialExecutor(suite, store, results, console, retrain)
+    executor = SerialExecutor(suite, store, results, console, retrain, remeasure)
     executor.load_data(chains)
     executor.run(chains)
     console.closing(results)
@@ -83,24 +96,15 @@ def run_suite(suite: Suite, baseline: str = "reuse", console: Console | None = N
 def run_experiment(name: str, config: Path | str = "config.py", **options: Any) -> dict[str, Any]:
     """Run one experiment of a config (with the baseline it needs); returns its results as written.
 
-    `options` are those of `load_suite` and `run_suite`: overrides, baseline.
+    `options` are `overrides` of `load_suite` and those of `run_suite`.
     """
     overrides = options.pop("overrides", None)
     suite = load_suite(config, overrides=overrides, only=[name])
     return run_suite(suite, **options).experiments[name]
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        known = [o for action in self._actions for o in action.option_strings]
-        unknown = next((w for w in message.split() if w.startswith("--") and w not in known), "")
-        close = difflib.get_close_matches(unknown, known, 1)
-        hint = f"did you mean {close[0]}?" if unknown and close else "see python main.py --help"
-        raise ConfigError([f"command line: {message}; {hint}"])
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="python main.py",
         description="Run chains of compression stages, in any order, and measure every stage.",
         epilog="Exit codes: 0 done, 1 an experiment failed, 2 wrong config, 130 interrupted.",
@@ -124,6 +128,11 @@ def _parser() -> argparse.ArgumentParser:
         choices=["ask", "reuse", "retrain"],
         default="ask",
         help="trained baselines: ask (default; reuse where there is no terminal), reuse, retrain",
+    )
+    parser.add_argument(
+        "--remeasure",
+        action="store_true",
+        help="take the metrics of stored stages again (on another or a quieter machine)",
     )
     return parser
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -173,20 +174,28 @@ def run_step(
     stop_requested: Callable[[], bool] = lambda: False,
     say: Callable[[str], None] = print,
     recompute: bool = False,
+    remeasure: bool = False,
 ) -> tuple[ModelState, dict[str, Any], bool]:
     """The step's state, its record, and whether it came from the store.
 
     `parent` is the state before it (None: it starts from nothing). `recompute` sets an entry aside
-    first. Raises whatever the stage raises.
+    first, `remeasure` takes only its metrics again. Raises whatever the stage raises.
     """
-    with store.lock(step.key):
+    with store.lock(step.key, stop_requested):
         if recompute and store.has(step.key):
             for path in (store.path(step.key), store.record_path(step.key)):
                 store.set_aside(path, f"{path.name}: to be computed anew")
         found = store.load(step.key)
         if found is not None:
+            state, record = found
+            if remeasure:
+                test = Context(dataset(), device, step.seed).loaders(batch_size=256).test
+                record = {**record, "metrics": measure(state, test, device)}
+                record = store.put(step.key, state, record)
             store.name(step.key, step.checkpoint)
-            return *found, True
+            return state, record, True
+        if step.experiment.training.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
         torch.use_deterministic_algorithms(step.experiment.training.deterministic)
         started, began = time.perf_counter(), datetime.now(timezone.utc)
         snapshot = store.snapshot(step.key)

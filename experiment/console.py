@@ -131,8 +131,9 @@ class Console:
                     counts[status] += 1
                     note = ""
                     if status != "cached" and step.stage in seconds:
-                        known += seconds[step.stage]
-                        note = f" ≈ {seconds[step.stage]:.0f} s"
+                        expected = seconds[step.stage] * getattr(step.spec, "epochs", 1)
+                        known += expected
+                        note = f" ≈ {expected:.0f} s"
                     text = f"{step.stage} {_spec_differences(step)} [{status}{note}]"
                     parent = branches.get(step.parent, root)
                     branches[step.key] = parent.add(
@@ -153,10 +154,11 @@ def _status(step: Step, store: Store) -> str:
 
 
 def _seconds_by_stage(store: Store) -> dict[str, float]:
-    """Median seconds of each kind of stage in the store."""
+    """Median seconds of each kind of stage in the store, an epoch where it has epochs."""
     spent: dict[str, list[float]] = {}
     for record in store.records():
-        spent.setdefault(record["stage"], []).append(record["seconds"])
+        epochs = record["settings"]["spec"].get("epochs", 1)
+        spent.setdefault(record["stage"], []).append(record["seconds"] / epochs)
     return {stage: statistics.median(values) for stage, values in spent.items()}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,9 @@ from experiment.results import Results
 from experiment.schema import Suite
 from experiment.store import Store
 from stages.state import Interrupted, ModelState
+
+# A full disk, a forbidden or read-only folder, a quota, a broken device.
+UNWRITABLE = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.EIO}
 
 
 class StopSignal:
@@ -55,6 +59,7 @@ class SerialExecutor:
     results: Results
     console: Console
     retrain: set[str] = field(default_factory=set)  # baselines to compute anew
+    remeasure: bool = False  # take the metrics of stored stages again
     stop: StopSignal = field(default_factory=StopSignal)
 
     def __post_init__(self) -> None:
@@ -65,7 +70,7 @@ class SerialExecutor:
     def load_data(self, chains: list[Chain]) -> None:
         """Load what missing stages need. Raises DataError before anything is trained."""
         for chain in chains:
-            if any(not self.store.has(step.key) for step in chain.steps):
+            if self.remeasure or any(not self.store.has(step.key) for step in chain.steps):
                 self.dataset(chain.experiment.dataset_args)
 
     def dataset(self, args: DatasetArgs) -> Dataset:
@@ -100,9 +105,11 @@ class SerialExecutor:
                 if state is None and step.parent is not None:
                     state = self.load_parent(chain)
                 state = self.run_one(chain, position, step, state)
-            except (Interrupted, OSError):
-                raise  # a full disk or a forbidden folder ends the run, not one experiment
+            except Interrupted:
+                raise
             except Exception as error:
+                if isinstance(error, OSError) and error.errno in UNWRITABLE:
+                    raise  # that ends the run, not one experiment
                 self.failed[step.key] = f"{type(error).__name__}: {error}"
                 self.results.fail(chain, step, error)
                 self.console.failed(chain, step, error)
@@ -125,6 +132,7 @@ class SerialExecutor:
             stop_requested=self.stop,
             say=self.console.say,
             recompute=anew,
+            remeasure=self.remeasure and step.key not in self.finished,
         )
         self.finished[step.key] = record
         self.results.add(step, record, cached, self.store.folder / f"{step.checkpoint}.pth")

@@ -56,6 +56,10 @@ def _explain(error: ValidationError, kind: type[BaseModel], where: str) -> list[
             known.append(message)
         if detail["type"] == "value_error" and not location:
             reasons[key] = (None, known)  # the message names its keys itself
+    guessed = " ".join(text for _, texts in reasons.values() for text in texts)
+    for key in [key for key, (_, texts) in reasons.items() if texts == ["is missing"]]:
+        if f"did you mean {key.rpartition('.')[2]!r}?" in guessed:
+            del reasons[key]  # not missing, misspelt
     return [
         f"{key}: {f'{short(value)} ' if value is not None else ''}{' or '.join(messages)}"
         for key, (value, messages) in reasons.items()

@@ -175,6 +175,8 @@ def _check_baselines(configs: list[ExperimentConfig], problems: list[str]) -> No
             seen.append(at)
             at = by_name[at].load_fp32_baseline_from_experiment or ""
         if at in seen:
+            if config.name != min(seen[seen.index(at) :]):
+                continue  # the circle is told once, at one of its members
             circle = " → ".join([*seen[seen.index(at) :], at])
             problems.append(f"{where}: baselines go round in a circle: {circle}")
         elif config.is_baseline:
@@ -319,7 +321,9 @@ class _Builder:
         if their_model is not None:
             pairs.append(("model_args", their_model.resolved(), model_args))
         for section, theirs, mine in pairs:
-            for key in (key for key in mine if mine[key] != theirs[key]):
+            differing = [key for key in mine if mine[key] != theirs[key]]
+            own = {**getattr(config, section), **self.forced[section]}
+            for key in [key for key in differing if key in own] or differing:
                 self.problems.append(
                     f"{config.name}.{section}.{key}: {short(mine[key])} does not fit baseline "
                     f"{baseline.name}, which has {short(theirs[key])}; remove the key, or train "
@@ -334,7 +338,7 @@ class _Builder:
         model_args: dict[str, Any],
     ) -> tuple[tuple[str, StageSpec], ...]:
         """The chain's stages in the order written, each Spec complete."""
-        where = f"{config.name}.compression_args"
+        where, before = f"{config.name}.compression_args", len(self.problems)
         items = self.written_sequence(config, compression, where)
         if config.is_baseline:
             if config.compression_args:
@@ -348,8 +352,9 @@ class _Builder:
                     f"{config.name}: starts from nothing; set load_fp32_baseline_from_experiment, "
                     "or training_args.initial_train_epochs above 0"
                 )
-            items = [("train", {}, f"{config.name}.training_args"), *items]
-        elif not items:
+            else:
+                items = [("train", {}, f"{config.name}.training_args"), *items]
+        elif not items and len(self.problems) == before:
             self.problems.append(
                 f"{where}: nothing to do; set sequence, pruning_ratio, finetune_epochs or "
                 "quantization"

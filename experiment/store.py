@@ -20,7 +20,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from files import canonical_json, finite, sha256, tensor_bytes, write_atomically, write_json
-from stages.state import ModelState, from_plain, to_plain
+from stages.state import Interrupted, ModelState, from_plain, to_plain
 
 FORMAT = 1
 
@@ -141,15 +141,20 @@ class Store:
         return StoredSnapshot(self.entries / f"{key}.snapshot", self)
 
     @contextmanager
-    def lock(self, key: str) -> Iterator[None]:
-        """Hold a key against other processes; a dead process holds nothing."""
+    def lock(self, key: str, stop_requested: Callable[[], bool]) -> Iterator[None]:
+        """Hold a key against other processes; a dead process holds nothing. Raises Interrupted."""
         self.entries.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.entries / f"{key}.lock")
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            self.say("  another run is at this stage; waiting for its result")
-            lock.acquire()
+        waiting = False
+        while not lock.is_locked:
+            try:
+                lock.acquire(timeout=1 if waiting else 0)
+            except Timeout:
+                if not waiting:
+                    self.say("       another run is at this stage; waiting for its result")
+                if stop_requested():
+                    raise Interrupted from None
+                waiting = True
         try:
             yield
         finally:

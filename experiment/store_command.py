@@ -1,0 +1,135 @@
+"""`python main.py store ls|verify|gc`: look at the store, check it, and clear it out."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from experiment.chain import plan
+from experiment.command_line import Parser
+from experiment.console import Console
+from experiment.messages import ConfigError
+from experiment.schema import load_suite
+from experiment.store import Store
+
+HOME = Path(__file__).parent.parent
+
+
+def store_command(arguments: list[str], console: Console) -> int:
+    """Run the subcommand; returns the exit code: 1 where `verify` finds damage."""
+    args = _parser().parse_args(arguments)
+    named, folder = _named_keys(args.config)
+    store = Store(folder, console.say)
+    if args.action == "ls":
+        return _list(store, named, console)
+    if args.action == "verify":
+        return _verify(store, console)
+    return _collect(store, named, args.yes, console)
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="python main.py store", description="The store of finished stages.")
+    parser.add_argument("action", choices=["ls", "verify", "gc"])
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        metavar="FILE",
+        help="suites whose stages are wanted (default: config.py and all of configs/)",
+    )
+    parser.add_argument("--yes", action="store_true", help="gc: remove without asking")
+    return parser
+
+
+def _named_keys(configs: list[str] | None) -> tuple[dict[str, str], Path]:
+    """Key of every stage that a suite names → its checkpoint's name, and the store's folder."""
+    paths = [Path(c) for c in configs or []]
+    paths = paths or [HOME / "config.py", *sorted((HOME / "configs").glob("*.py"))]
+    named: dict[str, str] = {}
+    folders: set[Path] = set()
+    for path in paths:
+        try:
+            suite = load_suite(path)
+        except ConfigError as error:
+            raise ConfigError(
+                [
+                    f"{path} cannot be read, so what it names is unknown: {error.problems[0]}; "
+                    "name the suites that matter with --config"
+                ]
+            ) from None
+        folders.add(suite.model_dir)
+        for chain in plan(suite):
+            named.update({step.key: step.checkpoint for step in chain.steps})
+    if len(folders) > 1:
+        listed = ", ".join(sorted(map(str, folders)))
+        raise ConfigError([f"the suites have different folders ({listed}); use one with --config"])
+    return named, folders.pop()
+
+
+def _list(store: Store, named: dict[str, str], console: Console) -> int:
+    table = Table(title=f"{store.entries}", title_justify="left")
+    for heading in ("key", "stage", "finished", "accuracy %", "MB", "checkpoint of these suites"):
+        table.add_column(heading, justify="right" if heading in ("accuracy %", "MB") else "left")
+    records = sorted(store.records(), key=lambda record: record["finished"])
+    for record in records:
+        key = record["key"]
+        table.add_row(
+            key[:12],
+            record["stage"],
+            record["finished"][:16],
+            f"{record['metrics']['accuracy']:.2f}",
+            f"{_size(store, key) / 1e6:.2f}",
+            named.get(key, "– (named by none)"),
+        )
+    console.rich.print(table)
+    total = sum(_size(store, record["key"]) for record in records)
+    console.say(f"{len(records)} stages, {total / 1e6:.1f} MB")
+    return 0
+
+
+def _verify(store: Store, console: Console) -> int:
+    """Read everything; what is damaged is set aside, and computed again when it is needed."""
+    keys = store.keys()
+    damaged = [key for key in keys if store.load(key) is None]
+    orphans = {p.stem for p in store.entries.glob("*.pth")} - set(keys)
+    for snapshot in sorted(store.entries.glob("*.snapshot")):
+        if store.snapshot(snapshot.stem).load() is None:
+            damaged.append(snapshot.stem)
+    for key in sorted(orphans):
+        console.say(f"{store.path(key)}: has no record; it will be computed again when needed")
+    console.say(f"{len(keys)} stages read, {len(damaged)} damaged, {len(orphans)} without record")
+    return 1 if damaged else 0
+
+
+def _collect(store: Store, named: dict[str, str], yes: bool, console: Console) -> int:
+    """Remove what no suite names, after showing it and asking."""
+    doomed = [p for p in sorted(store.entries.glob("*")) if p.name.split(".")[0] not in named]
+    links = [
+        link
+        for link in sorted(store.folder.glob("*.pth"))
+        if any(p.suffix == ".pth" and link.samefile(p) for p in doomed)
+    ]
+    if not doomed:
+        console.say("nothing to remove: every stored stage is named by a suite")
+        return 0
+    for path in [p for p in doomed if p.suffix != ".lock"] + links:
+        console.say(f"{path}  {path.stat().st_size / 1e6:.2f} MB")
+    total = sum(path.stat().st_size for path in doomed)
+    question = f"remove these {len(doomed) + len(links)} files ({total / 1e6:.1f} MB)? [y/N] "
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ConfigError(["store gc: no terminal to ask on; add --yes to remove them"])
+        if input(question).strip().lower() not in ("y", "yes"):
+            console.say("nothing removed")
+            return 0
+    for path in [*links, *doomed]:
+        path.unlink(missing_ok=True)
+    console.say(f"removed {total / 1e6:.1f} MB")
+    return 0
+
+
+def _size(store: Store, key: str) -> int:
+    files: list[Any] = [store.path(key), store.record_path(key)]
+    return sum(path.stat().st_size for path in files if path.exists())

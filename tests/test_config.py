@@ -1,0 +1,237 @@
+"""Every kind of mistake in a config or on the command line: one clear line, exit 2, nothing run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import main
+from experiment.messages import ConfigError
+from experiment.schema import load_suite
+from stages.finetuning import FinetuneSpec
+from stages.pruning import PruneSpec
+from tests.conftest import Suites
+
+HOME = Path(__file__).parents[1]
+
+LOADS = "load_fp32_baseline_from_experiment"
+MISTAKES = {
+    # experiment level
+    "EXPERIMENT_CONFIGS = []": "EXPERIMENT_CONFIGS: should be a list with at least one",
+    "EXPERIMENT_CONFIGS.append(7)": "EXPERIMENT_CONFIGS[1]: 7 is not a dict",
+    "EXPERIMENT_CONFIGS.append({'nam': 'X'})": "EXPERIMENT_CONFIGS[1].nam: 'nam' is not known; "
+    "did you mean 'name'?",
+    "EXPERIMENT_CONFIGS.append({})": "EXPERIMENT_CONFIGS[1].name: is missing",
+    "EXPERIMENT_CONFIGS.append({'name': 'a/b'})": "a/b.name: 'a/b' should have only letters",
+    "EXPERIMENT_CONFIGS.append(BASE)": "Base: this name stands twice",
+    "EXPERIMENT_CONFIGS.append({**BASE, 'name': 'base'})": "base: differs from another name only",
+    "BASE['is_fp32_baseline_generation'] = 'yes'": "Base.is_fp32_baseline_generation: 'yes' should "
+    "be a valid boolean",
+    "BASE['seeds'] = [1, 1]": "Base.seeds: [1, 1] should be different whole numbers",
+    "BASE['seeds'] = []": "Base.seeds: [] List should have at least 1 item",
+    # unknown keys in each section
+    "BASE['dataset_args'] = {'nme': 'Digits'}": "Base.dataset_args.nme: 'nme' is not known; "
+    "did you mean 'name'?",
+    "BASE['model_args'] = {'num_head': 2}": "Base.model_args.num_head: 'num_head' is not known; "
+    "did you mean 'num_heads'?",
+    "BASE['training_args'] = {'batchsize': 2}": "Base.training_args.batchsize: 'batchsize' is not "
+    "known; did you mean 'batch_size'?",
+    "EXPERIMENT_CONFIGS.append(chain('C', compression_args={'pruning': 1}))": "C.compression_args."
+    "pruning: 'pruning' is not known; did you mean 'pruning_ratio'?",
+    "DEFAULT_TRAINING_PARAMS['learning_rat'] = 1.0": "DEFAULT_TRAINING_PARAMS.learning_rat: "
+    "'learning_rat' is not known; did you mean 'learning_rate'?",
+    "DEFAULT_MODEL_PARAMS = 5": "DEFAULT_MODEL_PARAMS: 5 is not a dict",
+    "DEFAULT_MODEL_PARAM = {}": "DEFAULT_MODEL_PARAM is not a name of the suite; did you mean "
+    "DEFAULT_MODEL_PARAMS?",
+    # wrong types and ranges
+    "BASE['training_args'] = {'batch_size': 'many'}": "Base.training_args.batch_size: 'many' "
+    "should be a valid integer",
+    "BASE['training_args'] = {'batch_size': True}": "Base.training_args.batch_size: True should be",
+    "BASE['training_args'] = {'learning_rate': -1.0}": "Base.training_args.learning_rate: -1.0 "
+    "should be greater than 0",
+    "BASE['training_args'] = {'learning_rate': float('nan')}": "Base.training_args.learning_rate: "
+    "nan should be a finite number",
+    "BASE['training_args'] = {'optimizer': 'adan'}": "Base.training_args.optimizer: 'adan' should "
+    "be 'sgd', 'adam', 'adamw' or 'rmsprop'",
+    "BASE['model_args'] = {'fusion': 'sequential'}": "Base.model_args.fusion: 'sequential' should "
+    "be 'serial', 'parallel' or 'parallel_attention'",
+    "BASE['model_args'] = {'cnn_channels': [8, -1]}": "Base.model_args.cnn_channels[1]: -1 should "
+    "be greater than 0",
+    "BASE['model_args'] = {'num_heads': 'two'}": "Base.model_args.num_heads: 'two' should be a "
+    "valid integer or should be a valid list",
+    "BASE['model_args'] = {'cnn_pools': [4, 4]}": "Base.model_args: cnn.blocks.1: a feature map "
+    "of 2×2 is too small",
+    "BASE['model_args'] = {'num_classes': 3}": "Base.model_args.num_classes: 3 does not fit",
+    "BASE['dataset_args'] = {'name': 'CIFAR11'}": "Base.dataset_args.name: 'CIFAR11' is not a data "
+    "set; allowed: CIFAR10, CIFAR100, ImageFolder, Digits",
+    "BASE['dataset_args'] = {'name': 'ImageFolder'}": "Base.dataset_args: dataset_args.root: "
+    "ImageFolder needs the folder",
+    "BASE['dataset_args'] = {'name': 'ImageFolder', 'root': '/nowhere'}": "/nowhere/train is not a "
+    "folder",
+    "BASE['training_args'] = {'initial_train_epochs': 0}": "Base: starts from nothing",
+    "DEVICE = 'gpu'": "DEVICE: 'gpu' is not a device; allowed: 'cpu', 'cuda'",
+    "DEVICE = 'cuda:7'": "DEVICE: 'cuda:7' is not on this machine; use 'cpu'",
+    "RESULTS_DIR = 3": "RESULTS_DIR: 3 is not a folder name",
+    # baselines
+    f"EXPERIMENT_CONFIGS.append({{**chain('C', 'ptq'), '{LOADS}': 'Bas'}})": f"C.{LOADS}: 'Bas' is "
+    "not an experiment; did you mean 'Base'?",
+    f"EXPERIMENT_CONFIGS += [chain('C', 'ptq'), {{**chain('D', 'ptq'), '{LOADS}': 'C'}}]": f"D."
+    f"{LOADS}: 'C' is not a baseline",
+    f"EXPERIMENT_CONFIGS += [{{**chain('C', 'ptq'), '{LOADS}': 'D'}}, {{**chain('D', 'ptq'), "
+    f"'{LOADS}': 'C'}}]": "baselines go round in a circle: C → D → C",
+    f"EXPERIMENT_CONFIGS.append({{**chain('C', 'ptq'), '{LOADS}': 'C'}})": "baselines go round in a "
+    "circle: C → C",
+    "EXPERIMENT_CONFIGS.append(chain('C', 'ptq', training_args={'initial_train_epochs': 5}))": "C.training_args.initial_train_epochs: 5 beside a loaded baseline; set it to 0",
+    "EXPERIMENT_CONFIGS.append(chain('C', 'ptq', model_args={'embed_dim': 32}))": "C.model_args."
+    "embed_dim: 32 does not fit baseline Base, which has 16",
+    "EXPERIMENT_CONFIGS.append(chain('C', 'ptq', dataset_args={'validation_share': 0.3}))": "C."
+    "dataset_args.validation_share: 0.3 does not fit baseline Base, which has 0.1",
+    "BASE['compression_args'] = {'quantization': 'ptq'}": "Base.compression_args: a baseline is "
+    "only trained",
+    "BASE['seeds'] = [0]; EXPERIMENT_CONFIGS.append(chain('C', 'ptq', seeds=[0, 1]))": "C: seed 1 "
+    "is not among the seeds [0] of its baseline Base",
+    # sequences
+    "EXPERIMENT_CONFIGS.append(chain('C', 'ptq', 'prun'))": "C.compression_args.sequence[1]: "
+    "'prun' is not a stage; did you mean 'prune'?",
+    "EXPERIMENT_CONFIGS.append(chain('C', 'train'))": "C.compression_args.sequence[0]: 'train' "
+    "comes by itself",
+    "EXPERIMENT_CONFIGS.append(chain('C'))": "C.compression_args: nothing to do",
+    "EXPERIMENT_CONFIGS.append(chain('C', {'prune': {'ratio': 1.5}}))": "C.compression_args."
+    "sequence[0].ratio: 1.5 should be less than 1",
+    "EXPERIMENT_CONFIGS.append(chain('C', {'prune': {'rato': 0.5}}))": "C.compression_args."
+    "sequence[0].rato: 'rato' is not known; did you mean 'ratio'?",
+    "EXPERIMENT_CONFIGS.append(chain('C', {'prune': {}, 'ptq': {}}))": "should be {stage: options}",
+    "EXPERIMENT_CONFIGS.append(chain('C', 7))": "C.compression_args.sequence[0]: 7 should be a",
+    "EXPERIMENT_CONFIGS.append(chain('C', {'ptq': {'backend': 'tpu'}}))": "C.compression_args."
+    "sequence[0].backend: 'tpu' is not a backend; allowed: x86, fbgemm, qnnpack, onednn",
+    "EXPERIMENT_CONFIGS.append(chain('C', {'ptq': {'float_layers': ['haed']}}))": "C.compression_"
+    "args.sequence[0]: float_layers: 'haed' matches no layer",
+    "EXPERIMENT_CONFIGS.append(chain('C', 'finetune'))": "C.compression_args.sequence[0].epochs: 0 "
+    "should be greater than or equal to 1",
+    # the module itself
+    "def broken(:": "invalid syntax",
+    "1 / 0": "ZeroDivisionError: division by zero",
+}
+
+
+@pytest.mark.parametrize("text", MISTAKES, ids=lambda text: text[:60])
+def test_mistakes_get_one_clear_line(suites: Suites, text: str) -> None:
+    lines = suites.refused(text)
+    assert len(lines) == 1, lines
+    assert MISTAKES[text] in lines[0]
+
+
+def test_all_mistakes_are_listed_at_once(suites: Suites) -> None:
+    lines = suites.refused(
+        """
+        DEFAULT_TRAINING_PARAMS["epoch"] = 3
+        BASE["model_arg"] = {}
+        EXPERIMENT_CONFIGS.append({"name": "x y"})
+        """
+    )
+    assert len(lines) == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--only", "Bse"], "--only Bse: 'Bse' is not known; did you mean 'Base'?"),
+        (["--set", "training_args.batch_sze=3"], "did you mean 'batch_size'?"),
+        (["--set", "trainin_args.batch_size=3"], "did you mean 'training_args'?"),
+        (["--set", "training_args.batch_size"], "should read section.key=value"),
+        (["--set", "training_args.batch_size=x"], "'x' should be a valid integer"),
+        (["--dryrun"], "did you mean --dry-run?"),
+        (["--baseline", "maybe"], "invalid choice: 'maybe'"),
+    ],
+)
+def test_command_line_mistakes(suites: Suites, arguments: list[str], said: str) -> None:
+    lines = suites.refused("", *arguments)
+    assert len(lines) == 1
+    assert said in lines[0]
+
+
+def test_a_missing_config_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["--config", "configs/quickstrat.py"]) == 2
+    assert "configs/quickstrat.py: there is no such file" in capsys.readouterr().err
+
+
+def test_the_shipped_suites_are_sound() -> None:
+    for path in [HOME / "config.py", HOME / "configs" / "quickstart.py"]:
+        assert load_suite(path).experiments
+    with pytest.raises(ConfigError, match=r"data/cifar10/train is not a folder"):
+        load_suite(HOME / "configs" / "cifar10_folder.py")
+
+
+def test_default_suite_has_the_promised_experiments() -> None:
+    experiments = load_suite(HOME / "config.py").experiments
+    sequences = {e.name: [stage for stage, _ in e.sequence] for e in experiments}
+    assert sequences["Serial_CIFAR10_P40_F_QPTQ"] == ["prune", "finetune", "ptq"]
+    assert sequences["Serial_CIFAR10_P40_F_QQAT"] == ["prune", "finetune", "qat"]
+    orders = list(sequences.values())
+    for order in (
+        ["ptq"],
+        ["qat"],
+        ["prune"],
+        ["qat", "prune", "finetune"],
+        ["ptq", "prune", "finetune"],
+        ["prune", "ptq"],
+        ["prune", "ptq", "finetune"],
+    ):
+        assert order in orders
+
+
+def test_sections_are_merged_key_by_key_and_set_wins(suites: Suites) -> None:
+    path = suites.write(
+        """
+        BASE["training_args"] = {"learning_rate": 0.1}
+        EXPERIMENT_CONFIGS.append({
+            "name": "Short", "load_fp32_baseline_from_experiment": "Base",
+            "compression_args": {
+                "pruning_ratio": 0.3, "finetune_epochs": 2, "quantization": "qat",
+            },
+        })
+        """
+    )
+    suite = load_suite(path, overrides=["training_args.batch_size=32"])
+    base, short = suite.experiments
+    assert base.training.learning_rate == 0.1
+    assert base.training.batch_size == short.training.batch_size == 32
+    assert short.training.learning_rate == 5e-3  # a baseline's recipe is its own
+    assert [name for name, _ in short.sequence] == ["prune", "finetune", "qat"]
+    prune, finetune = short.sequence[0][1], short.sequence[1][1]
+    assert isinstance(prune, PruneSpec) and prune.ratio == 0.3
+    assert isinstance(finetune, FinetuneSpec)
+    assert (finetune.epochs, finetune.batch_size, finetune.learning_rate) == (2, 32, 1e-3)
+
+
+def test_chains_take_their_baselines_architecture(suites: Suites) -> None:
+    path = suites.write(
+        """
+        BASE["model_args"] = {"fusion": "parallel", "mlp_dims": [8]}
+        EXPERIMENT_CONFIGS.append(chain("C", "ptq"))
+        """
+    )
+    suite = load_suite(path, only=["C"])
+    assert [e.name for e in suite.experiments] == ["Base", "C"]
+    assert suite.experiments[1].model_args == suite.experiments[0].model_args
+    assert suite.experiments[1].model_args["fusion"] == "parallel"
+
+
+def test_a_stale_keyword_in_plain_python_is_no_traceback(tmp_path: Path) -> None:
+    """The whole program, as a user starts it."""
+    bad = tmp_path / "bad.py"
+    bad.write_text("EXPERIMENT_CONFIGS = [{'name': 'A', 'sequence': ['ptq']}]\n")
+    done = subprocess.run(
+        [sys.executable, str(HOME / "main.py"), "--config", str(bad)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert done.stderr.strip().splitlines()[-1].startswith("A.sequence: 'sequence' is not known")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "results").exists()
