@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -229,7 +230,9 @@ def _open_state(content: bytes, path: Path) -> tuple[ModelState, str]:
 def _load_plain(content: bytes, path: Path) -> Any:
     """Tensors and plain data only: a file that would run code is refused."""
     try:
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # remarks on foreign pickle protocols
+            return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(
             f"{path}: refused, it holds more than tensors and plain data and may run code"

@@ -21,7 +21,7 @@ HOME = Path(__file__).parent.parent
 def store_command(arguments: list[str], console: Console) -> int:
     """Run the subcommand; returns the exit code: 1 where `verify` finds damage."""
     args = _parser().parse_args(arguments)
-    named, folder = _named_keys(args.config)
+    named, folder = _named_keys(args.config, console, needed=args.action == "gc")
     store = Store(folder, console.say)
     if args.action == "ls":
         return _list(store, named, console)
@@ -43,8 +43,13 @@ def _parser() -> Parser:
     return parser
 
 
-def _named_keys(configs: list[str] | None) -> tuple[dict[str, str], Path]:
-    """Key of every stage that a suite names → its checkpoint's name, and the store's folder."""
+def _named_keys(
+    configs: list[str] | None, console: Console, needed: bool
+) -> tuple[dict[str, str], Path]:
+    """Key of every stage that a suite names → its checkpoint's name, and the store's folder.
+
+    A suite that cannot be read is an error where all names are `needed`, else a remark.
+    """
     paths = [Path(c) for c in configs or []]
     paths = paths or [HOME / "config.py", *sorted((HOME / "configs").glob("*.py"))]
     named: dict[str, str] = {}
@@ -53,18 +58,17 @@ def _named_keys(configs: list[str] | None) -> tuple[dict[str, str], Path]:
         try:
             suite = load_suite(path)
         except ConfigError as error:
-            raise ConfigError(
-                [
-                    f"{path} cannot be read, so what it names is unknown: {error.problems[0]}; "
-                    "name the suites that matter with --config"
-                ]
-            ) from None
+            unread = f"{path} cannot be read, so what it names is unknown: {error.problems[0]}"
+            if needed:
+                raise ConfigError([f"{unread}; name the suites with --config"]) from None
+            console.say(unread)
+            continue
         folders.add(suite.model_dir)
         for chain in plan(suite):
             named.update({step.key: step.checkpoint for step in chain.steps})
-    if len(folders) > 1:
-        listed = ", ".join(sorted(map(str, folders)))
-        raise ConfigError([f"the suites have different folders ({listed}); use one with --config"])
+    if len(folders) != 1:
+        listed = ", ".join(sorted(map(str, folders))) or "none can be read"
+        raise ConfigError([f"not one folder for all suites ({listed}); choose with --config"])
     return named, folders.pop()
 
 

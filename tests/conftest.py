@@ -29,6 +29,9 @@ TINY = {
 FUSIONS = ["serial", "parallel", "parallel_attention"]
 
 
+torch.set_num_threads(1)  # the networks are tiny; two threads would only wait for each other
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)

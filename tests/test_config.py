@@ -82,9 +82,10 @@ MISTAKES = {
     f"{LOADS}: 'C' is not a baseline",
     f"EXPERIMENT_CONFIGS += [{{**chain('C', 'ptq'), '{LOADS}': 'D'}}, {{**chain('D', 'ptq'), "
     f"'{LOADS}': 'C'}}]": "baselines go round in a circle: C → D → C",
-    f"EXPERIMENT_CONFIGS.append({{**chain('C', 'ptq'), '{LOADS}': 'C'}})": "baselines go round in a "
-    "circle: C → C",
-    "EXPERIMENT_CONFIGS.append(chain('C', 'ptq', training_args={'initial_train_epochs': 5}))": "C.training_args.initial_train_epochs: 5 beside a loaded baseline; set it to 0",
+    f"EXPERIMENT_CONFIGS.append({{**chain('C', 'ptq'), '{LOADS}': 'C'}})": "baselines go round in "
+    "a circle: C → C",
+    "EXPERIMENT_CONFIGS.append(chain('C', 'ptq', training_args={'initial_train_epochs': 5}))": "C."
+    "training_args.initial_train_epochs: 5 beside a loaded baseline; set it to 0",
     "EXPERIMENT_CONFIGS.append(chain('C', 'ptq', model_args={'embed_dim': 32}))": "C.model_args."
     "embed_dim: 32 does not fit baseline Base, which has 16",
     "EXPERIMENT_CONFIGS.append(chain('C', 'ptq', dataset_args={'validation_share': 0.3}))": "C."
