@@ -203,6 +203,8 @@ def run_step(
         ctx = Context(
             dataset(), device, step.seed, snapshot, stop_requested=stop_requested, say=say
         )
+        if step.spec.warnings():
+            ctx.details["warnings"] = step.spec.warnings()
         if parent is None:
             parent = initial_state(step.experiment.model_args, step.seed)
         state = calibrated(STAGES[step.stage].run(parent, step.spec, ctx), ctx)

@@ -62,6 +62,8 @@ class Console:
     def stage(self, chain: Chain, position: int, step: Step) -> None:
         options = _spec_differences(step)
         self.say(f"   [{position + 1}/{len(chain.steps)}] {step.stage} {options}".rstrip())
+        for warning in step.spec.warnings():
+            self.rich.print(Text(f"       warning: {warning}", style="yellow"))
 
     def stage_done(
         self, step: Step, record: dict[str, Any], cached: bool, baseline: dict[str, Any] | None
@@ -81,8 +83,6 @@ class Console:
         if reference is not None:
             line += f" (baseline {_latency(reference, 1):.3f}, {_latency(reference, 64):.2f})"
         self.say(f"{line} | {how}")
-        for warning in record["details"].get("warnings", []):
-            self.rich.print(Text(f"       warning: {warning}", style="yellow"))
 
     def failed(self, chain: Chain, step: Step, error: BaseException) -> None:
         text = f"   FAILED in {step.stage}: {type(error).__name__}: {error}"

@@ -38,6 +38,10 @@ class QuantSpec(StageSpec):
             "calibration_batches": compression.ptq_calibration_batches,
         }
 
+    def warnings(self) -> list[str]:
+        slow = quantization.SLOW_BACKENDS.get(self.backend)
+        return [f"backend {self.backend!r} {slow}"] if slow else []
+
     def check(self, model_args: dict[str, Any]) -> None:
         quantization.float_layer_names(HybridCNNTransformer(**model_args), self.float_layers)
 

@@ -172,5 +172,9 @@ class StageSpec(BaseModel):
         """Short and long tag of the stage in file names."""
         raise NotImplementedError
 
+    def warnings(self) -> list[str]:
+        """What the user should know before the stage starts; goes into the results as well."""
+        return []
+
     def check(self, model_args: dict[str, Any]) -> None:
         """Raise ValueError where the stage cannot be done to this architecture."""

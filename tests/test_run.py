@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -349,6 +350,29 @@ def test_a_full_disk_is_one_line_and_harms_nothing(
         assert path.read_bytes() == content
     assert not list(suites.models.rglob("*.tmp"))
     assert suites.run(CHAINS) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_really_full_disk(suites: Suites) -> None:
+    """Checkpoints on a tmpfs that fills up half way; given more room, the run goes on."""
+    suites.models.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(suites.models)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("mounting is not allowed here")
+    try:
+        assert suites.run(CHAINS) == 1
+        captured = suites.capsys.readouterr()
+        assert "No space left on device" in captured.err and captured.err.count("\n") == 1
+        assert "Traceback" not in captured.out
+        there = list(suites.models.glob("*.pth"))
+        assert there
+        for path in there:
+            torch.load(path, weights_only=True)
+        subprocess.run(["mount", "-o", "remount,size=50m", str(suites.models)], check=True)
+        assert suites.run(CHAINS) == 0
+        assert cached(suites, "Base") == [True]
+    finally:
+        subprocess.run(["umount", str(suites.models)], check=True)
 
 
 def test_interrupt_saves_says_how_to_go_on_and_resumes(suites: Suites) -> None:
