@@ -7,16 +7,20 @@ included: `model_args` holds every width, layer by layer, and nothing else is ne
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
+
+# Parts of torch that are imported later remark on a missing CUDA, which nothing here needs.
+logging.getLogger("torch.utils.cpp_extension").addFilter(lambda record: record.levelno > 30)
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -25,7 +29,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "hardswish": nn.Hardswish,
 }
 Activation = Literal["relu", "gelu", "silu", "hardswish"]
-Widths = PositiveInt | list[PositiveInt]  # one number stands for every block or layer
+Width = Annotated[int, Field(ge=1, le=16384)]
+Widths = Width | list[Width]  # one number stands for every block or layer
 
 
 class ModelArgs(BaseModel):
@@ -35,11 +40,11 @@ class ModelArgs(BaseModel):
 
     fusion: Literal["serial", "parallel", "parallel_attention"] = "serial"
     # the data set's, filled in by the suite
-    image_size: tuple[PositiveInt, PositiveInt] | list[PositiveInt] | PositiveInt = 32
-    in_channels: PositiveInt = 3
-    num_classes: int = Field(10, ge=2)
+    image_size: tuple[Width, Width] | list[Width] | Width = 32
+    in_channels: Width = 3
+    num_classes: int = Field(10, ge=2, le=1_000_000)
     # the CNN, one entry a block
-    cnn_channels: list[PositiveInt] = Field([32, 64, 64, 128], min_length=1)
+    cnn_channels: list[Width] = Field([32, 64, 64, 128], min_length=1)
     cnn_kernels: Widths = 3
     cnn_strides: Widths = 1
     cnn_pools: Widths = [2, 1, 2, 2]  # max pooling after the block; 1 = none
@@ -47,12 +52,12 @@ class ModelArgs(BaseModel):
     cnn_activation: Activation = "relu"
     cnn_separable: bool = False  # depthwise 3×3 then pointwise 1×1
     # the second path of 'parallel': an MLP over the CNN's features pooled to mlp_grid × mlp_grid
-    mlp_dims: list[PositiveInt] = Field([256, 128], min_length=1)
-    mlp_grid: PositiveInt = 2
+    mlp_dims: list[Width] = Field([256, 128], min_length=1)
+    mlp_grid: Width = 2
     # the Transformer of 'serial' (over CNN tokens) and 'parallel_attention' (over image patches)
-    patch_size: PositiveInt = 4
-    embed_dim: PositiveInt = 128
-    num_layers: int = Field(2, ge=0)
+    patch_size: Width = 4
+    embed_dim: Width = 128
+    num_layers: int = Field(2, ge=0, le=256)
     num_heads: Widths = 4
     head_dim: Widths | None = None  # None = embed_dim / num_heads
     ffn_dim: Widths = 256

@@ -18,7 +18,7 @@ from experiment.measure import static_metrics
 from experiment.store import load_checkpoint
 from model import HybridCNNTransformer
 from stages import quantization
-from stages.pruning import mask_channels
+from stages.masks import mask_channels
 from stages.quantization import Quant
 from stages.state import deploy, state_of
 

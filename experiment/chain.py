@@ -24,10 +24,7 @@ from stages.ptq import calibrated
 from stages.state import Context, ModelState, StageSpec, initial_state
 
 HOME = Path(__file__).parent.parent
-# What every stage's result depends on besides its own file. The data set's code is not here: its
-# images are, as a fingerprint.
-COMMON_SOURCES = ("model.py", "train_eval.py", "augmentation.py", "stages/state.py")
-QUANT_SOURCES = ("stages/quantization.py", "stages/quant_fx.py", "stages/ptq.py")
+QUANT_SOURCES = {"stages/quantization.py", "stages/quant_fx.py", "stages/ptq.py"}
 
 
 @dataclass(frozen=True)
@@ -107,12 +104,12 @@ def _settings(
     device: torch.device,
 ) -> dict[str, Any]:
     quantized = any(hasattr(s, "quant") for s in so_far)
-    module = STAGES[stage].run.__module__.replace(".", "/") + ".py"
-    sources = [*COMMON_SOURCES, module, *(QUANT_SOURCES if quantized else ())]
+    sources = set(_sources(STAGES[stage].run.__module__))
+    sources = sources | QUANT_SOURCES if quantized else sources - QUANT_SOURCES
     return {
         "parent": parent,
         "stage": stage,
-        "spec": spec.model_dump(),
+        "spec": spec.settings(),
         "data": {
             "fingerprint": experiment.data.fingerprint,
             "validation_share": experiment.dataset_args.validation_share,
@@ -121,9 +118,30 @@ def _settings(
         "seed": seed,
         "deterministic": experiment.training.deterministic,
         "device": device.type,
-        "source": sha256("".join(_code_digest(HOME / s) for s in sorted(set(sources))).encode()),
+        "source": sha256("".join(_code_digest(HOME / s) for s in sorted(sources)).encode()),
         "torch": torch.__version__,
     }
+
+
+@functools.cache
+def _sources(module: str) -> frozenset[str]:
+    """The project's files that a stage's module imports, and those that they import.
+
+    Left out: dataset.py, whose images count by their fingerprint, and files.py.
+    """
+    path = module.replace(".", "/") + ".py"
+    if path in ("dataset.py", "files.py") or not (HOME / path).exists():
+        return frozenset()
+    found = {path}
+    for node in ast.parse((HOME / path).read_text()).body:
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            found |= _sources(name)
+    return frozenset(found)
 
 
 @functools.cache

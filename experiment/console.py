@@ -167,7 +167,7 @@ def _spec_differences(step: Step) -> str:
     training = step.experiment.training.model_dump()
     return " ".join(
         f"{name}={value}"
-        for name, value in step.spec.model_dump().items()
+        for name, value in step.spec.settings().items()
         if training.get(name) != value
         and value not in ([], None)
         and not (name == "precision" and training[name] == "auto")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import logging
 import platform
 import re
 import subprocess
@@ -12,24 +11,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
-from torch.utils import benchmark
-from torch.utils.flop_counter import FlopCounterMode
 
 from augmentation import BatchLoader
+from costs import count_macs, cpu_model, cpuinfo, device_name, example_image, latency
 from files import tensor_bytes
-from model import HybridCNNTransformer, attention_written_out
+from model import HybridCNNTransformer
 from stages import quantization
 from stages.state import ModelState, build, deploy
 from train_eval import evaluate
 
-# torch.utils.benchmark can compile C++, and remarks on a missing CUDA that nothing here uses.
-logging.getLogger("torch.utils.cpp_extension").addFilter(lambda record: record.levelno > 30)
-
 LATENCY_BATCHES = (1, 64)
-LATENCY_SECONDS = 0.5  # at least, for each batch size
 ISA_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
@@ -68,23 +61,6 @@ def static_metrics(state: ModelState, network: nn.Module | None = None) -> dict[
     return metrics if thop is None else {**metrics, "thop_macs": thop}
 
 
-def count_macs(model: HybridCNNTransformer) -> tuple[int, dict[str, int]]:
-    """Multiply-accumulates for one image: in all, and by Conv2d or Linear layer.
-
-    torch's FlopCounterMode, with attention written out as matmuls: some versions count the fused
-    CPU kernel as nothing.
-    """
-    with attention_written_out(), FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(_example(model))
-    by_module = counter.get_flop_counts()
-    root = type(model).__name__
-    layers = {
-        name: sum(by_module.get(f"{root}.{name}", {}).values()) // 2
-        for name in quantization.quantizable_layers(model)
-    }
-    return counter.get_total_flops() // 2, layers
-
-
 def bitops(
     state: ModelState, model: HybridCNNTransformer, macs: int, layer_macs: dict[str, int]
 ) -> int:
@@ -108,27 +84,7 @@ def thop_macs(model: HybridCNNTransformer) -> int | None:
         except ImportError:
             return None
         fresh = HybridCNNTransformer(**model.model_args).eval()  # thop leaves buffers behind
-        return int(profile(fresh, inputs=(_example(model),), verbose=False)[0])
-
-
-def latency(network: nn.Module, images: torch.Tensor) -> dict[str, Any]:
-    """Milliseconds of a forward pass, by torch.utils.benchmark after its own warm-up."""
-    timer = benchmark.Timer(
-        "network(images)",
-        globals={"network": network, "images": images},
-        num_threads=torch.get_num_threads(),
-    )
-    with torch.inference_mode():
-        for _ in range(3):
-            network(images)
-        timed = timer.blocked_autorange(min_run_time=LATENCY_SECONDS)
-    return {
-        "median": timed.median * 1e3,
-        "p95": float(np.percentile(timed.times, 95)) * 1e3,
-        "runs": timed.number_per_run * len(timed.times),
-        "threads": timed.num_threads,
-        "device": device_name(images.device),
-    }
+        return int(profile(fresh, inputs=(example_image(model),), verbose=False)[0])
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -148,21 +104,9 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"cpu ({cpu_model()})"
-
-
-@functools.cache
-def cpu_model() -> str:
-    found = re.search(r"^model name\s*: (.*)$", _cpuinfo(), re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
 @functools.cache
 def cpu_flags() -> frozenset[str]:
-    found = re.search(r"^flags\s*: (.*)$", _cpuinfo(), re.MULTILINE)
+    found = re.search(r"^flags\s*: (.*)$", cpuinfo(), re.MULTILINE)
     return frozenset(found[1].split()) if found else frozenset()
 
 
@@ -176,15 +120,6 @@ def git_commit() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() or None
-
-
-def _cpuinfo() -> str:
-    path = Path("/proc/cpuinfo")
-    return path.read_text() if path.exists() else ""
-
-
-def _example(model: HybridCNNTransformer) -> torch.Tensor:
-    return torch.zeros(1, model.model_args["in_channels"], *model.model_args["image_size"])
 
 
 def _batch(images: torch.Tensor, size: int) -> torch.Tensor:

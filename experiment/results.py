@@ -73,7 +73,7 @@ class Results:
             seed=step.seed,
             cached=cached,
             checkpoint=str(checkpoint),
-            spec=step.spec.model_dump(),
+            spec=step.spec.settings(),
         )
         self.experiments[step.experiment.name]["stages"].append(entry)
         self.write(step.experiment.name)

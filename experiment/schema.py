@@ -84,7 +84,7 @@ class Experiment:
             "dataset_args": self.dataset_args.model_dump(),
             "model_args": self.model_args,
             "training_args": self.training.model_dump(),
-            "sequence": [{name: spec.model_dump()} for name, spec in self.sequence],
+            "sequence": [{name: spec.settings()} for name, spec in self.sequence],
             "seeds": list(self.seeds),
         }
 
@@ -240,7 +240,9 @@ class _Builder:
         assert data is not None
         if baseline is not None:
             self.check_fit(config, baseline, dataset_args, model_args, data)
-        sequence = self.stages(config, training, compression, model_args)
+        precision = resolve_precision(training.precision, self.device)
+        recipe = training.model_copy(update={"precision": precision})
+        sequence = self.stages(config, recipe, compression, model_args)
         if len(self.problems) > before:
             return None
         return Experiment(
@@ -418,7 +420,10 @@ class _Builder:
     ) -> StageSpec | None:
         kind = STAGES[name].spec
         defaults = kind.defaults(training, compression)
-        spec, found = check(kind, {**defaults, **options}, place)
+        for key, value in options.items():  # a nested recipe is completed key by key as well
+            nested = isinstance(value, dict) and isinstance(defaults.get(key), dict)
+            defaults[key] = {**defaults[key], **value} if nested else value
+        spec, found = check(kind, defaults, place)
         self.problems += found
         if spec is not None and getattr(spec, "precision", None) == "auto":
             precision = resolve_precision("auto", self.device)

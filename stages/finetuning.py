@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from model import HybridCNNTransformer
 from stages import quantization
-from stages.pruning import zero_channel_masks
+from stages.masks import zero_channel_masks
 from stages.state import (
     CompressionArgs,
     Context,

@@ -6,10 +6,9 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from model import HybridCNNTransformer
 from stages import quantization
 from stages.quantization import Quant
-from stages.state import CompressionArgs, Context, ModelState, StageSpec, build
+from stages.state import CompressionArgs, Context, ModelState, StageSpec, blueprint, build
 from train_eval import TrainingArgs
 
 
@@ -43,7 +42,7 @@ class QuantSpec(StageSpec):
         return [f"backend {self.backend!r} {slow}"] if slow else []
 
     def check(self, model_args: dict[str, Any]) -> None:
-        quantization.float_layer_names(HybridCNNTransformer(**model_args), self.float_layers)
+        quantization.float_layer_names(blueprint(model_args), self.float_layers)
 
     def quant(self, scheme: str) -> Quant:
         """The record of a network quantized so, its ranges not yet observed."""

@@ -51,6 +51,12 @@ def state_of(model: HybridCNNTransformer) -> ModelState:
     return ModelState(model.model_args, cpu_copy(model.state_dict()))
 
 
+def blueprint(model_args: dict[str, Any]) -> HybridCNNTransformer:
+    """The network of some arguments without its weights, to look at names and shapes."""
+    with torch.device("meta"):
+        return HybridCNNTransformer(**model_args)
+
+
 def cpu_copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Contiguous copies on the CPU, so that equal values are equal files."""
     return {
@@ -149,6 +155,7 @@ class CompressionArgs(BaseModel):
 
     sequence: list[str | dict[str, dict[str, Any]]] | None = None
     pruning_ratio: float = Field(0.0, ge=0, lt=1)  # share of the output channels of each layer
+    pruning_mode: Literal["mask", "structural"] = "mask"
     finetune_epochs: int = Field(0, ge=0)
     finetune_learning_rate: float = Field(1e-3, gt=0)
     quantization: Literal["ptq", "qat"] | None = None
@@ -171,6 +178,10 @@ class StageSpec(BaseModel):
     def tags(self) -> tuple[str, str]:
         """Short and long tag of the stage in file names."""
         raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """What the stage's result depends on, as plain data."""
+        return self.model_dump()
 
     def warnings(self) -> list[str]:
         """What the user should know before the stage starts; goes into the results as well."""

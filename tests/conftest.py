@@ -111,5 +111,5 @@ class Suites:
 
 @pytest.fixture
 def suites(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> Suites:
-    monkeypatch.setattr("experiment.measure.LATENCY_SECONDS", 0.01)
+    monkeypatch.setattr("costs.LATENCY_SECONDS", 0.01)
     return Suites(tmp_path, capsys)

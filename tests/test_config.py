@@ -39,8 +39,8 @@ MISTAKES = {
     "did you mean 'num_heads'?",
     "BASE['training_args'] = {'batchsize': 2}": "Base.training_args.batchsize: 'batchsize' is not "
     "known; did you mean 'batch_size'?",
-    "EXPERIMENT_CONFIGS.append(chain('C', compression_args={'pruning': 1}))": "C.compression_args."
-    "pruning: 'pruning' is not known; did you mean 'pruning_ratio'?",
+    "EXPERIMENT_CONFIGS.append(chain('C', compression_args={'pruning_rati': 1}))": "C.compression_args."
+    "pruning_rati: 'pruning_rati' is not known; did you mean 'pruning_ratio'?",
     "DEFAULT_TRAINING_PARAMS['learning_rat'] = 1.0": "DEFAULT_TRAINING_PARAMS.learning_rat: "
     "'learning_rat' is not known; did you mean 'learning_rate'?",
     "DEFAULT_MODEL_PARAMS = 5": "DEFAULT_MODEL_PARAMS: 5 is not a dict",

@@ -1,0 +1,179 @@
+"""Structural pruning of one baseline, against masks and against torch-pruning's stock pruner.
+
+Run: python benchmarks/pruning.py --root PATH_OF_CIFAR10_FOLDER    (about 25 min on 2 cores)
+     python benchmarks/pruning.py --quick                          (Digits, offline, about 2 min)
+
+Every variant starts from the same checkpoint, is finetuned alike, and is timed in turn with the
+baseline: speed is the ratio of medians of alternating runs. The baseline comes from the store in
+`saved_models/` where the suite has trained it before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch_pruning as tp
+from torch import nn
+
+HOME = Path(__file__).parent.parent
+sys.path.insert(0, str(HOME))
+
+import costs  # noqa: E402
+from dataset import load_dataset  # noqa: E402
+from experiment.chain import plan, run_step  # noqa: E402
+from experiment.measure import environment  # noqa: E402
+from experiment.schema import load_suite  # noqa: E402
+from experiment.store import Store  # noqa: E402
+from model import HybridCNNTransformer  # noqa: E402
+from stages.finetuning import FinetuneSpec, fit  # noqa: E402
+from stages.pruning import PruneSpec, prune  # noqa: E402
+from stages.state import Context, ModelState, build, deploy  # noqa: E402
+from train_eval import evaluate  # noqa: E402
+
+CRITERIA = ("l1", "taylor", "lamp")
+REMOVED = (0.3, 0.5, 0.7)  # share of the MACs
+
+
+def stock(state: ModelState, keep: float) -> ModelState:
+    """torch-pruning's MagnitudePruner as in its README, at the ratio that leaves `keep` MACs."""
+    whole = costs.count_macs(build(state))[0]
+    low, high, best = 0.0, 0.95, None
+    for _ in range(12):
+        ratio = (low + high) / 2
+        model = build(state)
+        pruner = tp.pruner.MagnitudePruner(
+            model,
+            costs.example_image(model),
+            importance=tp.importance.MagnitudeImportance(p=2),
+            pruning_ratio=ratio,
+            ignored_layers=[model.head],
+            num_heads={
+                layer.attention.qkv: layer.attention.num_heads for layer in model.transformer.layers
+            },
+            prune_head_dims=True,
+        )
+        pruner.step()
+        found = described(model)
+        left = costs.count_macs(build(found))[0] / whole
+        if best is None or abs(left - keep) < best[0]:
+            best = (abs(left - keep), found)
+        low, high = (ratio, high) if left > keep else (low, ratio)
+    assert best is not None
+    return best[1]
+
+
+def described(model: HybridCNNTransformer) -> ModelState:
+    """The state of a network that torch-pruning has cut, its widths read from its tensors."""
+    args = dict(model.model_args)
+    args["cnn_channels"] = [block.conv.out_channels for block in model.cnn.blocks]
+    layers = model.transformer.layers
+    args["embed_dim"] = model.embed.out_features
+    args["ffn_dim"] = [layer.fc1.out_features for layer in layers]
+    args["head_dim"] = [
+        layer.attention.proj.in_features // layer.attention.num_heads for layer in layers
+    ]
+    return ModelState(args, {n: v.detach().clone() for n, v in model.state_dict().items()})
+
+
+def paired_speed(base: nn.Module, other: nn.Module, images: torch.Tensor, rounds: int) -> float:
+    """Median time of `base` over that of `other`, the two run in turn."""
+    times: list[list[float]] = [[], []]
+    with torch.inference_mode():
+        for number in range(rounds + 5):
+            for network, kept in zip((base, other), times, strict=True):
+                started = time.perf_counter()
+                network(images)
+                if number >= 5:  # warm-up
+                    kept.append(time.perf_counter() - started)
+    return statistics.median(times[0]) / statistics.median(times[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--root", help="folder with train/ and test/")
+    parser.add_argument("--quick", action="store_true", help="Digits instead of photographs")
+    parser.add_argument("--epochs", type=int, help="of finetuning (default 5, quick 4)")
+    options = parser.parse_args()
+    if options.quick:
+        suite = load_suite(HOME / "configs" / "quickstart.py")
+    elif options.root:
+        root = f"dataset_args.root={options.root}"
+        suite = load_suite(HOME / "configs" / "cifar10_folder.py", overrides=[root])
+    else:
+        parser.error("give --root, or --quick")
+    epochs = options.epochs or (4 if options.quick else 5)
+    chain = plan(suite)[0]
+    experiment, step = chain.experiment, chain.steps[0]
+    dataset = load_dataset(experiment.dataset_args, suite.data_dir)
+    device, store = suite.device, Store(suite.model_dir)
+    base, _, _ = run_step(step, None, store, lambda: dataset, device)
+    recipe = FinetuneSpec(
+        **{name: getattr(step.spec, name) for name in FinetuneSpec.model_fields if name != "epochs"}
+    ).model_copy(update={"epochs": epochs, "learning_rate": 1e-3})
+    test = Context(dataset, device, 0).loaders(batch_size=256).test
+    images = next(iter(test))[0]
+    batches = {n: images[:n].contiguous(memory_format=torch.channels_last) for n in (1, 64)}
+    network, whole = deploy(base, device), costs.count_macs(build(base))[0]
+    accuracy = evaluate(network, test).accuracy
+    params = sum(p.numel() for p in network.parameters())
+    print(json.dumps(environment(device)))
+    print(f"baseline: {accuracy:.2f} %, {whole / 1e6:.2f} M MACs, {params / 1e3:.1f} k parameters")
+    print(f"finetuning: {epochs} epochs, peak rate {recipe.learning_rate}, seed 0")
+    heading = ("MACs removed", "method", "MACs", "params k", "acc %", "drop", "b1 ×", "b64 ×")
+    print("| " + " | ".join(heading) + " |\n|" + "---|" * len(heading), flush=True)
+
+    rows: dict[tuple[float, str], dict[str, Any]] = {}
+    quiet: Any = lambda text: None  # noqa: E731
+    for removed in REMOVED[1:2] if options.quick else REMOVED:
+        variants: dict[str, ModelState] = {}
+        ratio = 0.0
+        for criterion in CRITERIA:
+            ctx = Context(dataset, device, 0, say=quiet)
+            spec = PruneSpec(
+                mode="structural",
+                keep={"macs": 1 - removed},
+                criterion=criterion,  # type: ignore[arg-type]
+                scope="global" if criterion == "lamp" else "uniform",
+            )
+            variants[criterion] = prune(base, spec, ctx)
+            ratio = ctx.details["ratio_found"] if criterion == "l1" else ratio
+        ctx = Context(dataset, device, 0, say=quiet)
+        variants["mask"] = prune(base, PruneSpec(ratio=ratio), ctx)
+        variants["stock MagnitudePruner"] = stock(base, 1 - removed)
+        for name, state in variants.items():
+            tuned = fit(state, recipe, epochs, Context(dataset, device, 0, say=quiet))
+            smaller = deploy(tuned, device)
+            found = evaluate(smaller, test).accuracy
+            speed = {n: paired_speed(network, smaller, batch, 60) for n, batch in batches.items()}
+            rows[removed, name] = {"drop": accuracy - found, "speed": speed}
+            macs = costs.count_macs(build(tuned))[0]
+            count = sum(int(p.count_nonzero()) for p in smaller.parameters())
+            cells = [
+                f"{removed:.0%}",
+                name,
+                f"{macs / whole:.3f}",
+                f"{count / 1e3:.1f}",
+                f"{found:.2f}",
+                f"{accuracy - found:+.2f}",
+                f"{speed[1]:.2f}",
+                f"{speed[64]:.2f}",
+            ]
+            print("| " + " | ".join(cells) + " |", flush=True)
+    ours = min((rows[0.5, c] for c in CRITERIA), key=lambda row: row["drop"])
+    result = {
+        "speedup_at_half_macs_b64": round(ours["speed"][64], 3),
+        "accuracy_drop_at_half_macs": round(ours["drop"], 3),
+        "drop_vs_stock_pruner": round(ours["drop"] - rows[0.5, "stock MagnitudePruner"]["drop"], 3),
+    }
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()

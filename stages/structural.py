@@ -1,0 +1,137 @@
+"""Structural pruning: how much of each dimension goes, chosen by ratio or by a cost to reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import costs
+from model import HybridCNNTransformer
+from stages.dimensions import Dimension, Weights, cut
+
+Removed = list[tuple[Dimension, Tensor]]
+TOLERANCE = 0.02  # of the original cost, within which a 'keep' is met
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much to remove, besides the ratio itself."""
+
+    uniform: bool = True  # the ratio of each dimension; else of all units together
+    min_channels: int = 1
+    round_to: int = 1
+    ratios: dict[str, float] = field(default_factory=dict)  # pattern of names → its own ratio
+
+
+def choose(
+    dims: Sequence[Dimension], scores: Sequence[Tensor], ratio: float, amount: Amount
+) -> Removed:
+    """The units to remove of each dimension: the weakest `ratio` of them."""
+    counts = (
+        _uniform(dims, ratio, amount) if amount.uniform else _global(dims, scores, ratio, amount)
+    )
+    removed = []
+    for dimension, score, count in zip(dims, scores, counts, strict=True):
+        order = score.view(dimension.blocks, -1).argsort(dim=1, stable=True)  # weakest first
+        offsets = torch.arange(dimension.blocks)[:, None] * dimension.width
+        removed.append((dimension, (order + offsets)[:, :count].flatten()))
+    return removed
+
+
+def _uniform(dims: Sequence[Dimension], ratio: float, amount: Amount) -> list[int]:
+    """Units to remove of each block, every dimension by the same ratio or its own."""
+    counts = []
+    for dimension in dims:
+        own = [r for pattern, r in amount.ratios.items() if fnmatchcase(dimension.name, pattern)]
+        wanted = round(dimension.width * (own[-1] if own else ratio))
+        counts.append(dimension.width - _allowed(dimension, dimension.width - wanted, amount))
+    return counts
+
+
+def _global(
+    dims: Sequence[Dimension], scores: Sequence[Tensor], ratio: float, amount: Amount
+) -> list[int]:
+    """As `_uniform`, by one threshold over all units, each dimension's scores over their mean."""
+    steps = []  # per dimension, the cost of removing its weakest, second weakest, ... unit
+    for dimension, score in zip(dims, scores, strict=True):
+        ranked = score.view(dimension.blocks, -1).sort(dim=1).values.mean(0)
+        steps.append(ranked / score.mean().clamp_min(1e-30))
+    everything = torch.cat(steps).sort().values
+    count = round(ratio * len(everything))
+    threshold = everything[count - 1] if count else torch.tensor(-1.0)
+    return [
+        d.width - _allowed(d, d.width - int((step <= threshold).sum()), amount)
+        for d, step in zip(dims, steps, strict=True)
+    ]
+
+
+def _allowed(dimension: Dimension, keep: int, amount: Amount) -> int:
+    """The nearest width that min_channels and round_to allow; heads and layers are not rounded."""
+    if dimension.target in ("heads", "depth"):
+        return max(1, keep)
+    keep = max(keep, amount.min_channels, 1)
+    if amount.round_to > 1:
+        keep = max(amount.round_to, round(keep / amount.round_to) * amount.round_to)
+    return min(keep, dimension.width)
+
+
+def choose_for_cost(
+    dims: Sequence[Dimension],
+    scores: Sequence[Tensor],
+    model_args: dict[str, Any],
+    weights: Weights,
+    keep: dict[str, float],
+    amount: Amount,
+) -> tuple[Removed, float]:
+    """The choice that leaves `keep` of a cost, and its ratio, by bisection.
+
+    `keep` is {'macs': s}, {'params': s} or {'latency_ms': s, 'batch': n}, s a share of the present
+    cost. Raises ValueError, with the nearest possible share, where none is within 2 %.
+    """
+    measure = _cost(keep)
+    wanted = next(value for name, value in keep.items() if name != "batch")
+    whole = measure(model_args)
+
+    def share(ratio: float) -> tuple[Removed, float]:
+        removed = choose(dims, scores, ratio, amount)
+        return removed, measure(cut(model_args, weights, removed)[0]) / whole
+
+    low, high = 0.0, 0.999
+    tried: list[tuple[float, float, Removed]] = []
+    for _ in range(14):
+        ratio = (low + high) / 2
+        removed, left = share(ratio)
+        tried.append((abs(left - wanted), ratio, removed))
+        if tried[-1][0] < TOLERANCE / 4:
+            break
+        low, high = (ratio, high) if left > wanted else (low, ratio)
+    off, ratio, removed = min(tried, key=lambda item: item[0])
+    if off > TOLERANCE:
+        nearest = share(ratio)[1]
+        raise ValueError(
+            f"keep {keep}: not possible with these targets and limits; nearest is {nearest:.3f} "
+            f"(at a ratio of {ratio:.3f})"
+        )
+    return removed, ratio
+
+
+def _cost(keep: dict[str, float]) -> Callable[[dict[str, Any]], float]:
+    def network(args: dict[str, Any]) -> HybridCNNTransformer:
+        return HybridCNNTransformer(**args).eval()
+
+    if "macs" in keep:
+        return lambda args: costs.count_macs(network(args))[0]
+    if "params" in keep:
+        return lambda args: sum(p.numel() for p in network(args).parameters())
+
+    def latency(args: dict[str, Any]) -> float:
+        model = network(args).to(memory_format=torch.channels_last)
+        images = costs.example_image(model).repeat(int(keep.get("batch", 1)), 1, 1, 1)
+        return costs.latency(model, images.contiguous(memory_format=torch.channels_last))["median"]
+
+    return latency
