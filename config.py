@@ -42,6 +42,7 @@ DEFAULT_TRAINING_PARAMS = {
 
 DEFAULT_COMPRESSION_PARAMS = {
     "pruning_ratio": 0.0,  # share of each layer's output channels
+    "pruning_mode": "mask",  # 'mask' (zeros), 'structural' (cut out)
     "finetune_epochs": 0,
     "finetune_learning_rate": 1e-3,
     "quantization": None,  # None, 'ptq', 'qat'
@@ -84,6 +85,18 @@ EXPERIMENT_CONFIGS = [
         "name": "Serial_CIFAR100_P40_F_QPTQ",
         "load_fp32_baseline_from_experiment": "Serial_CIFAR100_Baseline_FP32",
         "compression_args": {"pruning_ratio": 0.4, "finetune_epochs": 5, "quantization": "ptq"},
+    },
+    # Structural: half of the multiply-accumulates are cut out.
+    {
+        "name": "Serial_CIFAR10_M50_F_QPTQ",
+        "load_fp32_baseline_from_experiment": "Serial_CIFAR10_Baseline_FP32",
+        "compression_args": {
+            "sequence": [
+                {"prune": {"mode": "structural", "keep": {"macs": 0.5}, "criterion": "taylor"}},
+                {"finetune": {"epochs": 5}},
+                "ptq",
+            ]
+        },
     },
     # One technique alone.
     {

@@ -3,6 +3,7 @@
     python main.py                                   run config.py
     python main.py --config configs/quickstart.py    another suite
     python main.py --dry-run                         the plan, without running it
+    python main.py sensitivity EXPERIMENT            accuracy against pruning, layer by layer
     python main.py store ls|verify|gc                what is stored, is it intact, remove the rest
 
 Exit codes: 0 all done, 1 some experiment failed, 2 wrong config or command line and nothing ran,
@@ -26,12 +27,13 @@ from experiment.measure import environment
 from experiment.messages import ConfigError
 from experiment.results import Results
 from experiment.schema import Suite, load_suite
+from experiment.sensitivity_command import sensitivity_command
 from experiment.store import CheckpointError, Store
 from experiment.store_command import store_command
 from stages.state import Interrupted
 from train_eval import get_optimizer, get_scheduler
 
-SUBCOMMANDS = {"store": store_command}
+SUBCOMMANDS = {"store": store_command, "sensitivity": sensitivity_command}
 
 __all__ = ["get_optimizer", "get_scheduler", "main", "run_experiment"]
 

@@ -1,4 +1,4 @@
-"""Handwritten digits, one baseline, five chains in different orders. Offline, nothing to download.
+"""Handwritten digits, one baseline, six chains in different orders. Offline, nothing to download.
 
 Run: python main.py --config configs/quickstart.py
 """
@@ -37,13 +37,15 @@ DEFAULT_COMPRESSION_PARAMS = {
 }
 
 
-def chain(name: str, *sequence: str) -> dict:
+def chain(name: str, *sequence: str | dict) -> dict:
     return {
         "name": name,
         "load_fp32_baseline_from_experiment": "Digits_Baseline_FP32",
         "compression_args": {"sequence": list(sequence)},
     }
 
+
+STRUCTURAL = {"prune": {"mode": "structural", "keep": {"macs": 0.5}, "criterion": "taylor"}}
 
 EXPERIMENT_CONFIGS = [
     {"name": "Digits_Baseline_FP32", "is_fp32_baseline_generation": True},
@@ -52,4 +54,5 @@ EXPERIMENT_CONFIGS = [
     chain("Digits_P_F_QAT", "prune", "finetune", "qat"),
     chain("Digits_QAT_P_F", "qat", "prune", "finetune"),
     chain("Digits_Q_P_F", "ptq", "prune", "finetune"),
+    chain("Digits_S_F_Q", STRUCTURAL, "finetune", "ptq"),
 ]

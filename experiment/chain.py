@@ -215,7 +215,7 @@ def run_step(
         if step.experiment.training.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
         torch.use_deterministic_algorithms(step.experiment.training.deterministic)
-        started, began = time.perf_counter(), datetime.now(timezone.utc)
+        started = time.perf_counter()
         snapshot = store.snapshot(step.key)
         resumed = snapshot.exists()
         ctx = Context(
@@ -239,7 +239,7 @@ def run_step(
                 "seed": step.seed,
                 "seconds": seconds,
                 "resumed": resumed,
-                "finished": began.isoformat(timespec="seconds"),
+                "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 "quant": state.quant.settings() if state.quant else None,
                 "details": ctx.details,
                 "metrics": metrics,

@@ -84,8 +84,10 @@ def _import(path: Path) -> ModuleType:
 def device_of(value: Any, problems: list[str]) -> torch.device:
     try:
         device = torch.device(value)
-    except (RuntimeError, TypeError):
-        problems.append(f"DEVICE: {value!r} is not a device; allowed: 'cpu', 'cuda', 'cuda:1', ...")
+    except (RuntimeError, TypeError, ValueError):
+        problems.append(
+            f"DEVICE: {short(value)} is not a device; allowed: 'cpu', 'cuda', 'cuda:1', ..."
+        )
         return torch.device("cpu")
     if device.type not in ("cpu", "cuda"):
         problems.append(f"DEVICE: {device.type!r} is not supported; allowed: 'cpu', 'cuda'")
@@ -99,7 +101,7 @@ def device_of(value: Any, problems: list[str]) -> torch.device:
 def folder_of(values: dict[str, Any], key: str, problems: list[str]) -> Path:
     value = values[key]
     if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
-        problems.append(f"{key}: {value!r} is not a folder name; give a string")
+        problems.append(f"{key}: {short(value)} is not a folder name; give a string")
         return Path()
     path = Path(value).expanduser()
     if path.exists() and not path.is_dir():

@@ -77,4 +77,4 @@ def unknown(key: str, allowed: Iterable[str], what: str = "known") -> str:
     allowed = list(allowed)
     close = difflib.get_close_matches(key, allowed, 1)
     hint = f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(allowed)}"
-    return f"{key!r} is not {what}; {hint}"
+    return f"{short(key)} is not {what}; {hint}"

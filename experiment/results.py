@@ -63,7 +63,8 @@ class Results:
         return self.folder / f"{experiment}_results.json"
 
     def begin(self, chain: Chain) -> None:
-        self.of(chain)["status"] = "running"
+        if self.of(chain)["status"] == "waiting":  # a failed seed is not forgotten over the next
+            self.of(chain)["status"] = "running"
 
     def add(self, step: Step, record: dict[str, Any], cached: bool, checkpoint: Path) -> None:
         """Note a finished stage and write it out."""

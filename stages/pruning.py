@@ -7,6 +7,7 @@ cuts them out: what comes back is a smaller network, described by `model_args` a
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from stages import importance
 from stages.dimensions import TARGETS, Dimension, cut, dimensions
 from stages.finetuning import FinetuneSpec, fit
 from stages.masks import mask_channels
+from stages.sensitivity import ratios_for_drop, scan
 from stages.state import (
     CompressionArgs,
     Context,
@@ -48,7 +50,8 @@ class PruneSpec(StageSpec):
     targets: list[Target] = ["conv", "ffn", "head_dim"]
     scope: Literal["uniform", "global"] = "uniform"  # ratio of each dimension, or of all units
     keep: dict[Literal["macs", "params", "latency_ms", "batch"], float] | None = None
-    ratios: dict[str, float] = {}  # pattern of dimension names → its own ratio
+    # pattern of dimension names → its own ratio; 'auto': by a sensitivity scan, see sensitivity.py
+    ratios: dict[str, float] | Literal["auto"] = {}
     protect: list[str] = []  # patterns of dimensions left alone
     min_channels: int = Field(1, ge=1)
     round_to: int = Field(1, ge=1)  # widths become multiples of it
@@ -81,8 +84,8 @@ class PruneSpec(StageSpec):
 
     @field_validator("ratios")
     @classmethod
-    def _shares(cls, ratios: dict[str, float]) -> dict[str, float]:
-        if any(not 0 <= ratio < 1 for ratio in ratios.values()):
+    def _shares(cls, ratios: dict[str, float] | str) -> dict[str, float] | str:
+        if isinstance(ratios, dict) and any(not 0 <= ratio < 1 for ratio in ratios.values()):
             raise ValueError("should map patterns to ratios from 0 to below 1")
         return ratios
 
@@ -138,14 +141,18 @@ class PruneSpec(StageSpec):
         dims = dimensions(model, self.targets)
         if not dims:
             raise ValueError(f"targets {self.targets}: the network has none of these")
-        for pattern in [*self.protect, *self.ratios]:
+        for pattern in [*self.protect, *self._own_ratios()]:
             if not any(fnmatchcase(d.name, pattern) for d in dims):
                 names = ", ".join(d.name for d in dims)
                 raise ValueError(f"{pattern!r} matches nothing to prune; there are: {names}")
         return [d for d in dims if not any(fnmatchcase(d.name, p) for p in self.protect)]
 
     def amount(self) -> Amount:
-        return Amount(self.scope == "uniform", self.min_channels, self.round_to, self.ratios)
+        ratios = self._own_ratios()
+        return Amount(self.scope == "uniform", self.min_channels, self.round_to, ratios)
+
+    def _own_ratios(self) -> dict[str, float]:
+        return self.ratios if isinstance(self.ratios, dict) else {}
 
 
 def _scored(dimension: Dimension, criterion: str) -> bool:
@@ -185,14 +192,28 @@ def prune_once(
         return ((images.cpu(), labels.cpu()) for images, labels in pairs)
 
     scores = importance.importance(model, dims, spec.criterion, calibration, ctx.seed)
-    removed: Removed
+    if spec.ratios == "auto":
+        curves = scan(state, dims, scores, ctx.loaders(batch_size=256).validation)
+        ctx.details["sensitivity"] = curves
+
+        def choose_at(dial: float) -> Removed:  # the dial is the loss that each may cost
+            ratios = ratios_for_drop(curves, 100 * dial**2)
+            return choose(dims, scores, 0.0, replace(spec.amount(), ratios=ratios))
+
+        keep = keep or {"units": 1 - (ratio or 0)}
+    else:
+
+        def choose_at(dial: float) -> Removed:
+            return choose(dims, scores, dial, spec.amount())
+
     if keep:
-        arguments = (dims, scores, state.model_args, state.weights, keep, spec.amount())
-        removed, found = choose_for_cost(*arguments)
-        ctx.details["ratio_found"] = found
+        removed, dial = choose_for_cost(choose_at, state.model_args, state.weights, keep)
+        ctx.details["ratio_found" if spec.ratios != "auto" else "drop_found"] = (
+            dial if spec.ratios != "auto" else 100 * dial**2
+        )
     else:
         assert ratio is not None
-        removed = choose(dims, scores, ratio, spec.amount())
+        removed = choose_at(ratio)
     args, weights = cut(state.model_args, state.weights, removed)
     return state.changed(weights, model_args=args)
 
@@ -251,7 +272,7 @@ def _cut_at_step(
         cost = _named(spec.keep)
         return prune_once(state, spec, ctx, None, {**spec.keep, cost: now(spec.keep[cost])})
     assert spec.ratio is not None
-    if spec.scope == "global" or "depth" in spec.targets:
+    if spec.scope == "global" or "depth" in spec.targets or not isinstance(spec.ratios, dict):
         return prune_once(state, spec, ctx, 1 - now(1 - spec.ratio), None)
     exact = {}  # ratios from the first widths, so that rounding does not add up
     for dimension in spec.dimensions(build(state)):

@@ -81,49 +81,50 @@ def _allowed(dimension: Dimension, keep: int, amount: Amount) -> int:
 
 
 def choose_for_cost(
-    dims: Sequence[Dimension],
-    scores: Sequence[Tensor],
+    choose_at: Callable[[float], Removed],
     model_args: dict[str, Any],
     weights: Weights,
     keep: dict[str, float],
-    amount: Amount,
 ) -> tuple[Removed, float]:
-    """The choice that leaves `keep` of a cost, and its ratio, by bisection.
+    """The choice that leaves `keep` of a cost, and the dial that gives it, by bisection.
 
-    `keep` is {'macs': s}, {'params': s} or {'latency_ms': s, 'batch': n}, s a share of the present
-    cost. Raises ValueError, with the nearest possible share, where none is within 2 %.
+    `choose_at` maps a dial from 0 (remove nothing) to 1 to a choice. `keep` is {'macs': s},
+    {'params': s}, {'units': s} or {'latency_ms': s, 'batch': n}, s a share of the present cost.
+    Raises ValueError, with the nearest possible share, where none is within 2 %.
     """
-    measure = _cost(keep)
     wanted = next(value for name, value in keep.items() if name != "batch")
+    measure = _cost(keep)
     whole = measure(model_args)
-
-    def share(ratio: float) -> tuple[Removed, float]:
-        removed = choose(dims, scores, ratio, amount)
-        return removed, measure(cut(model_args, weights, removed)[0]) / whole
-
     low, high = 0.0, 0.999
-    tried: list[tuple[float, float, Removed]] = []
-    for _ in range(14):
-        ratio = (low + high) / 2
-        removed, left = share(ratio)
-        tried.append((abs(left - wanted), ratio, removed))
-        if tried[-1][0] < TOLERANCE / 4:
+    best: tuple[float, float, float, Removed] | None = None  # (off, share, dial, choice)
+    for _ in range(16):
+        dial = (low + high) / 2
+        removed = choose_at(dial)
+        if "units" in keep:
+            units = sum(d.size for d, _ in removed)
+            left = 1 - sum(len(gone) for _, gone in removed) / units
+        else:
+            left = measure(cut(model_args, weights, removed)[0]) / whole
+        if best is None or abs(left - wanted) < best[0]:
+            best = (abs(left - wanted), left, dial, removed)
+        if best[0] < TOLERANCE / 4:
             break
-        low, high = (ratio, high) if left > wanted else (low, ratio)
-    off, ratio, removed = min(tried, key=lambda item: item[0])
+        low, high = (dial, high) if left > wanted else (low, dial)
+    assert best is not None
+    off, left, dial, removed = best
     if off > TOLERANCE:
-        nearest = share(ratio)[1]
         raise ValueError(
-            f"keep {keep}: not possible with these targets and limits; nearest is {nearest:.3f} "
-            f"(at a ratio of {ratio:.3f})"
+            f"keep {keep}: not possible with these targets and limits; nearest is {left:.3f}"
         )
-    return removed, ratio
+    return removed, dial
 
 
 def _cost(keep: dict[str, float]) -> Callable[[dict[str, Any]], float]:
     def network(args: dict[str, Any]) -> HybridCNNTransformer:
         return HybridCNNTransformer(**args).eval()
 
+    if "units" in keep:
+        return lambda args: 1.0
     if "macs" in keep:
         return lambda args: costs.count_macs(network(args))[0]
     if "params" in keep:

@@ -39,8 +39,8 @@ MISTAKES = {
     "did you mean 'num_heads'?",
     "BASE['training_args'] = {'batchsize': 2}": "Base.training_args.batchsize: 'batchsize' is not "
     "known; did you mean 'batch_size'?",
-    "EXPERIMENT_CONFIGS.append(chain('C', compression_args={'pruning_rati': 1}))": "C.compression_args."
-    "pruning_rati: 'pruning_rati' is not known; did you mean 'pruning_ratio'?",
+    "EXPERIMENT_CONFIGS.append(chain('C', compression_args={'pruning_rati': 1}))": "C."
+    "compression_args.pruning_rati: 'pruning_rati' is not known; did you mean 'pruning_ratio'?",
     "DEFAULT_TRAINING_PARAMS['learning_rat'] = 1.0": "DEFAULT_TRAINING_PARAMS.learning_rat: "
     "'learning_rat' is not known; did you mean 'learning_rate'?",
     "DEFAULT_MODEL_PARAMS = 5": "DEFAULT_MODEL_PARAMS: 5 is not a dict",
@@ -59,7 +59,7 @@ MISTAKES = {
     "BASE['model_args'] = {'fusion': 'sequential'}": "Base.model_args.fusion: 'sequential' should "
     "be 'serial', 'parallel' or 'parallel_attention'",
     "BASE['model_args'] = {'cnn_channels': [8, -1]}": "Base.model_args.cnn_channels[1]: -1 should "
-    "be greater than 0",
+    "be greater than or equal to 1",
     "BASE['model_args'] = {'num_heads': 'two'}": "Base.model_args.num_heads: 'two' should be a "
     "valid integer or should be a valid list",
     "BASE['model_args'] = {'cnn_pools': [4, 4]}": "Base.model_args: cnn.blocks.1: a feature map "

@@ -20,10 +20,12 @@ from experiment.store import Store
 from model import HybridCNNTransformer
 from stages import importance
 from stages.dimensions import TARGETS, Dimension, cut, dimensions
+from stages.finetuning import TrainSpec, train
 from stages.pruning import PruneSpec, prune
 from stages.ptq import PtqSpec, calibrated, ptq
 from stages.qat import QatSpec, qat
-from stages.state import Context, Interrupted, ModelState, build, deploy, state_of
+from stages.sensitivity import ratios_for_drop
+from stages.state import Context, Interrupted, ModelState, build, deploy, initial_state, state_of
 from stages.structural import Amount, Removed, choose, choose_for_cost
 from tests.conftest import FUSIONS, TINY, tiny
 from tests.test_measure import macs_by_hand
@@ -329,7 +331,9 @@ def test_latency_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     state, dims = state_of(model), dimensions(tiny(cnn_channels=[32, 64]), ["conv"])
     scores = importance.importance(model, dims, "l1", lambda: [])
     keep = {"latency_ms": 0.5, "batch": 4}
-    removed, _ = choose_for_cost(dims, scores, state.model_args, state.weights, keep, Amount())
+    removed, _ = choose_for_cost(
+        lambda ratio: choose(dims, scores, ratio, Amount()), state.model_args, state.weights, keep
+    )
     left = costs.count_macs(cut_of(model, removed))[0] / costs.count_macs(model)[0]
     assert left == pytest.approx(0.5, abs=0.02)
 
@@ -406,6 +410,30 @@ def test_patterns_that_match_nothing_are_refused(options: dict[str, Any], said: 
 def test_options_that_contradict_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         PruneSpec(**options)
+
+
+def test_a_scan_finds_the_dimension_that_costs_nothing(ctx: Context) -> None:
+    """A trained network with one dimension made idle by hand: 'auto' takes from there first."""
+    spec = TrainSpec(epochs=8, learning_rate=8e-3, precision="fp32", batch_size=64)
+    state = train(initial_state({**TINY, "num_layers": 1, "ffn_dim": 64}, 0), spec, ctx)
+    weights = {name: value.clone() for name, value in state.weights.items()}
+    weights["transformer.layers.0.fc2.weight"].zero_()
+    state = ModelState(state.model_args, weights)
+    auto = PruneSpec(mode="structural", ratios="auto", ratio=0.4, targets=["conv", "ffn"])
+    pruned = prune(state, auto, ctx)
+    curves = dict(ctx.details["sensitivity"])
+    idle = [accuracy for _, accuracy in curves["transformer.layers.0.ffn"]]
+    assert max(idle) == min(idle)
+    assert min(accuracy for _, accuracy in curves["cnn.blocks.1"]) < max(idle) - 5
+    assert pruned.model_args["ffn_dim"][0] < 16
+    kept = sum(pruned.model_args["cnn_channels"]) + pruned.model_args["ffn_dim"][0]
+    assert kept / (8 + 16 + 64) == pytest.approx(0.6, abs=0.02)
+
+
+def test_ratios_for_a_drop_by_hand() -> None:
+    curves = {"a": [(0.0, 90.0), (0.5, 80.0), (0.9, 85.0)], "b": [(0.0, 90.0), (0.5, 90.0)]}
+    assert ratios_for_drop(curves, 5.0) == pytest.approx({"a": 0.25, "b": 0.5})
+    assert ratios_for_drop(curves, 20.0) == pytest.approx({"a": 0.9, "b": 0.5})
 
 
 # --- with the other stages -----------------------------------------------------------------------

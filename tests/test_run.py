@@ -285,6 +285,25 @@ def test_a_failing_experiment_is_recorded_and_the_rest_go_on(
     assert "FAILED in finetune: RuntimeError: the stage exploded" in printed.out
 
 
+def test_a_failed_seed_is_not_forgotten_over_the_next(
+    suites: Suites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = STAGES["ptq"]
+
+    def only_seed_one(state: Any, spec: Any, ctx: Any) -> Any:
+        if ctx.seed == 0:
+            raise RuntimeError("seed 0 failed")
+        return real.run(state, spec, ctx)
+
+    monkeypatch.setitem(STAGES, "ptq", Stage(real.spec, only_seed_one))
+    monkeypatch.setattr(only_seed_one, "__module__", "stages.ptq")
+    assert suites.run('EXPERIMENT_CONFIGS.append(chain("Q", "ptq", seeds=[0, 1]))') == 1
+    result = results(suites, "Q")
+    assert result["status"] == "failed"
+    assert [error["seed"] for error in result["errors"]] == [0]
+    assert result["final"]["accuracy"]["n"] == 1
+
+
 def test_chains_of_a_failed_baseline_are_skipped_with_the_reason(suites: Suites) -> None:
     text = 'BASE["training_args"] = {"optimizer": "sgd", "learning_rate": 100.0}\n'
     assert suites.run(text + CHAINS) == 1
@@ -400,6 +419,22 @@ def test_interrupt_saves_says_how_to_go_on_and_resumes(suites: Suites) -> None:
     assert stage["resumed"] and not stage["cached"]
     assert len(stage["details"]["history"]) == 12
     assert "resumed at epoch" in suites.capsys.readouterr().out
+
+
+def test_sensitivity_writes_curves_and_a_picture(suites: Suites) -> None:
+    path = str(suites.write(CHAINS))
+    arguments = ["PFQ", "--config", path, "--ratios", "0", "0.5"]
+    assert main.main(["sensitivity", *arguments]) == 0
+    written = json.loads((suites.results / "PFQ_sensitivity.json").read_text())
+    assert written["scanned"] == "Base"
+    curve = written["curves"]["cnn.blocks.0"]
+    assert [point["ratio"] for point in curve] == [0.0, 0.5]
+    assert (suites.results / "PFQ_sensitivity.png").read_bytes()[:4] == b"\x89PNG"
+    assert suites.run(CHAINS, "--only", "Base") == 0  # the same baseline, from the store
+    assert cached(suites, "Base") == [True]
+    assert main.main(["sensitivity", "PQ", "--config", path]) == 2
+    assert "did you mean 'PFQ'?" in suites.capsys.readouterr().err
+    assert main.main(["sensitivity", *arguments, "--criterion", "bn_scale"]) == 2
 
 
 # --- the store's commands -----------------------------------------------------------------------
