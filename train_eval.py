@@ -37,6 +37,7 @@ class Recipe(BaseModel):
     patience: int = Field(3, ge=0)  # plateau: epochs without a better validation loss
     label_smoothing: float = Field(0.1, ge=0, lt=1)
     grad_clip: float = Field(0.0, ge=0)  # largest gradient norm; 0 = off
+    sparsity: float = Field(0.0, ge=0, le=1)  # weight of Σ|γ| over batch norms, arXiv:1708.06519
     ema_decay: float = Field(0.0, ge=0, lt=1)  # averaged weights are kept instead; 0 = off
     augmentation: Literal["none", "standard", "randaugment"] = "standard"
     cutout: int = Field(0, ge=0)  # side of the square in pixels; 0 = off

@@ -4,8 +4,8 @@ Run: python benchmarks/pruning.py --root PATH_OF_CIFAR10_FOLDER    (about 25 min
      python benchmarks/pruning.py --quick                          (Digits, offline, about 2 min)
 
 Every variant starts from the same checkpoint, is finetuned alike, and is timed in turn with the
-baseline: speed is the ratio of medians of alternating runs. The baseline comes from the store in
-`saved_models/` where the suite has trained it before.
+baseline: speed is the ratio of medians of alternating runs. The baseline is that of
+configs/cifar10_folder.py, trained or taken from the store, or a checkpoint of its architecture.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dataset import load_dataset  # noqa: E402
 from experiment.chain import plan, run_step  # noqa: E402
 from experiment.measure import environment  # noqa: E402
 from experiment.schema import load_suite  # noqa: E402
-from experiment.store import Store  # noqa: E402
+from experiment.store import Store, load_checkpoint  # noqa: E402
 from model import HybridCNNTransformer  # noqa: E402
 from stages.finetuning import FinetuneSpec, fit  # noqa: E402
 from stages.pruning import PruneSpec, prune  # noqa: E402
@@ -98,6 +98,7 @@ def paired_speed(base: nn.Module, other: nn.Module, images: torch.Tensor, rounds
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--root", help="folder with train/ and test/")
+    parser.add_argument("--baseline", metavar="FILE", help="a checkpoint instead of the suite's")
     parser.add_argument("--quick", action="store_true", help="Digits instead of photographs")
     parser.add_argument("--epochs", type=int, help="of finetuning (default 5, quick 4)")
     options = parser.parse_args()
@@ -113,7 +114,10 @@ def main() -> None:
     experiment, step = chain.experiment, chain.steps[0]
     dataset = load_dataset(experiment.dataset_args, suite.data_dir)
     device, store = suite.device, Store(suite.model_dir)
-    base, _, _ = run_step(step, None, store, lambda: dataset, device)
+    if options.baseline:
+        base = load_checkpoint(options.baseline)
+    else:
+        base, _, _ = run_step(step, None, store, lambda: dataset, device)
     recipe = FinetuneSpec(
         **{name: getattr(step.spec, name) for name in FinetuneSpec.model_fields if name != "epochs"}
     ).model_copy(update={"epochs": epochs, "learning_rate": 1e-3})

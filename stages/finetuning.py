@@ -21,6 +21,7 @@ from stages.state import (
     Context,
     Interrupted,
     ModelState,
+    StageError,
     StageSpec,
     build,
     cpu_copy,
@@ -99,6 +100,8 @@ def fit(
     """
     training = _Training(state, recipe, epochs, ctx)
     criterion = criterion or cross_entropy(recipe.label_smoothing)
+    if recipe.sparsity:
+        criterion = _with_sparsity(criterion, training.module, recipe.sparsity)
     training.resume()
     while training.epoch < epochs:
         training.run_epoch(criterion)
@@ -251,6 +254,19 @@ class _Training:
             return self.state.changed(weights)
         quant = quantization.with_trained_ranges(self.state.quant, self.module.cpu())
         return self.state.changed(weights, quant=quant)
+
+
+def _with_sparsity(criterion: Criterion, module: nn.Module, weight: float) -> Criterion:
+    """The criterion plus `weight`·Σ|γ| of the batch norms, which drives weak channels to zero."""
+    scales = [m.weight for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+    if not scales:
+        raise StageError("sparsity: the network has no batch norm; set it to 0 or cnn_norm='batch'")
+
+    def loss(logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
+        penalty = torch.stack([scale.abs().sum() for scale in scales]).sum()
+        return criterion(logits, labels, images) + weight * penalty
+
+    return loss
 
 
 def _trainable(

@@ -20,12 +20,21 @@ from experiment.store import Store
 from model import HybridCNNTransformer
 from stages import importance
 from stages.dimensions import TARGETS, Dimension, cut, dimensions
-from stages.finetuning import TrainSpec, train
+from stages.finetuning import FinetuneSpec, TrainSpec, finetune, train
 from stages.pruning import PruneSpec, prune
 from stages.ptq import PtqSpec, calibrated, ptq
 from stages.qat import QatSpec, qat
 from stages.sensitivity import ratios_for_drop
-from stages.state import Context, Interrupted, ModelState, build, deploy, initial_state, state_of
+from stages.state import (
+    Context,
+    Interrupted,
+    ModelState,
+    StageError,
+    build,
+    deploy,
+    initial_state,
+    state_of,
+)
 from stages.structural import Amount, Removed, choose, choose_for_cost
 from tests.conftest import FUSIONS, TINY, tiny
 from tests.test_measure import macs_by_hand
@@ -495,6 +504,18 @@ def test_iterations_end_at_the_ratio(schedule: Any, ctx: Context) -> None:
     )
     assert prune(state_of(tiny()), spec, ctx).model_args["cnn_channels"] == [4, 8]
     assert len(ctx.details["history"]) == 1  # of the last finetune
+
+
+def test_sparsity_shrinks_batch_norms_scales(ctx: Context) -> None:
+    def scales(sparsity: float) -> float:
+        spec = FinetuneSpec(sparsity=sparsity, **{**BETWEEN, "epochs": 2})  # type: ignore[arg-type]
+        tuned = finetune(state_of(tiny()), spec, ctx)
+        return sum(tuned.weights[f"cnn.blocks.{i}.norm.weight"].abs().sum().item() for i in (0, 1))
+
+    assert scales(0.1) < scales(0.0) - 0.05
+    with pytest.raises(StageError, match="no batch norm"):
+        spec = FinetuneSpec(sparsity=0.1, **BETWEEN)  # type: ignore[arg-type]
+        finetune(state_of(tiny(cnn_norm="group")), spec, ctx)
 
 
 @pytest.mark.parametrize("stop_after", [2, 6, 9])
