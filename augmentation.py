@@ -61,6 +61,8 @@ def randaugment(images: Tensor, group: int = 8) -> Tensor:
 class BatchLoader:
     """Yield `(images float32 [B, C, H, W], labels)` from a uint8 split, on `device`.
 
+    `index` chooses images and their order without copying them; None takes all.
+
     Labels are int64 `[B]`, or float `[B, K]` under mixup. The order of epoch `e` depends on
     `(seed, e)` alone; augmentation draws from torch's global CPU generator.
     """
@@ -71,6 +73,7 @@ class BatchLoader:
         labels: Tensor,
         batch_size: int,
         *,
+        index: Tensor | None = None,
         mean: list[float],
         std: list[float],
         num_classes: int,
@@ -83,7 +86,8 @@ class BatchLoader:
         device: torch.device | str = "cpu",
     ):
         self.images, self.labels = images, labels
-        self.batch_size = min(batch_size, len(images))
+        self.index = torch.arange(len(images)) if index is None else index
+        self.batch_size = min(batch_size, len(self.index))
         self.training, self.augmentation, self.flip = training, augmentation, flip
         self.cutout_size = cutout_size
         self.mixup = (
@@ -95,7 +99,7 @@ class BatchLoader:
 
     def __len__(self) -> int:
         """Batches an epoch. Training drops the last partial batch (batch norm needs full ones)."""
-        full, rest = divmod(len(self.images), self.batch_size)
+        full, rest = divmod(len(self.index), self.batch_size)
         return full + (0 if self.training or rest == 0 else 1)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -107,15 +111,14 @@ class BatchLoader:
 
     def batches(self, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The epoch's batches from number `start` on, as if those before had been drawn."""
-        order = None
+        order = self.index
         if self.training:
             generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
-            order = torch.randperm(len(self.images), generator=generator)
+            order = order[torch.randperm(len(order), generator=generator)]
         for step in range(start, len(self)):
-            chosen = slice(step * self.batch_size, (step + 1) * self.batch_size)
-            index = chosen if order is None else order[chosen]
-            images = self.images[index].to(self.device, non_blocking=True)
-            labels = self.labels[index].to(self.device, non_blocking=True)
+            chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
+            images = self.images[chosen].to(self.device, non_blocking=True)
+            labels = self.labels[chosen].to(self.device, non_blocking=True)
             yield self._prepare(images, labels)
 
     def normalize(self, images: Tensor) -> Tensor:

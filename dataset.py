@@ -27,7 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from augmentation import BatchLoader
-from files import tensor_bytes, write_atomically, write_json
+from files import save_atomically, write_json
 
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"}
 
@@ -168,16 +168,16 @@ def get_dataloaders(
     if isinstance(dataset, dict):
         dataset = load_dataset(DatasetArgs(**dataset), data_dir)
     arrays = dataset.arrays
-    train_images = arrays.train_images[dataset.train_index]
-    train_labels = arrays.train_labels[dataset.train_index]
-    mixed = torch.randperm(len(train_labels), generator=torch.Generator().manual_seed(seed))
+    order = torch.Generator().manual_seed(seed)
+    mixed = dataset.train_index[torch.randperm(len(dataset.train_index), generator=order)]
 
-    def loader(images: Tensor, labels: Tensor, **options: Any) -> BatchLoader:
+    def loader(images: Tensor, labels: Tensor, index: Tensor, **options: Any) -> BatchLoader:
         classes = len(dataset.info.classes)
         return BatchLoader(
             images,
             labels,
             batch_size,
+            index=index,
             mean=dataset.mean,
             std=dataset.std,
             num_classes=classes,
@@ -186,20 +186,21 @@ def get_dataloaders(
             **options,
         )
 
-    validation = dataset.validation_index
+    train = arrays.train_images, arrays.train_labels
+    test = torch.arange(len(arrays.test_labels))
     return DataLoaders(
         train=loader(
-            train_images,
-            train_labels,
+            *train,
+            dataset.train_index,
             training=True,
             augmentation=augmentation,
             flip=dataset.flip,
             cutout_size=cutout,
             mixup_alpha=mixup,
         ),
-        validation=loader(arrays.train_images[validation], arrays.train_labels[validation]),
-        test=loader(arrays.test_images, arrays.test_labels),
-        calibration=loader(train_images[mixed], train_labels[mixed]),
+        validation=loader(*train, dataset.validation_index),
+        test=loader(arrays.test_images, arrays.test_labels, test),
+        calibration=loader(*train, mixed),
     )
 
 
@@ -370,9 +371,9 @@ def _folder_fingerprint(
         line = f"{path.relative_to(root)}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
         listing.update(line.encode())
     note = data_dir / "cache" / f"fingerprint_{listing.hexdigest()[:24]}.json"
-    if note.exists():
+    try:
         digest = json.loads(note.read_text())["content"]
-    else:
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: read the files
         for path in tqdm(files, desc="fingerprint", unit="img", disable=None, leave=False):
             content.update(f"{path.relative_to(root)}\0".encode())
             content.update(path.read_bytes())
@@ -419,10 +420,8 @@ def _load_folder(args: DatasetArgs, data_dir: Path) -> Arrays:
             pass
     labels = torch.tensor([label for split in splits.values() for _, label in split])
     cut = len(splits["train"])
-    arrays = Arrays(
-        out[:cut].clone(), labels[:cut].clone(), out[cut:].clone(), labels[cut:].clone()
-    )
-    write_atomically(cache, tensor_bytes(arrays._asdict()))
+    arrays = Arrays(out[:cut], labels[:cut], out[cut:], labels[cut:])
+    save_atomically(cache, arrays._asdict())
     return arrays
 
 

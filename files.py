@@ -8,19 +8,33 @@ import json
 import math
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write beside `path`, flush to disk, rename over it. On OSError `path` is as it was."""
+    with _replacing(path) as file:
+        file.write(content)
+
+
+def save_atomically(path: Path, value: Any) -> None:
+    """The same by torch.save, without a second copy in memory."""
+    with _replacing(path) as file:
+        torch.save(value, file)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}.tmp"
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -30,8 +30,8 @@ from experiment.schema import Suite, load_suite
 from experiment.sensitivity_command import sensitivity_command
 from experiment.store import CheckpointError, Store
 from experiment.store_command import store_command
-from stages.state import Interrupted
-from train_eval import get_optimizer, get_scheduler
+from stages.state import Interrupted, StageError
+from train_eval import NonFiniteLossError, get_optimizer, get_scheduler
 
 SUBCOMMANDS = {"store": store_command, "sensitivity": sensitivity_command}
 
@@ -62,6 +62,9 @@ def main(argv: list[str] | None = None) -> int:
         command = " ".join(["python main.py", *arguments])
         console.say(f"\ninterrupted; what was done is saved. To go on: {command}")
         return 130
+    except (StageError, NonFiniteLossError) as error:
+        print(error, file=sys.stderr)
+        return 1
     except OSError as error:
         print(f"cannot go on: {error}; files written before are intact", file=sys.stderr)
         return 1

@@ -82,6 +82,9 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _yes(question: str) -> bool:
     while True:
-        answer = input(f"{question} [Y/n] ").strip().lower()
+        try:
+            answer = input(f"{question} [Y/n] ").strip().lower()
+        except EOFError:
+            raise UserQuitError from None
         if answer in ("", "y", "yes", "n", "no"):
             return answer in ("", "y", "yes")

@@ -16,6 +16,7 @@ import torch
 
 from dataset import Dataset
 from experiment.measure import measure
+from experiment.messages import stop_at
 from experiment.schema import Experiment, Suite
 from experiment.store import Store
 from files import canonical_json, sha256
@@ -75,7 +76,22 @@ def plan(suite: Suite) -> list[Chain]:
             if experiment.is_baseline:
                 baselines[experiment.name, seed] = chain
             chains.append(chain)
+    _check_names(chains)
     return chains
+
+
+def _check_names(chains: list[Chain]) -> None:
+    """Two networks must not take turns under one file name. Raises ConfigError."""
+    owners: dict[str, Step] = {}
+    problems = []
+    for step in (step for chain in chains for step in chain.steps):
+        other = owners.setdefault(step.checkpoint, step)
+        if other.key != step.key:
+            problems.append(
+                f"{step.experiment.name}: its checkpoint {step.checkpoint}.pth is also one of "
+                f"{other.experiment.name}; rename one of them"
+            )
+    stop_at(problems)
 
 
 def _steps(
@@ -184,7 +200,7 @@ def _checkpoint_names(experiment: Experiment, seed: int) -> list[str]:
 
 def run_step(
     step: Step,
-    parent: ModelState | None,
+    parent: tuple[ModelState, dict[str, Any]] | None,
     store: Store,
     dataset: Callable[[], Dataset],
     device: torch.device,
@@ -196,15 +212,17 @@ def run_step(
 ) -> tuple[ModelState, dict[str, Any], bool]:
     """The step's state, its record, and whether it came from the store.
 
-    `parent` is the state before it (None: it starts from nothing). `recompute` sets an entry aside
-    first, `remeasure` takes only its metrics again. Raises whatever the stage raises.
+    `parent` is the state and record before it (None: it starts from nothing). An entry made from
+    another parent's weights than these is computed anew, and so is any under `recompute`, the old
+    one set aside; `remeasure` takes only the metrics again. Raises whatever the stage raises.
     """
+    parent_sha = parent[1]["checkpoint_sha256"] if parent else None
     with store.lock(step.key, stop_requested):
-        if recompute and store.has(step.key):
-            for path in (store.path(step.key), store.record_path(step.key)):
-                store.set_aside(path, f"{path.name}: to be computed anew")
         found = store.load(step.key)
-        if found is not None:
+        aside = "to be computed anew" if recompute else None
+        if found is not None and found[1]["parent_sha256"] != parent_sha:
+            aside = "was made from other weights than its parent now has"
+        if found is not None and aside is None:
             state, record = found
             if remeasure:
                 test = Context(dataset(), device, step.seed).loaders(batch_size=256).test
@@ -223,11 +241,13 @@ def run_step(
         )
         if step.spec.warnings():
             ctx.details["warnings"] = step.spec.warnings()
-        if parent is None:
-            parent = initial_state(step.experiment.model_args, step.seed)
-        state = calibrated(STAGES[step.stage].run(parent, step.spec, ctx), ctx)
-        seconds = time.perf_counter() - started
+        before = parent[0] if parent else initial_state(step.experiment.model_args, step.seed)
+        state = calibrated(STAGES[step.stage].run(before, step.spec, ctx), ctx)
+        seconds = time.perf_counter() - started + ctx.earlier_seconds
         metrics = measure(state, ctx.loaders(batch_size=256).test, device)
+        if found is not None:
+            for path in (store.path(step.key), store.record_path(step.key)):
+                store.set_aside(path, f"{path.name}: {aside}")
         record = store.put(
             step.key,
             state,
@@ -235,6 +255,7 @@ def run_step(
                 "stage": step.stage,
                 "key": step.key,
                 "parent": step.parent,
+                "parent_sha256": parent_sha,
                 "settings": step.settings,
                 "seed": step.seed,
                 "seconds": seconds,

@@ -100,6 +100,7 @@ class Console:
             table.add_column(heading, justify="right")
         table.add_column("status")
         rows = results.summary()["experiments"]
+        rows = [row for row in rows if row["experiment"] in results.experiments]
         for row in rows:
             final, change = row["final"], row.get("against_baseline", {})
             cells = [

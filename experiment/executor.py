@@ -22,6 +22,9 @@ from stages.state import Interrupted, ModelState
 UNWRITABLE = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.EIO}
 
 
+Outcome = tuple[ModelState, dict[str, Any]]  # of a stage: state and record
+
+
 class StopSignal:
     """Set by Ctrl-C or SIGTERM; asked after every training step and between stages."""
 
@@ -70,7 +73,8 @@ class SerialExecutor:
     def load_data(self, chains: list[Chain]) -> None:
         """Load what missing stages need. Raises DataError before anything is trained."""
         for chain in chains:
-            if self.remeasure or any(not self.store.has(step.key) for step in chain.steps):
+            missing = any(not self.store.has(step.key) for step in chain.steps)
+            if missing or self.remeasure or self.retrain:
                 self.dataset(chain.experiment.dataset_args)
 
     def dataset(self, args: DatasetArgs) -> Dataset:
@@ -97,14 +101,14 @@ class SerialExecutor:
             self.results.skip(chain, reason)
             self.console.skipped(chain, reason)
             return
-        state: ModelState | None = None
+        before: Outcome | None = None
         for position, step in enumerate(chain.steps):
             if self.stop():
                 raise Interrupted
             try:
-                if state is None and step.parent is not None:
-                    state = self.load_parent(chain)
-                state = self.run_one(chain, position, step, state)
+                if before is None and chain.baseline is not None:
+                    before = self.load_baseline(chain.baseline)
+                before = self.run_one(chain, position, step, before)
             except Interrupted:
                 raise
             except Exception as error:
@@ -116,44 +120,43 @@ class SerialExecutor:
                 return
         self.results.finish(chain)
 
-    def run_one(
-        self, chain: Chain, position: int, step: Step, parent: ModelState | None
-    ) -> ModelState:
+    def run_one(self, chain: Chain, position: int, step: Step, before: Outcome | None) -> Outcome:
         if step.key in self.failed:
             raise RuntimeError(f"this stage failed in another chain: {self.failed[step.key]}")
         self.console.stage(chain, position, step)
-        anew = step.experiment.name in self.retrain and step.key not in self.finished
-        state, record, cached = run_step(
+        fresh = step.key not in self.finished
+        state, record, cached = self.run_step(
             step,
-            parent,
+            before,
+            recompute=fresh and step.experiment.name in self.retrain,
+            remeasure=fresh and self.remeasure,
+        )
+        self.results.add(step, record, cached, self.store.folder / f"{step.checkpoint}.pth")
+        baseline = self.finished.get(chain.baseline.steps[-1].key) if chain.baseline else None
+        self.console.stage_done(step, record, cached, baseline)
+        return state, record
+
+    def load_baseline(self, baseline: Chain) -> Outcome:
+        """The baseline's outcome; computed again where its entry was damaged meanwhile."""
+        outcome: Outcome | None = None
+        for step in baseline.steps:
+            state, record, _ = self.run_step(step, outcome)
+            outcome = state, record
+        assert outcome is not None
+        return outcome
+
+    def run_step(
+        self, step: Step, before: Outcome | None, **how: bool
+    ) -> tuple[ModelState, dict[str, Any], bool]:
+        done = run_step(
+            step,
+            before,
             self.store,
             lambda: self.dataset(step.experiment.dataset_args),
             self.suite.device,
             stop_requested=self.stop,
             say=self.console.say,
-            recompute=anew,
-            remeasure=self.remeasure and step.key not in self.finished,
+            **how,
         )
-        self.finished[step.key] = record
-        self.results.add(step, record, cached, self.store.folder / f"{step.checkpoint}.pth")
-        baseline = self.finished.get(chain.baseline.steps[-1].key) if chain.baseline else None
-        self.console.stage_done(step, record, cached, baseline)
-        return state
-
-    def load_parent(self, chain: Chain) -> ModelState:
-        """The baseline's state; computed again where its entry was damaged meanwhile."""
-        assert chain.baseline is not None
-        state: ModelState | None = None
-        for step in chain.baseline.steps:
-            state, record, _ = run_step(
-                step,
-                state,
-                self.store,
-                lambda: self.dataset(chain.experiment.dataset_args),
-                self.suite.device,
-                stop_requested=self.stop,
-                say=self.console.say,
-            )
-            self.finished[step.key] = record
-        assert state is not None
-        return state
+        self.finished[step.key] = done[1]
+        return done

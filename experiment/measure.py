@@ -134,6 +134,7 @@ def _moved(loader: BatchLoader, device: torch.device) -> BatchLoader:
         loader.images,
         loader.labels,
         loader.batch_size,
+        index=loader.index,
         mean=loader.mean.flatten().tolist(),
         std=loader.std.flatten().tolist(),
         num_classes=0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import statistics
 import sys
@@ -44,6 +45,8 @@ class Results:
             "started": _now(),
         }
         self.shared = shared
+        names = {experiment.name for experiment in suite.experiments}
+        self.others = _earlier_results(suite.results_dir, names)
         self.experiments: dict[str, dict[str, Any]] = {
             experiment.name: {
                 "experiment": experiment.name,
@@ -60,7 +63,7 @@ class Results:
         }
 
     def path(self, experiment: str) -> Path:
-        return self.folder / f"{experiment}_results.json"
+        return self.folder / _file_of(experiment)
 
     def begin(self, chain: Chain) -> None:
         if self.of(chain)["status"] == "waiting":  # a failed seed is not forgotten over the next
@@ -132,9 +135,13 @@ class Results:
         write_json(self.folder / SUMMARY_NAME, self.summary())
 
     def summary(self) -> dict[str, Any]:
-        """One row an experiment, with its change against its baseline."""
+        """One row an experiment, with its change against its baseline.
+
+        Those that other runs left in the folder come first.
+        """
         rows = []
-        for name, result in self.experiments.items():
+        everything = {**self.others, **self.experiments}
+        for name, result in everything.items():
             row = {
                 "experiment": name,
                 "status": result["status"],
@@ -145,18 +152,19 @@ class Results:
                 "errors": result["errors"],
                 "results_file": self.path(name).name,
             }
-            baseline = self.experiments.get(result["baseline"] or "", {}).get("final")
-            if baseline and result["final"]:
-                row["against_baseline"] = against(result["final"], baseline)
+            if result["baseline"] in everything and result["final"]:
+                # of the chain's own seeds, so that seeds do not count as a change
+                base = final_metrics(everything[result["baseline"]], result["seeds"])
+                row["against_baseline"] = against(result["final"], base)
             rows.append(row)
         return {**self.shared, "written": _now(), "experiments": rows}
 
 
-def final_metrics(result: dict[str, Any]) -> dict[str, Any]:
-    """Metric → mean, std and n over seeds, of the last stage of each seed's chain."""
+def final_metrics(result: dict[str, Any], seeds: list[int] | None = None) -> dict[str, Any]:
+    """Metric → mean, std and n over seeds (None: all), of the last stage of each seed's chain."""
     length = len(result["config"]["sequence"])
     last = []
-    for seed in result["seeds"]:
+    for seed in result["seeds"] if seeds is None else seeds:
         stages = [stage for stage in result["stages"] if stage["seed"] == seed]
         if len(stages) == length:
             last.append(stages[-1]["metrics"])
@@ -183,6 +191,24 @@ def against(final: dict[str, Any], baseline: dict[str, Any]) -> dict[str, float]
         elif theirs:
             changes[f"{name}_ratio"] = mine / theirs
     return dict(sorted(changes.items()))
+
+
+def _earlier_results(folder: Path, names: set[str]) -> dict[str, dict[str, Any]]:
+    """Results that other runs wrote into the folder; what is no such file is passed over."""
+    found = {}
+    for path in sorted(folder.glob("*_results.json")):
+        try:
+            result = json.loads(path.read_text())
+            if result["experiment"] not in names and path.name == _file_of(result["experiment"]):
+                final_metrics(result)
+                found[result["experiment"]] = result
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+    return found
+
+
+def _file_of(experiment: str) -> str:
+    return f"{experiment}_results.json"
 
 
 def experiment_sequence(experiment: Experiment) -> str:

@@ -128,7 +128,8 @@ def load_suite(
     built = [builder.experiment(c) for c in chosen]
     stop_at(builder.problems)
     experiments = tuple(experiment for experiment in built if experiment is not None)
-    experiments = _with_seeds(experiments, {c.name for c in configs if c.seeds})
+    explicit = {c.name for c in configs if c.seeds or "seed" in c.training_args}
+    experiments = _with_seeds(experiments, explicit)
     return Suite(str(config), device, data_dir, model_dir, results_dir, experiments)
 
 
@@ -361,7 +362,7 @@ class _Builder:
                 f"{where}: nothing to do; set sequence, pruning_ratio, finetune_epochs or "
                 "quantization"
             )
-        stages = []
+        stages, kept_float = [], False
         for name, options, place in items:
             spec = self.spec(name, options, place, training, compression)
             if spec is None:
@@ -371,6 +372,12 @@ class _Builder:
             except ValueError as error:
                 self.problems.append(f"{place}: {error}")
             stages.append((name, spec))
+            kept_float = kept_float or bool(getattr(spec, "float_layers", ()))
+            if kept_float and "depth" in spec.settings().get("targets", ()):
+                self.problems.append(
+                    f"{place}: target 'depth' renumbers the layers, so the float_layers of the "
+                    "quantization before it would mean others; prune depth first"
+                )
         return tuple(stages)
 
     def written_sequence(
@@ -425,9 +432,14 @@ class _Builder:
             defaults[key] = {**defaults[key], **value} if nested else value
         spec, found = check(kind, defaults, place)
         self.problems += found
-        if spec is not None and getattr(spec, "precision", None) == "auto":
+        if spec is not None:
             precision = resolve_precision("auto", self.device)
-            spec = spec.model_copy(update={"precision": precision})
+            if getattr(spec, "precision", None) == "auto":
+                spec = spec.model_copy(update={"precision": precision})
+            inner: Any = getattr(spec, "finetune", None)
+            if inner is not None and inner.precision == "auto":
+                inner = inner.model_copy(update={"precision": precision})
+                spec = spec.model_copy(update={"finetune": inner})
         return spec
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
-from typing import Any
 
 from dataset import load_dataset
 from experiment.chain import plan, run_step
 from experiment.command_line import Parser
 from experiment.console import Console
+from experiment.executor import StopSignal
 from experiment.measure import environment
 from experiment.messages import ConfigError
 from experiment.schema import load_suite
@@ -21,7 +21,7 @@ from experiment.store import Store
 from files import write_json
 from model import HybridCNNTransformer
 from stages.dimensions import TARGETS, Dimension
-from stages.importance import CRITERIA, importance
+from stages.importance import CRITERIA, calibration_batches, importance
 from stages.pruning import PruneSpec
 from stages.sensitivity import RATIOS, Curves, scan
 from stages.state import Context, build
@@ -32,21 +32,24 @@ def sensitivity_command(arguments: list[str], console: Console) -> int:
     args = _parser().parse_args(arguments)
     suite = load_suite(args.config, overrides=args.set, only=[args.experiment])
     chain = next(c for c in plan(suite) if c.experiment.name == args.experiment)
-    start = chain.baseline or chain  # a chain is scanned where it starts
-    store = Store(suite.model_dir, console.say)
+    start = (chain.baseline or chain).steps[0]  # a chain is scanned where it starts
+    store, stop = Store(suite.model_dir, console.say), StopSignal()
     dataset = load_dataset(chain.experiment.dataset_args, suite.data_dir)
-    state = None
-    for step in start.steps:
-        state, _, _ = run_step(step, state, store, lambda: dataset, suite.device, say=console.say)
-    assert state is not None
+    with stop.listening(console.say):
+        state, _, _ = run_step(
+            start,
+            None,
+            store,
+            lambda: dataset,
+            suite.device,
+            stop_requested=stop,
+            say=console.say,
+        )
     model = build(state)
-    spec = PruneSpec(mode="structural", targets=args.targets, criterion=args.criterion)
+    spec = PruneSpec(mode="structural", ratio=0, targets=args.targets, criterion=args.criterion)
     dims = _checked(spec, model)
     ctx = Context(dataset, suite.device, start.seed)
-
-    def calibration() -> Any:
-        return itertools.islice(ctx.loaders(batch_size=64).calibration, 8)
-
+    calibration = calibration_batches(ctx.loaders(batch_size=64).calibration, 8)
     scores = importance(model, dims, args.criterion, calibration, start.seed)
     curves = scan(state, dims, scores, ctx.loaders(batch_size=256).validation, args.ratios)
     path = suite.results_dir / f"{args.experiment}_sensitivity.json"

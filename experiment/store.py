@@ -79,6 +79,7 @@ class Store:
         try:
             content = self.path(key).read_bytes()
         except FileNotFoundError:
+            self.set_aside(self.record_path(key), f"{self.record_path(key)}: has no checkpoint")
             return None
         try:
             if sha256(content) != record["checkpoint_sha256"]:
@@ -86,6 +87,7 @@ class Store:
             return _open_state(content, self.path(key))[0], record
         except CheckpointError as error:
             self.set_aside(self.path(key), str(error))
+            self.set_aside(self.record_path(key), f"{self.record_path(key)}: with it")
             return None
 
     def put(self, key: str, state: ModelState, record: dict[str, Any]) -> dict[str, Any]:
@@ -140,6 +142,15 @@ class Store:
 
     def snapshot(self, key: str) -> StoredSnapshot:
         return StoredSnapshot(self.entries / f"{key}.snapshot", self)
+
+    def is_locked(self, key: str) -> bool:
+        """Whether another process is at this key now."""
+        lock = FileLock(self.entries / f"{key}.lock")
+        try:
+            with lock.acquire(timeout=0):
+                return False
+        except Timeout:
+            return True
 
     @contextmanager
     def lock(self, key: str, stop_requested: Callable[[], bool]) -> Iterator[None]:

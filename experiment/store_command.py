@@ -21,7 +21,7 @@ HOME = Path(__file__).parent.parent
 def store_command(arguments: list[str], console: Console) -> int:
     """Run the subcommand; returns the exit code: 1 where `verify` finds damage."""
     args = _parser().parse_args(arguments)
-    named, folder = _named_keys(args.config, console, needed=args.action == "gc")
+    named, folder = _named_keys(args.config, args.set, console, needed=args.action == "gc")
     store = Store(folder, console.say)
     if args.action == "ls":
         return _list(store, named, console)
@@ -39,12 +39,15 @@ def _parser() -> Parser:
         metavar="FILE",
         help="suites whose stages are wanted (default: config.py and all of configs/)",
     )
+    parser.add_argument(
+        "--set", action="append", metavar="SECTION.KEY=VALUE", help="as the suites were run with"
+    )
     parser.add_argument("--yes", action="store_true", help="gc: remove without asking")
     return parser
 
 
 def _named_keys(
-    configs: list[str] | None, console: Console, needed: bool
+    configs: list[str] | None, overrides: list[str] | None, console: Console, needed: bool
 ) -> tuple[dict[str, str], Path]:
     """Key of every stage that a suite names → its checkpoint's name, and the store's folder.
 
@@ -56,7 +59,7 @@ def _named_keys(
     folders: set[Path] = set()
     for path in paths:
         try:
-            suite = load_suite(path)
+            suite = load_suite(path, overrides=overrides)
         except ConfigError as error:
             unread = f"{path} cannot be read, so what it names is unknown: {error.problems[0]}"
             if needed:
@@ -108,8 +111,11 @@ def _verify(store: Store, console: Console) -> int:
 
 
 def _collect(store: Store, named: dict[str, str], yes: bool, console: Console) -> int:
-    """Remove what no suite names, after showing it and asking."""
-    doomed = [p for p in sorted(store.entries.glob("*")) if p.name.split(".")[0] not in named]
+    """Remove what no suite names and no run is at, after showing it and asking."""
+    files = [p for p in sorted(store.entries.glob("*")) if not p.name.startswith(".")]
+    keys = {p.name.split(".")[0] for p in files} - named.keys()
+    keys = {key for key in keys if not store.is_locked(key)}
+    doomed = [p for p in files if p.name.split(".")[0] in keys]
     links = [
         link
         for link in sorted(store.folder.glob("*.pth"))
@@ -125,7 +131,11 @@ def _collect(store: Store, named: dict[str, str], yes: bool, console: Console) -
     if not yes:
         if not sys.stdin.isatty():
             raise ConfigError(["store gc: no terminal to ask on; add --yes to remove them"])
-        if input(question).strip().lower() not in ("y", "yes"):
+        try:
+            answer = input(question).strip().lower()
+        except EOFError:
+            answer = ""
+        if answer not in ("y", "yes"):
             console.say("nothing removed")
             return 0
     for path in [*links, *doomed]:

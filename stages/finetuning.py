@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -21,7 +21,6 @@ from stages.state import (
     Context,
     Interrupted,
     ModelState,
-    StageError,
     StageSpec,
     build,
     cpu_copy,
@@ -41,7 +40,15 @@ from train_eval import (
 )
 
 
-class TrainSpec(Recipe, StageSpec):
+class FitSpec(Recipe, StageSpec):
+    """What the stages that train share."""
+
+    def check(self, model_args: dict[str, Any]) -> None:
+        if self.sparsity and model_args["cnn_norm"] != "batch":
+            raise ValueError("sparsity needs batch norm; set it to 0, or cnn_norm to 'batch'")
+
+
+class TrainSpec(FitSpec):
     """Train a network from its initialisation."""
 
     epochs: int = Field(20, ge=1)
@@ -54,7 +61,7 @@ class TrainSpec(Recipe, StageSpec):
         return "t", "trained"
 
 
-class FinetuneSpec(Recipe, StageSpec):
+class FinetuneSpec(FitSpec):
     """Train the present network on: pruned channels stay pruned, fake quantization stays on."""
 
     epochs: int = Field(3, ge=1)
@@ -130,7 +137,7 @@ class _Training:
         self.epoch, self.progress = 0, EpochProgress()
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None  # {'loss', 'module'} of the best epoch
-        self.saved_at = time.monotonic()
+        self.started = self.saved_at = time.monotonic()
         self.apply_masks()
         ctx.details.update(precision=self.precision, device=str(ctx.device), history=self.history)
 
@@ -155,7 +162,7 @@ class _Training:
             raise NonFiniteLossError(
                 f"{error}; lower learning_rate or set grad_clip (the last good snapshot is kept)"
             ) from None
-        with _averaged(self.module, self.average):
+        with _averaged(self.module, self.average), self.frozen_ranges():
             self.module.eval()
             validation = evaluate(self.module, self.loaders.validation)
             if self.recipe.keep == "best" and (
@@ -176,10 +183,18 @@ class _Training:
             f"  epoch {self.epoch + 1:>{len(str(self.epochs))}}/{self.epochs}"
             f"  loss {result.loss:.4f}  acc {result.accuracy:6.2f} %"
             f"  | validation loss {validation.loss:.4f}  acc {validation.accuracy:6.2f} %"
-            f"  | lr {result.learning_rate:.1e}  {time.perf_counter() - started:.1f} s"
+            f"  | lr {result.learning_rate:.1e}  {result.images_per_second:.0f} images/s"
+            f"  {time.perf_counter() - started:.1f} s"
         )
         self.epoch, self.progress = self.epoch + 1, EpochProgress()
         self.save()
+
+    def frozen_ranges(self) -> AbstractContextManager[None]:
+        """Inside, validation images leave no trace in a quantized network's ranges."""
+        quant = self.state.quant
+        if quant is None or not self.fake_quant:
+            return nullcontext()
+        return quantization.frozen_ranges(self.module, quant)
 
     def guard_divergence(self, loss: float) -> None:
         """A finite loss can still have run away: far above guessing, and above where it began."""
@@ -220,6 +235,7 @@ class _Training:
                 "average": self.average and (self.average.updates, self.average.average),
                 "best": self.best,
                 "history": self.history,
+                "seconds": self.ctx.earlier_seconds + time.monotonic() - self.started,
                 "rng": torch.get_rng_state(),
                 "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             }
@@ -235,8 +251,10 @@ class _Training:
         self.optimizer.load_state_dict(found["optimizer"])
         self.schedule.scheduler.load_state_dict(found["schedule"])
         if self.average is not None:
-            self.average.updates, self.average.average = found["average"]
+            self.average.updates, average = found["average"]
+            self.average.average = {n: v.to(self.ctx.device) for n, v in average.items()}
         self.best = found["best"]
+        self.ctx.earlier_seconds = found["seconds"]
         self.history[:] = found["history"]
         torch.set_rng_state(found["rng"])
         if found["cuda_rng"]:
@@ -250,8 +268,8 @@ class _Training:
             self.module.load_state_dict(self.average.average, strict=False)
         found = self.module.state_dict()
         weights = cpu_copy({name: found[source] for name, source in self.names.items()})
-        if self.state.quant is None or not self.fake_quant:
-            return self.state.changed(weights)
+        if self.state.quant is None or not self.fake_quant or self.average is not None:
+            return self.state.changed(weights)  # averaged weights have ranges of their own
         quant = quantization.with_trained_ranges(self.state.quant, self.module.cpu())
         return self.state.changed(weights, quant=quant)
 
@@ -259,8 +277,6 @@ class _Training:
 def _with_sparsity(criterion: Criterion, module: nn.Module, weight: float) -> Criterion:
     """The criterion plus `weight`·Σ|γ| of the batch norms, which drives weak channels to zero."""
     scales = [m.weight for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
-    if not scales:
-        raise StageError("sparsity: the network has no batch norm; set it to 0 or cnn_norm='batch'")
 
     def loss(logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
         penalty = torch.stack([scale.abs().sum() for scale in scales]).sum()

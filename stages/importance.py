@@ -6,6 +6,7 @@ A criterion gives one score a unit, higher is dearer. Weight criteria are pure f
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -47,11 +48,24 @@ def importance(
     else:
         score = {"l1": l1, "l2": l2, "lamp": l2, "fpgm": fpgm, "bn_scale": bn_scale}[criterion]
         scores = [score(part, weights) for part in flat]
+    scores = [_dead_last(s, part, weights) for s, part in zip(scores, flat, strict=True)]
     joined, position = [], 0
     for of_dimension in parts:
         joined.append(torch.cat(scores[position : position + len(of_dimension)]))
         position += len(of_dimension)
     return [lamp(norms) for norms in joined] if criterion == "lamp" else joined
+
+
+def calibration_batches(loader: Batches, count: int) -> Callable[[], Batches]:
+    """Gives the first `count` batches of `loader` afresh at each call, on the CPU."""
+    return lambda: ((x.cpu(), y.cpu()) for x, y in itertools.islice(loader, count))
+
+
+def _dead_last(scores: Tensor, dimension: Dimension, weights: Weights) -> Tensor:
+    """Scores with 0 for units that a mask has silenced, whatever still listens to them."""
+    makers = [m for m in _matrices(dimension, weights) if m.role == "out"]
+    alive = sum(by_unit(weights[m.tensor].abs(), m) for m in makers)
+    return torch.where(torch.as_tensor(alive) > 0, scores, torch.zeros_like(scores))
 
 
 def l1(dimension: Dimension, weights: Weights) -> Tensor:

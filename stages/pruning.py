@@ -6,7 +6,6 @@ cuts them out: what comes back is a smaller network, described by `model_args` a
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -25,6 +24,7 @@ from stages.state import (
     Context,
     ModelState,
     Snapshot,
+    StageError,
     StageSpec,
     blueprint,
     build,
@@ -36,13 +36,16 @@ from stages.structural import Amount, Removed, choose, choose_for_cost
 from train_eval import TrainingArgs
 
 Target = Literal["conv", "ffn", "heads", "head_dim", "embed", "depth"]
-STRUCTURAL_ONLY = ("targets", "keep", "scope", "ratios", "protect", "iterations")
+STRUCTURAL_ONLY = (
+    "targets", "keep", "scope", "ratios", "protect", "min_channels", "round_to", "iterations",
+    "schedule", "calibration_batches",
+)  # fmt: skip
 
 
 class PruneSpec(StageSpec):
     """What to remove, by which criterion, and how much: `ratio`, or a cost to `keep`."""
 
-    ratio: float | None = Field(0.5, ge=0, lt=1)  # of the channels; at least one stays
+    ratio: float | None = Field(None, ge=0, lt=1)  # of the channels; at least one stays
     mode: Literal["mask", "structural"] = "mask"
     criterion: Literal[
         "l1", "l2", "fpgm", "bn_scale", "lamp", "taylor", "hessian", "activation", "random"
@@ -99,14 +102,21 @@ class PruneSpec(StageSpec):
                 )
             if self.criterion != "l1":
                 raise ValueError(f"criterion {self.criterion!r} needs mode 'structural'")
-            if self.ratio is None:
-                raise ValueError("mode 'mask' needs a ratio")
-        elif self.keep is None and self.ratio is None:
-            raise ValueError("should have ratio or keep")
-        elif not self.targets:
+        if self.keep is None and self.ratio is None:
+            raise ValueError("should have ratio (or compression_args.pruning_ratio), or keep")
+        if self.mode == "mask":
+            return self
+        if not self.targets:
             raise ValueError(f"targets should name some of {', '.join(TARGETS)}")
-        elif self.ratios and self.scope == "global":
+        if self.ratios and self.scope == "global":
             raise ValueError("ratios are of each dimension; use scope 'uniform'")
+        if self.iterations > 1 and self.finetune is None:
+            raise ValueError("iterations above 1 need finetune options")
+        if self.iterations > 1 and "depth" in self.targets and (self.protect or self.ratios):
+            raise ValueError(
+                "a cut of target 'depth' renumbers the layers, so patterns would mean others in "
+                "the next iteration; prune depth in a stage of its own"
+            )
         return self
 
     def tags(self) -> tuple[str, str]:
@@ -141,17 +151,21 @@ class PruneSpec(StageSpec):
         dims = dimensions(model, self.targets)
         if not dims:
             raise ValueError(f"targets {self.targets}: the network has none of these")
-        for pattern in [*self.protect, *self._own_ratios()]:
+        for pattern in [*self.protect, *self.own_ratios()]:
             if not any(fnmatchcase(d.name, pattern) for d in dims):
                 names = ", ".join(d.name for d in dims)
                 raise ValueError(f"{pattern!r} matches nothing to prune; there are: {names}")
-        return [d for d in dims if not any(fnmatchcase(d.name, p) for p in self.protect)]
+        free = [d for d in dims if not any(fnmatchcase(d.name, p) for p in self.protect)]
+        if not free:
+            raise ValueError(f"protect {self.protect} leaves nothing to prune")
+        return free
 
     def amount(self) -> Amount:
-        ratios = self._own_ratios()
+        ratios = self.own_ratios()
         return Amount(self.scope == "uniform", self.min_channels, self.round_to, ratios)
 
-    def _own_ratios(self) -> dict[str, float]:
+    def own_ratios(self) -> dict[str, float]:
+        """The ratios written out for some dimensions."""
         return self.ratios if isinstance(self.ratios, dict) else {}
 
 
@@ -167,11 +181,16 @@ def prune(state: ModelState, spec: PruneSpec, ctx: Context) -> ModelState:
         assert spec.ratio is not None
         ctx.details["zero_channels"] = mask_channels(model, spec.ratio)
         return state.changed(state_of(model).weights)
+    if spec.keep and "latency_ms" in spec.keep and state.quant is not None:
+        raise StageError(
+            "keep latency_ms is of the float network, and this one is quantized; prune before it "
+            "is, or keep macs"
+        )
     if spec.iterations == 1:
-        pruned = prune_once(state, spec, ctx, spec.ratio, spec.keep)
+        pruned = prune_once(state, spec, ctx)
     else:
         pruned = _prune_in_steps(state, spec, ctx)
-    report(state, pruned, spec, ctx)
+    report(state, pruned, ctx)
     return pruned
 
 
@@ -179,41 +198,43 @@ def prune_once(
     state: ModelState,
     spec: PruneSpec,
     ctx: Context,
-    ratio: float | None,
-    keep: dict[Any, float] | None,
+    *,
+    of: ModelState | None = None,
+    last: bool = True,
 ) -> ModelState:
-    """One cut: score every unit, choose, remove."""
+    """One cut: score every unit, choose, remove. A cost to keep is a share of that of `of`."""
     model = build(state)
     dims = spec.dimensions(model)
     loader = ctx.loaders(batch_size=64).calibration
-
-    def calibration() -> importance.Batches:
-        pairs = itertools.islice(loader, spec.calibration_batches)
-        return ((images.cpu(), labels.cpu()) for images, labels in pairs)
-
+    calibration = importance.calibration_batches(loader, spec.calibration_batches)
     scores = importance.importance(model, dims, spec.criterion, calibration, ctx.seed)
+    keep: dict[str, float] | None = dict(spec.keep) if spec.keep else None  # type: ignore[arg-type]
     if spec.ratios == "auto":
         curves = scan(state, dims, scores, ctx.loaders(batch_size=256).validation)
         ctx.details["sensitivity"] = curves
+        keep = keep or {"units": 1 - (spec.ratio or 0)}
 
-        def choose_at(dial: float) -> Removed:  # the dial is the loss that each may cost
-            ratios = ratios_for_drop(curves, 100 * dial**2)
+    def choose_at(dial: float) -> Removed:
+        if spec.ratios == "auto":  # the dial is the loss that each dimension may cost
+            ratios = ratios_for_drop(curves, 100 * dial**3)
             return choose(dims, scores, 0.0, replace(spec.amount(), ratios=ratios))
-
-        keep = keep or {"units": 1 - (ratio or 0)}
-    else:
-
-        def choose_at(dial: float) -> Removed:
-            return choose(dims, scores, dial, spec.amount())
+        return choose(dims, scores, dial, spec.amount())
 
     if keep:
-        removed, dial = choose_for_cost(choose_at, state.model_args, state.weights, keep)
-        ctx.details["ratio_found" if spec.ratios != "auto" else "drop_found"] = (
-            dial if spec.ratios != "auto" else 100 * dial**2
+        removed, dial = choose_for_cost(
+            choose_at,
+            state.model_args,
+            state.weights,
+            keep,
+            of=of.model_args if of else None,
+            device=ctx.device,
+            exact=last,
         )
+        auto = spec.ratios == "auto"
+        ctx.details["drop_found" if auto else "ratio_found"] = 100 * dial**3 if auto else dial
     else:
-        assert ratio is not None
-        removed = choose_at(ratio)
+        assert spec.ratio is not None
+        removed = choose_at(spec.ratio)
     args, weights = cut(state.model_args, state.weights, removed)
     return state.changed(weights, model_args=args)
 
@@ -223,17 +244,16 @@ def _prune_in_steps(state: ModelState, spec: PruneSpec, ctx: Context) -> ModelSt
     assert spec.finetune is not None
     snapshot = ctx.snapshot
     found = snapshot.load() if snapshot is not None else None
-    first, current = 0, state
-    if found is not None:
-        first, current = found["iteration"], from_plain(found["state"])
-    widths = {d.name: d.width for d in spec.dimensions(build(state))}
+    first = found["iteration"] if found is not None else 0
+    current = from_plain(found["state"]) if found is not None else state
     for step in range(first, spec.iterations):
-        if not (found and step == first and found["cut"]):
-            current = _cut_at_step(current, spec, ctx, step, widths)
+        resumed = found if step == first else None
+        if resumed is None:
+            current = _cut_at_step(current, state, spec, ctx, step)
         if step + 1 < spec.iterations:
             ctx.say(f"  iteration {step + 1}/{spec.iterations} is cut; finetuning")
-            inner = _InnerSnapshot(snapshot, step, current, found if step == first else None)
-            ctx.snapshot = inner if snapshot is not None else None
+            if snapshot is not None:
+                ctx.snapshot = _InnerSnapshot(snapshot, step, current, resumed)
             try:
                 current = fit(current, spec.finetune, spec.finetune.epochs, ctx)
             finally:
@@ -242,44 +262,43 @@ def _prune_in_steps(state: ModelState, spec: PruneSpec, ctx: Context) -> ModelSt
 
 
 class _InnerSnapshot:
-    """A fit's snapshot inside an iteration's."""
+    """A fit's snapshot inside an iteration's, which also holds the network as it was cut."""
 
-    def __init__(
-        self, outer: Snapshot | None, step: int, state: ModelState, found: dict[str, Any] | None
-    ):
+    def __init__(self, outer: Snapshot, step: int, state: ModelState, found: dict[str, Any] | None):
         self.outer, self.step, self.state, self.found = outer, step, state, found
 
     def load(self) -> dict[str, Any] | None:
         return self.found["fit"] if self.found is not None else None
 
     def save(self, value: dict[str, Any]) -> None:
-        assert self.outer is not None
-        self.outer.save(
-            {"iteration": self.step, "cut": True, "state": to_plain(self.state), "fit": value}
-        )
+        self.outer.save({"iteration": self.step, "state": to_plain(self.state), "fit": value})
 
 
 def _cut_at_step(
-    state: ModelState, spec: PruneSpec, ctx: Context, step: int, widths: dict[str, int]
+    state: ModelState, original: ModelState, spec: PruneSpec, ctx: Context, step: int
 ) -> ModelState:
-    """One cut of an iterative schedule; `widths` are those before the first."""
-
-    def now(final: float) -> float:
-        """Share of what is there now to keep, towards `final` of what was there at first."""
-        return _kept(spec, final, step + 1) / _kept(spec, final, step)
-
+    """The cut of one iteration, towards the share of the `original` that is due after it."""
+    changes: dict[str, Any] = {}
     if spec.keep:
         cost = _named(spec.keep)
-        return prune_once(state, spec, ctx, None, {**spec.keep, cost: now(spec.keep[cost])})
-    assert spec.ratio is not None
-    if spec.scope == "global" or "depth" in spec.targets or not isinstance(spec.ratios, dict):
-        return prune_once(state, spec, ctx, 1 - now(1 - spec.ratio), None)
-    exact = {}  # ratios from the first widths, so that rounding does not add up
-    for dimension in spec.dimensions(build(state)):
-        own = [r for p, r in spec.ratios.items() if fnmatchcase(dimension.name, p)]
-        kept = _kept(spec, 1 - (own[-1] if own else spec.ratio), step + 1)
-        exact[dimension.name] = max(0.0, 1 - kept * widths[dimension.name] / dimension.width)
-    return prune_once(state, spec.model_copy(update={"ratios": exact}), ctx, spec.ratio, None)
+        changes["keep"] = {**spec.keep, cost: _kept(spec, spec.keep[cost], step + 1)}
+    final = 1 - (spec.ratio or 0)
+    relative = 1 - _kept(spec, final, step + 1) / _kept(spec, final, step)
+    if spec.ratios == "auto" or spec.scope == "global" or "depth" in spec.targets:
+        changes["ratio"] = relative
+    else:  # ratios from the first widths, so that rounding does not add up
+        widths = {d.name: d.width for d in spec.dimensions(build(original))}
+        exact = {}
+        for dimension in spec.dimensions(build(state)):
+            own = [r for p, r in spec.own_ratios().items() if fnmatchcase(dimension.name, p)]
+            if own or not spec.keep:
+                kept = _kept(spec, 1 - own[-1] if own else final, step + 1)
+                exact[dimension.name] = max(
+                    0.0, 1 - kept * widths[dimension.name] / dimension.width
+                )
+        changes.update(ratios=exact, ratio=relative)
+    last = step + 1 == spec.iterations
+    return prune_once(state, spec.model_copy(update=changes), ctx, of=original, last=last)
 
 
 def _kept(spec: PruneSpec, final: float, step: int) -> float:
@@ -296,30 +315,33 @@ def _named(keep: dict[Any, float]) -> Any:
     return next(name for name in keep if name != "batch")
 
 
-def report(before: ModelState, after: ModelState, spec: PruneSpec, ctx: Context) -> None:
+def report(before: ModelState, after: ModelState, ctx: Context) -> None:
     """Note widths, MACs and parameters before and after, by layer, and show where they went."""
     one, other = build(before), build(after)
     macs, layers = costs.count_macs(one)
     macs_after, layers_after = costs.count_macs(other)
+    if "num_layers" in _changed(before, after):  # the layers have other numbers now
+        layers, layers_after = {}, {}
     params, params_after = (sum(p.numel() for p in m.parameters()) for m in (one, other))
-    widths = {
-        key: [before.model_args[key], after.model_args[key]]
-        for key in before.model_args
-        if before.model_args[key] != after.model_args[key]
-    }
+    widths = _changed(before, after)
     ctx.details.update(
         widths=widths,
         macs=[macs, macs_after],
         params=[params, params_after],
-        layer_macs={name: [layers[name], layers_after.get(name, 0)] for name in layers},
+        layer_macs={name: [layers[name], layers_after[name]] for name in layers},
     )
     for key, (old, new) in widths.items():
         ctx.say(f"       {key:13} {old} → {new}")
-    lost = sorted(layers, key=lambda name: layers_after.get(name, 0) - layers[name])
+    lost = sorted(layers, key=lambda name: layers_after[name] - layers[name])
     for name in lost[:5]:
-        now = layers_after.get(name, 0)
-        ctx.say(f"       {name:38} {layers[name] / 1e6:8.3f} → {now / 1e6:8.3f} M MACs")
+        now = layers_after[name] / 1e6
+        ctx.say(f"       {name:38} {layers[name] / 1e6:8.3f} → {now:8.3f} M MACs")
     ctx.say(
         f"       in all {macs / 1e6:.2f} → {macs_after / 1e6:.2f} M MACs "
         f"({macs_after / macs:.1%}), {params / 1e3:.1f} → {params_after / 1e3:.1f} k parameters"
     )
+
+
+def _changed(before: ModelState, after: ModelState) -> dict[str, list[Any]]:
+    old, new = before.model_args, after.model_args
+    return {key: [old[key], new[key]] for key in old if old[key] != new[key]}

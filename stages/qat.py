@@ -6,13 +6,13 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from stages.finetuning import fit, recipe_of
+from stages.finetuning import FitSpec, fit, recipe_of
 from stages.ptq import QuantSpec
 from stages.state import CompressionArgs, Context, ModelState
-from train_eval import Recipe, TrainingArgs
+from train_eval import TrainingArgs
 
 
-class QatSpec(Recipe, QuantSpec):
+class QatSpec(FitSpec, QuantSpec):
     """Quantization-aware training from the present weights."""
 
     epochs: int = Field(3, ge=1)
@@ -27,6 +27,10 @@ class QatSpec(Recipe, QuantSpec):
             "learning_rate": compression.qat_learning_rate,
             "precision": "fp32",
         }
+
+    def check(self, model_args: dict[str, Any]) -> None:
+        FitSpec.check(self, model_args)
+        QuantSpec.check(self, model_args)
 
     def tags(self) -> tuple[str, str]:
         return "qqat", "quantized_qat_int8"

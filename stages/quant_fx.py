@@ -18,6 +18,7 @@ from torch.ao.quantization import (
     ObserverBase,
     QConfigMapping,
     disable_fake_quant,
+    disable_observer,
     enable_observer,
     get_default_qat_qconfig,
     get_default_qconfig,
@@ -68,6 +69,14 @@ def observe(
             if step == batches:
                 break
             prepared(images.cpu())
+
+
+@contextmanager
+def frozen_ranges(prepared: nn.Module) -> Iterator[None]:
+    """Inside, the observers look away."""
+    prepared.apply(disable_observer)
+    yield
+    prepared.apply(enable_observer)
 
 
 def observed_ranges(prepared: nn.Module) -> dict[str, Tensor]:

@@ -1,13 +1,15 @@
 """Quantization behind one interface: what a network's int8 form is, and who makes it.
 
 `Quant` is the plain record that travels in a ModelState. A backend module offers `prepare`,
-`observe`, `observed_ranges`, `master_names` and `convert`; BACKENDS says which serves which name.
+`observe`, `frozen_ranges`, `observed_ranges`, `master_names` and `convert`; BACKENDS says which
+serves which name.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from types import ModuleType
@@ -96,6 +98,11 @@ def prepare(model: HybridCNNTransformer, quant: Quant) -> nn.Module:
 def master_names(prepared: nn.Module, model: HybridCNNTransformer, quant: Quant) -> dict[str, str]:
     """`model`'s parameter and buffer names → those of the network prepared from it."""
     return BACKENDS[quant.backend].master_names(prepared, model)
+
+
+def frozen_ranges(prepared: nn.Module, quant: Quant) -> AbstractContextManager[None]:
+    """Inside, what runs through a prepared network does not move its ranges."""
+    return BACKENDS[quant.backend].frozen_ranges(prepared)
 
 
 def with_trained_ranges(quant: Quant, prepared: nn.Module) -> Quant:

@@ -127,6 +127,7 @@ class Context:
     stop_requested: Callable[[], bool] = lambda: False
     say: Callable[[str], None] = print
     details: dict[str, Any] = field(default_factory=dict)  # goes into the stage's JSON record
+    earlier_seconds: float = 0.0  # spent on the stage before it was interrupted
 
     def loaders(self, recipe: Recipe | None = None, batch_size: int = 128) -> DataLoaders:
         """The data as `recipe` wants it, or plainly in batches of `batch_size`."""

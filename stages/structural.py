@@ -61,12 +61,12 @@ def _global(
     for dimension, score in zip(dims, scores, strict=True):
         ranked = score.view(dimension.blocks, -1).sort(dim=1).values.mean(0)
         steps.append(ranked / score.mean().clamp_min(1e-30))
-    everything = torch.cat(steps).sort().values
-    count = round(ratio * len(everything))
-    threshold = everything[count - 1] if count else torch.tensor(-1.0)
+    owner = torch.cat([torch.full((len(step),), i) for i, step in enumerate(steps)])
+    weakest = torch.cat(steps).argsort(stable=True)[: round(ratio * len(owner))]
+    counts = owner[weakest].bincount(minlength=len(dims)).tolist()
     return [
-        d.width - _allowed(d, d.width - int((step <= threshold).sum()), amount)
-        for d, step in zip(dims, steps, strict=True)
+        d.width - _allowed(d, d.width - count, amount)
+        for d, count in zip(dims, counts, strict=True)
     ]
 
 
@@ -74,9 +74,8 @@ def _allowed(dimension: Dimension, keep: int, amount: Amount) -> int:
     """The nearest width that min_channels and round_to allow; heads and layers are not rounded."""
     if dimension.target in ("heads", "depth"):
         return max(1, keep)
-    keep = max(keep, amount.min_channels, 1)
-    if amount.round_to > 1:
-        keep = max(amount.round_to, round(keep / amount.round_to) * amount.round_to)
+    least = -(-amount.min_channels // amount.round_to) * amount.round_to
+    keep = max(least, round(keep / amount.round_to) * amount.round_to)
     return min(keep, dimension.width)
 
 
@@ -85,16 +84,22 @@ def choose_for_cost(
     model_args: dict[str, Any],
     weights: Weights,
     keep: dict[str, float],
+    *,
+    of: dict[str, Any] | None = None,
+    device: torch.device | str = "cpu",
+    exact: bool = True,
 ) -> tuple[Removed, float]:
     """The choice that leaves `keep` of a cost, and the dial that gives it, by bisection.
 
     `choose_at` maps a dial from 0 (remove nothing) to 1 to a choice. `keep` is {'macs': s},
-    {'params': s}, {'units': s} or {'latency_ms': s, 'batch': n}, s a share of the present cost.
-    Raises ValueError, with the nearest possible share, where none is within 2 %.
+    {'params': s}, {'units': s} or {'latency_ms': s, 'batch': n}, s a share of the cost of the
+    network with arguments `of` (None: the present one). Latency is that of the float network on
+    `device`. Raises ValueError, with the nearest possible share, where none is within 2 % and it
+    must be `exact`.
     """
     wanted = next(value for name, value in keep.items() if name != "batch")
-    measure = _cost(keep)
-    whole = measure(model_args)
+    measure = _cost(keep, device)
+    whole = measure(of or model_args)
     low, high = 0.0, 0.999
     best: tuple[float, float, float, Removed] | None = None  # (off, share, dial, choice)
     for _ in range(16):
@@ -112,14 +117,14 @@ def choose_for_cost(
         low, high = (dial, high) if left > wanted else (low, dial)
     assert best is not None
     off, left, dial, removed = best
-    if off > TOLERANCE:
+    if exact and off > TOLERANCE:
         raise ValueError(
             f"keep {keep}: not possible with these targets and limits; nearest is {left:.3f}"
         )
     return removed, dial
 
 
-def _cost(keep: dict[str, float]) -> Callable[[dict[str, Any]], float]:
+def _cost(keep: dict[str, float], device: torch.device | str) -> Callable[[dict[str, Any]], float]:
     def network(args: dict[str, Any]) -> HybridCNNTransformer:
         return HybridCNNTransformer(**args).eval()
 
@@ -131,8 +136,10 @@ def _cost(keep: dict[str, float]) -> Callable[[dict[str, Any]], float]:
         return lambda args: sum(p.numel() for p in network(args).parameters())
 
     def latency(args: dict[str, Any]) -> float:
-        model = network(args).to(memory_format=torch.channels_last)
+        model = network(args)
         images = costs.example_image(model).repeat(int(keep.get("batch", 1)), 1, 1, 1)
-        return costs.latency(model, images.contiguous(memory_format=torch.channels_last))["median"]
+        placed = model.to(device).to(memory_format=torch.channels_last)
+        images = images.to(device=device, memory_format=torch.channels_last)
+        return costs.latency(placed, images)["median"]
 
     return latency

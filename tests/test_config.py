@@ -112,6 +112,15 @@ MISTAKES = {
     "args.sequence[0]: float_layers: 'haed' matches no layer",
     "EXPERIMENT_CONFIGS.append(chain('C', 'finetune'))": "C.compression_args.sequence[0].epochs: 0 "
     "should be greater than or equal to 1",
+    "EXPERIMENT_CONFIGS.append(chain('C', 'prune'))": "C.compression_args.sequence[0]: should have "
+    "ratio",
+    "EXPERIMENT_CONFIGS.append(chain('C', {'ptq': {'float_layers': ['head']}}, {'prune': {'mode': "
+    "'structural', 'ratio': 0.5, 'targets': ['depth']}}))": "sequence[1]: target 'depth' renumbers",
+    "BASE['training_args'] = {'seed': 5}; EXPERIMENT_CONFIGS.append(chain('C', 'ptq'))": "C: seed "
+    "0 is not among the seeds [5] of its baseline Base",
+    "EXPERIMENT_CONFIGS += [chain('C', 'ptq', {'prune': {'ratio': 0.5}}), chain('C_quantized_ptq_"
+    "int8', {'prune': {'ratio': 0.5}})]": "its checkpoint C_quantized_ptq_int8_pruned_50.pth is "
+    "also one of C; rename one of them",
     # the module itself
     "def broken(:": "invalid syntax",
     "1 / 0": "ZeroDivisionError: division by zero",

@@ -214,6 +214,33 @@ def test_a_stale_baseline_is_told_with_what_differs(suites: Suites) -> None:
     assert cached(suites, "Base") == [False]
 
 
+def test_what_follows_other_weights_is_computed_anew(suites: Suites) -> None:
+    """As after retraining where arithmetic differs: same key, other content."""
+    assert suites.run(CHAINS, "--only", "PFQ") == 0
+    store = Store(suites.models)
+    (key,) = {stage["key"] for stage in results(suites, "Base")["stages"]}
+    found = store.load(key)
+    assert found is not None
+    state, record = found
+    weights = {name: value.clone() for name, value in state.weights.items()}
+    weights["head.bias"] += 1
+    store.put(key, state.changed(weights), record)
+    assert suites.run(CHAINS, "--only", "PFQ") == 0
+    assert cached(suites, "Base") == [True]
+    assert cached(suites, "PFQ") == [False, False, False]
+    assert "made from other weights" in suites.capsys.readouterr().out
+
+
+def test_the_summary_keeps_what_other_runs_left(suites: Suites) -> None:
+    assert suites.run(CHAINS, "--only", "PFQ") == 0
+    assert suites.run(CHAINS, "--only", "PFQat") == 0
+    rows = {row["experiment"]: row for row in summary(suites)["experiments"]}
+    assert rows.keys() == {"Base", "PFQ", "PFQat"}
+    assert "against_baseline" in rows["PFQ"]
+    (suites.results / "odd_results.json").write_text("[1, 2")
+    assert suites.run(CHAINS, "--only", "PFQ") == 0
+
+
 # --- what goes wrong ----------------------------------------------------------------------------
 
 

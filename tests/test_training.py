@@ -260,11 +260,26 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     found = run(resumed)
     for name, value in expected.weights.items():
         assert torch.equal(found.weights[name], value), name
-    if expected.quant is not None:
-        assert found.quant is not None
+    if expected.quant is not None and expected.quant.ranges is not None:
+        assert found.quant is not None and found.quant.ranges is not None
         for name, value in expected.quant.ranges.items():
             assert torch.equal(found.quant.ranges[name], value), name
     assert resumed.details["history"] == plain.details["history"]
+
+
+def test_validation_leaves_no_trace_in_quantized_ranges(digits: Any, ctx: Context) -> None:
+    """Other validation images, the same ranges."""
+    from dataclasses import replace
+
+    spec = QatSpec(epochs=1, batch_size=256)
+    state = initial_state(TINY, 0)
+    one = qat(state, spec, ctx)
+    few = replace(digits, validation_index=digits.validation_index[:20])
+    other = qat(state, spec, Context(few, torch.device("cpu"), 0, say=lambda text: None))
+    assert one.quant is not None and other.quant is not None
+    assert one.quant.ranges is not None and other.quant.ranges is not None
+    for name, value in one.quant.ranges.items():
+        assert torch.equal(other.quant.ranges[name], value), name
 
 
 def test_a_snapshot_inside_an_epoch_carries_the_sums(ctx: Context) -> None:
