@@ -15,6 +15,7 @@ import json
 import statistics
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,10 @@ STOCK = "stock MagnitudePruner"
 REMOVED = (0.3, 0.5, 0.7)  # share of the MACs
 
 
+def quiet(text: str) -> None:
+    """Says nothing."""
+
+
 def ours(
     state: ModelState, keep: float, criterion: str, dataset: Dataset, device: torch.device
 ) -> tuple[ModelState, float, int]:
@@ -50,7 +55,7 @@ def ours(
     Returns the state, the ratio found and that multiple: vector units like round widths.
     """
     for round_to in (16, 8, 4, 1):
-        ctx = Context(dataset, device, 0, say=lambda text: None)
+        ctx = Context(dataset, device, 0, say=quiet)
         spec = PruneSpec(
             mode="structural",
             keep={"macs": keep},
@@ -136,6 +141,8 @@ def main() -> None:
     else:
         parser.error("give --root, or --quick")
     epochs = options.epochs or (4 if options.quick else 5)
+    # It remarks on the position embedding, which it then prunes as it should.
+    warnings.filterwarnings("ignore", message="Unwrapped parameters detected")
     chain = plan(suite)[0]
     experiment, step = chain.experiment, chain.steps[0]
     dataset = load_dataset(experiment.dataset_args, suite.data_dir)
@@ -143,7 +150,7 @@ def main() -> None:
     if options.baseline:
         base = load_checkpoint(options.baseline)
     else:
-        base, _, _ = run_step(step, None, store, lambda: dataset, device)
+        base, _, _ = run_step(step, None, store, lambda: dataset, device, say=quiet)
     recipe = FinetuneSpec(
         **{name: getattr(step.spec, name) for name in FinetuneSpec.model_fields if name != "epochs"}
     ).model_copy(update={"epochs": epochs, "learning_rate": options.rate})
@@ -160,7 +167,6 @@ def main() -> None:
     print("| " + " | ".join(heading) + " |\n|" + "---|" * len(heading), flush=True)
 
     rows: dict[tuple[float, str], dict[str, Any]] = {}
-    quiet: Any = lambda text: None  # noqa: E731
     for removed in REMOVED[1:2] if options.quick else REMOVED:
         variants: dict[str, ModelState] = {}
         ratio = 0.0
