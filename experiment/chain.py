@@ -234,7 +234,7 @@ def run_step(
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
         torch.use_deterministic_algorithms(step.experiment.training.deterministic)
         started = time.perf_counter()
-        snapshot = store.snapshot(step.key)
+        snapshot = store.snapshot(step.key, parent_sha)
         resumed = snapshot.exists()
         ctx = Context(
             dataset(), device, step.seed, snapshot, stop_requested=stop_requested, say=say

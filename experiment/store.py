@@ -140,8 +140,8 @@ class Store:
         path.rename(aside)
         self.say(f"{why}; set aside as {aside.name}")
 
-    def snapshot(self, key: str) -> StoredSnapshot:
-        return StoredSnapshot(self.entries / f"{key}.snapshot", self)
+    def snapshot(self, key: str, parent: str | None = None) -> StoredSnapshot:
+        return StoredSnapshot(self.entries / f"{key}.snapshot", self, parent)
 
     def is_locked(self, key: str) -> bool:
         """Whether another process is at this key now."""
@@ -174,27 +174,39 @@ class Store:
 
 
 class StoredSnapshot:
-    """The half-way state of a running stage, in one verified file."""
+    """The half-way state of a running stage, in one verified file.
 
-    def __init__(self, path: Path, store: Store):
+    `parent` is the sha256 of the weights that the stage began from; a snapshot from others is not
+    gone on with.
+    """
+
+    def __init__(self, path: Path, store: Store, parent: str | None):
         self.path, self.store = path, store
+        self.parent = (parent or "-" * 64).encode()
 
     def exists(self) -> bool:
         return self.path.exists()
 
     def save(self, value: dict[str, Any]) -> None:
-        content = tensor_bytes(value)
+        content = self.parent + tensor_bytes(value)
         write_atomically(self.path, sha256(content).encode() + content)
 
     def load(self) -> dict[str, Any] | None:
-        if not self.path.exists():
+        if not self.path.exists() or not self.intact():
             return None
+        content = self.path.read_bytes()[64:]
+        if content[:64] != self.parent:
+            self.store.set_aside(self.path, f"{self.path}: the snapshot began from other weights")
+            return None
+        return _load_plain(content[64:], self.path)
+
+    def intact(self) -> bool:
+        """Whether the file is as it was written; a damaged one is set aside."""
         content = self.path.read_bytes()
-        digest, body = content[:64], content[64:]
-        if sha256(body).encode() != digest:
-            self.store.set_aside(self.path, f"{self.path}: the snapshot is damaged")
-            return None
-        return _load_plain(body, self.path)
+        if sha256(content[64:]).encode() == content[:64]:
+            return True
+        self.store.set_aside(self.path, f"{self.path}: the snapshot is damaged")
+        return False
 
     def clear(self) -> None:
         self.path.unlink(missing_ok=True)

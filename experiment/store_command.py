@@ -102,7 +102,7 @@ def _verify(store: Store, console: Console) -> int:
     damaged = [key for key in keys if store.load(key) is None]
     orphans = {p.stem for p in store.entries.glob("*.pth")} - set(keys)
     for snapshot in sorted(store.entries.glob("*.snapshot")):
-        if store.snapshot(snapshot.stem).load() is None:
+        if not store.snapshot(snapshot.stem).intact():
             damaged.append(snapshot.stem)
     for key in sorted(orphans):
         console.say(f"{store.path(key)}: has no record; it will be computed again when needed")

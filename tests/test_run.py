@@ -464,6 +464,25 @@ def test_sensitivity_writes_curves_and_a_picture(suites: Suites) -> None:
     assert main.main(["sensitivity", *arguments, "--criterion", "bn_scale"]) == 2
 
 
+def test_snapshots_are_verified_and_belong_to_their_parents_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path)
+    store.snapshot("k", "a" * 64).save({"epoch": 3})
+    assert store.snapshot("k", "a" * 64).load() == {"epoch": 3}
+    assert store.snapshot("k", "b" * 64).load() is None
+    assert "began from other weights" in capsys.readouterr().out
+    snapshot = store.snapshot("k")
+    snapshot.save({"epoch": 4})
+    content = bytearray(snapshot.path.read_bytes())
+    for position in (0, 70, len(content) - 1):
+        content[position] ^= 1
+        snapshot.path.write_bytes(content)
+        assert snapshot.load() is None
+        assert "the snapshot is damaged; set aside" in capsys.readouterr().out
+        content[position] ^= 1
+
+
 # --- the store's commands -----------------------------------------------------------------------
 
 
