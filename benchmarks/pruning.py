@@ -27,7 +27,7 @@ HOME = Path(__file__).parent.parent
 sys.path.insert(0, str(HOME))
 
 import costs  # noqa: E402
-from dataset import Dataset, load_dataset  # noqa: E402
+from dataset import load_dataset  # noqa: E402
 from experiment.chain import plan, run_step  # noqa: E402
 from experiment.measure import environment  # noqa: E402
 from experiment.schema import load_suite  # noqa: E402
@@ -48,16 +48,16 @@ def quiet(text: str) -> None:
 
 
 def ours(
-    state: ModelState, keep: float, criterion: str, dataset: Dataset, device: torch.device
+    state: ModelState, keep: float, criterion: str, targets: list[Any], ctx: Context
 ) -> tuple[ModelState, float, int]:
     """Cut by this project, widths in the largest multiple of 16 or less that meets the cost.
 
     Returns the state, the ratio found and that multiple: vector units like round widths.
     """
     for round_to in (16, 8, 4, 1):
-        ctx = Context(dataset, device, 0, say=quiet)
         spec = PruneSpec(
             mode="structural",
+            targets=targets,
             keep={"macs": keep},
             criterion=criterion,  # type: ignore[arg-type]
             scope="global",
@@ -132,6 +132,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="Digits instead of photographs")
     parser.add_argument("--epochs", type=int, help="of finetuning (default 5, quick 4)")
     parser.add_argument("--rate", type=float, default=2e-3, help="peak rate of finetuning")
+    parser.add_argument("--targets", nargs="+", default=["conv", "ffn", "head_dim"])
+    parser.add_argument("--removed", nargs="+", type=float, help="shares of the MACs")
+    parser.add_argument("--only", nargs="+", default=[""], help="methods that begin so")
     options = parser.parse_args()
     if options.quick:
         suite = load_suite(HOME / "configs" / "quickstart.py")
@@ -167,11 +170,13 @@ def main() -> None:
     print("| " + " | ".join(heading) + " |\n|" + "---|" * len(heading), flush=True)
 
     rows: dict[tuple[float, str], dict[str, Any]] = {}
-    for removed in REMOVED[1:2] if options.quick else REMOVED:
+    shares = options.removed or (REMOVED[1:2] if options.quick else REMOVED)
+    for removed in shares:
         variants: dict[str, ModelState] = {}
         ratio = 0.0
         for criterion in CRITERIA:
-            state, found, multiple = ours(base, 1 - removed, criterion, dataset, device)
+            ctx = Context(dataset, device, 0, say=quiet)
+            state, found, multiple = ours(base, 1 - removed, criterion, options.targets, ctx)
             variants[f"{criterion}, widths ×{multiple}"] = state
             ratio = found if criterion == "l1" else ratio
         ctx = Context(dataset, device, 0, say=quiet)
@@ -180,6 +185,8 @@ def main() -> None:
         if removed == 0.5:
             variants[f"{STOCK}, round_to=16"] = stock(base, 1 - removed, 16)
         for name, state in variants.items():
+            if not name.startswith(tuple(options.only)):
+                continue
             tuned = fit(state, recipe, epochs, Context(dataset, device, 0, say=quiet))
             smaller = deploy(tuned, device)
             found = evaluate(smaller, test).accuracy
@@ -199,9 +206,10 @@ def main() -> None:
             ]
             print("| " + " | ".join(cells) + " |", flush=True)
     half = {name: row for (removed, name), row in rows.items() if removed == 0.5}
-    best = min(
-        (row for name, row in half.items() if name.startswith(CRITERIA)), key=lambda r: r["drop"]
-    )
+    mine = [row for name, row in half.items() if name.startswith(CRITERIA)]
+    if STOCK not in half or not mine:
+        return
+    best = min(mine, key=lambda row: row["drop"])
     result = {
         "speedup_at_half_macs_b64": round(best["speed"][64], 3),
         "accuracy_drop_at_half_macs": round(best["drop"], 3),
