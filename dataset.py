@@ -224,7 +224,7 @@ def _cifar(kind: type[torchvision.datasets.CIFAR10], name: str) -> DatasetEntry:
     def describe(args: DatasetArgs, data_dir: Path) -> DataInfo:
         _only(args, name)
         count = 100 if issubclass(kind, torchvision.datasets.CIFAR100) else 10
-        return DataInfo(name, _cifar_classes(kind, data_dir, count), 3, (32, 32), kind.tgz_md5)
+        return DataInfo(name, _cifar_classes(count), 3, (32, 32), kind.tgz_md5)
 
     def load(args: DatasetArgs, data_dir: Path) -> Arrays:
         archive = data_dir / kind.filename
@@ -258,9 +258,7 @@ def _cifar(kind: type[torchvision.datasets.CIFAR10], name: str) -> DatasetEntry:
     return DatasetEntry(describe, load)
 
 
-def _cifar_classes(
-    kind: type[torchvision.datasets.CIFAR10], data_dir: Path, count: int
-) -> tuple[str, ...]:
+def _cifar_classes(count: int) -> tuple[str, ...]:
     if count == 10:
         return (
             "airplane",
