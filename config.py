@@ -46,7 +46,7 @@ DEFAULT_COMPRESSION_PARAMS = {
     "finetune_epochs": 0,
     "finetune_learning_rate": 1e-3,
     "quantization": None,  # None, 'ptq', 'qat'
-    "quantization_backend": "x86",  # 'x86', 'fbgemm', 'qnnpack', 'onednn'
+    "quantization_backend": "inductor",  # fastest; needs g++ ('x86', 'fbgemm', 'qnnpack' do not)
     "ptq_calibration_batches": 8,
     "qat_epochs": 3,
     "qat_learning_rate": 5e-4,

@@ -412,7 +412,7 @@ class HybridCNNTransformer(nn.Module):
             self.transformer = TokenTransformer(height * width, args)
             features = channels[-1] + dim
         self.head = nn.Linear(features, args["num_classes"])
-        self.register_forward_pre_hook(_check_input)
+        self.register_forward_pre_hook(check_images)
 
     def forward(self, images: Tensor) -> Tensor:
         maps = self.cnn(images)  # [B, C, h, w]
@@ -451,7 +451,8 @@ class HybridCNNTransformer(nn.Module):
         return groups
 
 
-def _check_input(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+def check_images(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    """Raise ValueError for images that are not `[B, in_channels, H, W]` as `model_args` says."""
     args: dict[str, Any] = module.model_args  # type: ignore[assignment]
     expected = (args["in_channels"], *args["image_size"])
     found = tuple(inputs[0].shape[1:])

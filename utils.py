@@ -31,7 +31,7 @@ def apply_channel_pruning(model: HybridCNNTransformer, ratio: float) -> HybridCN
 
 
 def prepare_model_for_quantization(
-    model: HybridCNNTransformer, backend: str = "x86", *, qat: bool = False
+    model: HybridCNNTransformer, backend: str = "inductor", *, qat: bool = False
 ) -> nn.Module:
     """A copy with observers, or with fake quantization to train (`qat`)."""
     return quantization.prepare(model, Quant("qat" if qat else "ptq", backend))
@@ -41,14 +41,14 @@ def calibrate_model_ptq(
     prepared: nn.Module,
     loader: Iterable[tuple[Tensor, Tensor]],
     batches: int = 8,
-    backend: str = "x86",
+    backend: str = "inductor",
 ) -> nn.Module:
     """Let the observers see the first `batches` batches of `loader`; returns `prepared`."""
     quantization.observe(prepared, backend, loader, batches)
     return prepared
 
 
-def convert_to_quantized_model(prepared: nn.Module, backend: str = "x86") -> nn.Module:
+def convert_to_quantized_model(prepared: nn.Module, backend: str = "inductor") -> nn.Module:
     """The int8 network of a calibrated or QAT-trained one."""
     return quantization.convert(prepared, backend)
 

@@ -36,6 +36,7 @@ DEFAULT_COMPRESSION_PARAMS = {
     "qat_epochs": 6,
     "qat_learning_rate": 2e-3,
     "ptq_calibration_batches": 8,
+    "quantization_backend": "x86",  # 'inductor' is faster, but compiles each int8 network for 20 s
 }
 
 

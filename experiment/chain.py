@@ -25,7 +25,10 @@ from stages.ptq import calibrated
 from stages.state import Context, ModelState, StageSpec, initial_state
 
 HOME = Path(__file__).parent.parent
-QUANT_SOURCES = {"stages/quantization.py", "stages/quant_fx.py", "stages/ptq.py"}
+QUANT_SOURCES = {
+    "stages/quantization.py", "stages/quant_fx.py", "stages/quant_pt2e.py", "stages/fake_quant.py",
+    "stages/compiled.py", "stages/ptq.py",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -226,7 +229,7 @@ def run_step(
             state, record = found
             if remeasure:
                 test = Context(dataset(), device, step.seed).loaders(batch_size=256).test
-                record = {**record, "metrics": measure(state, test, device)}
+                record = {**record, "metrics": measure(state, test, device, store.compiled)}
                 record = store.put(step.key, state, record)
             store.name(step.key, step.checkpoint)
             return state, record, True
@@ -244,7 +247,7 @@ def run_step(
         before = parent[0] if parent else initial_state(step.experiment.model_args, step.seed)
         state = calibrated(STAGES[step.stage].run(before, step.spec, ctx), ctx)
         seconds = time.perf_counter() - started + ctx.earlier_seconds
-        metrics = measure(state, ctx.loaders(batch_size=256).test, device)
+        metrics = measure(state, ctx.loaders(batch_size=256).test, device, store.compiled)
         if found is not None:
             for path in (store.path(step.key), store.record_path(step.key)):
                 store.set_aside(path, f"{path.name}: {aside}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -100,10 +100,10 @@ def fit(
 ) -> ModelState:
     """Train `state`'s network for `epochs` epochs and return the state that comes out.
 
-    A quantization-aware state (scheme 'qat') trains with fake quantization, in float32. Whole
-    channels that are zero stay zero. Saves itself to `ctx.snapshot` at least every epoch and goes
-    on from there; on the CPU the result is the same to the bit. Raises NonFiniteLossError and
-    Interrupted, both with the last snapshot kept.
+    A quantization-aware state (scheme 'qat') trains with fake quantization, its ranges moving in
+    the first half of the epochs. Whole channels that are zero stay zero. Saves itself to
+    `ctx.snapshot` at least every epoch and goes on from there; on the CPU the result is the same to
+    the bit. Raises NonFiniteLossError and Interrupted, both with the last snapshot kept.
     """
     training = _Training(state, recipe, epochs, ctx)
     criterion = criterion or cross_entropy(recipe.label_smoothing)
@@ -123,7 +123,9 @@ class _Training:
         torch.manual_seed(ctx.seed)
         self.float_model = build(state)
         self.fake_quant = state.quant is not None and state.quant.scheme == "qat"
-        self.precision = "fp32" if self.fake_quant else recipe.precision
+        backend = state.quant.backend if state.quant is not None and self.fake_quant else None
+        in_bf16 = backend is None or quantization.trains_in_bf16(backend)
+        self.precision = recipe.precision if in_bf16 else "fp32"
         self.module, self.names = _trainable(state, self.float_model, ctx.device)
         self.masks = _masks_in(self.module, self.float_model, self.names)
         self.loaders = ctx.loaders(recipe)
@@ -143,6 +145,7 @@ class _Training:
 
     def run_epoch(self, criterion: Criterion) -> None:
         started = time.perf_counter()
+        self.set_observing(2 * self.epoch < self.epochs)
         try:
             result = train_one_epoch(
                 self.module,
@@ -162,7 +165,8 @@ class _Training:
             raise NonFiniteLossError(
                 f"{error}; lower learning_rate or set grad_clip (the last good snapshot is kept)"
             ) from None
-        with _averaged(self.module, self.average), self.frozen_ranges():
+        self.set_observing(False)  # validation images leave no trace in the ranges
+        with _averaged(self.module, self.average):
             self.module.eval()
             validation = evaluate(self.module, self.loaders.validation)
             if self.recipe.keep == "best" and (
@@ -189,12 +193,11 @@ class _Training:
         self.epoch, self.progress = self.epoch + 1, EpochProgress()
         self.save()
 
-    def frozen_ranges(self) -> AbstractContextManager[None]:
-        """Inside, validation images leave no trace in a quantized network's ranges."""
-        quant = self.state.quant
-        if quant is None or not self.fake_quant:
-            return nullcontext()
-        return quantization.frozen_ranges(self.module, quant)
+    def set_observing(self, on: bool) -> None:
+        """Whether what is trained on moves a quantized network's ranges."""
+        if self.fake_quant:
+            assert self.state.quant is not None
+            quantization.set_observing(self.module, self.state.quant, on)
 
     def guard_divergence(self, loss: float) -> None:
         """A finite loss can still have run away: far above guessing, and above where it began."""

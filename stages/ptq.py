@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from stages import quantization
 from stages.quantization import Quant
@@ -15,7 +16,7 @@ from train_eval import TrainingArgs
 class QuantSpec(StageSpec):
     """What `ptq` and `qat` share."""
 
-    backend: str = "x86"
+    backend: str = "inductor"
     float_layers: list[str] = []  # patterns of layers that stay float32, as in file names
     calibration_batches: int = Field(8, ge=1)
     calibration_batch_size: int = Field(128, ge=1)
@@ -25,9 +26,9 @@ class QuantSpec(StageSpec):
     def _available(cls, backend: str) -> str:
         if backend not in quantization.BACKENDS:
             raise ValueError(f"is not a backend; allowed: {', '.join(quantization.BACKENDS)}")
-        available = quantization.available_backends()
-        if backend not in available:
-            raise ValueError(f"does not run on this machine; available: {', '.join(available)}")
+        why = quantization.unavailable(backend)
+        if why is not None:
+            raise ValueError(why)
         return backend
 
     @classmethod
@@ -57,6 +58,21 @@ class QuantSpec(StageSpec):
 
 class PtqSpec(QuantSpec):
     """Post-training quantization."""
+
+    observer: Literal["histogram", "minmax", "moving_average", "percentile"] = "histogram"
+
+    @model_validator(mode="after")
+    def _known_observer(self) -> PtqSpec:
+        known = quantization.BACKENDS[self.backend].OBSERVERS
+        if self.observer not in known:
+            raise ValueError(
+                f"observer {self.observer!r} is not one of backend {self.backend!r}, which has "
+                f"{', '.join(known)}; choose one, or backend 'inductor'"
+            )
+        return self
+
+    def quant(self, scheme: str) -> Quant:
+        return replace(super().quant(scheme), observer=self.observer)
 
     def tags(self) -> tuple[str, str]:
         return "qptq", "quantized_ptq_int8"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
+from stages import quantization
 from stages.finetuning import FitSpec, fit, recipe_of
 from stages.ptq import QuantSpec
 from stages.state import CompressionArgs, Context, ModelState
@@ -16,7 +17,6 @@ class QatSpec(FitSpec, QuantSpec):
     """Quantization-aware training from the present weights."""
 
     epochs: int = Field(3, ge=1)
-    precision: Literal["fp32"] = "fp32"  # fake quantization has no bf16 kernels
 
     @classmethod
     def defaults(cls, training: TrainingArgs, compression: CompressionArgs) -> dict[str, Any]:
@@ -25,8 +25,13 @@ class QatSpec(FitSpec, QuantSpec):
             **QuantSpec.defaults(training, compression),
             "epochs": compression.qat_epochs,
             "learning_rate": compression.qat_learning_rate,
-            "precision": "fp32",
         }
+
+    def settings(self) -> dict[str, Any]:
+        """With the precision that the backend can train in."""
+        if quantization.trains_in_bf16(self.backend):
+            return super().settings()
+        return {**super().settings(), "precision": "fp32"}
 
     def check(self, model_args: dict[str, Any]) -> None:
         FitSpec.check(self, model_args)

@@ -10,6 +10,7 @@ import copy
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -35,10 +36,21 @@ warnings.filterwarnings("ignore", message="torch.quantize_per_tensor, torch.quan
 
 # Int8 module types; ReLU, batch norm and pooling must share the convolution's qconfig to fuse.
 QUANTIZED_TYPES = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d)
+TRAINS_IN_BF16 = False  # its fake quantization has no bf16 kernels
+OBSERVERS = ("histogram",)
+
+
+def unavailable(backend: str) -> str | None:
+    """Why this machine cannot run the backend, with the remedy; None where it can."""
+    engines = torch.backends.quantized.supported_engines
+    if backend in engines:
+        return None
+    known = ", ".join(e for e in engines if e != "none")
+    return f"is not in this build of torch, which has {known}; choose one of these"
 
 
 def prepare(
-    model: HybridCNNTransformer, backend: str, float_layers: list[str], *, qat: bool
+    model: HybridCNNTransformer, backend: str, float_layers: list[str], observer: str, *, qat: bool
 ) -> nn.Module:
     """A traced copy of `model`: in eval mode with observers, or in train mode with fake quant."""
     with _quiet(), _engine(backend):
@@ -71,12 +83,9 @@ def observe(
             prepared(images.cpu())
 
 
-@contextmanager
-def frozen_ranges(prepared: nn.Module) -> Iterator[None]:
-    """Inside, the observers look away."""
-    prepared.apply(disable_observer)
-    yield
-    prepared.apply(enable_observer)
+def set_observing(prepared: nn.Module, on: bool) -> None:
+    """Whether what runs through the network moves its ranges."""
+    prepared.apply(enable_observer if on else disable_observer)
 
 
 def observed_ranges(prepared: nn.Module) -> dict[str, Tensor]:
@@ -110,7 +119,9 @@ def master_names(prepared: nn.Module, model: HybridCNNTransformer) -> dict[str, 
     return names
 
 
-def convert(prepared: nn.Module, backend: str, ranges: dict[str, Tensor]) -> nn.Module:
+def convert(
+    prepared: nn.Module, backend: str, ranges: dict[str, Tensor], artefacts: Path | None = None
+) -> nn.Module:
     """The int8 network with activations quantized as `ranges` says. Raises ValueError."""
     observers = dict(_activation_observers(prepared))
     if observers.keys() != ranges.keys():

@@ -1,27 +1,27 @@
 """Quantization behind one interface: what a network's int8 form is, and who makes it.
 
-`Quant` is the plain record that travels in a ModelState. A backend module offers `prepare`,
-`observe`, `frozen_ranges`, `observed_ranges`, `master_names` and `convert`; BACKENDS says which
-serves which name.
+`Quant` is the plain record that travels in a ModelState. A backend module offers `unavailable`,
+`prepare`, `observe`, `set_observing`, `observed_ranges`, `master_names` and `convert`, and says
+what OBSERVERS it has and whether it TRAINS_IN_BF16; BACKENDS says which serves which name.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from model import HybridCNNTransformer
-from stages import quant_fx
+from stages import quant_fx, quant_pt2e
 
 BACKENDS: dict[str, ModuleType] = {
+    "inductor": quant_pt2e,
     "x86": quant_fx,
     "fbgemm": quant_fx,
     "qnnpack": quant_fx,
@@ -43,7 +43,8 @@ class Quant:
     float_layers: tuple[str, ...] = ()  # patterns of layer names that stay float32
     calibration_batches: int = 8
     calibration_batch_size: int = 128
-    ranges: dict[str, Tensor] | None = None  # observer name → [scale, zero point]
+    observer: str = "histogram"  # of activations, for scheme 'ptq'
+    ranges: dict[str, Tensor] | None = None  # place or observer name → [scale, zero point]
 
     def settings(self) -> dict[str, Any]:
         """The record without its tensors, as plain data."""
@@ -54,13 +55,23 @@ class Quant:
             "float_layers": list(self.float_layers),
             "calibration_batches": self.calibration_batches,
             "calibration_batch_size": self.calibration_batch_size,
+            "observer": self.observer,
         }
 
 
+def unavailable(backend: str) -> str | None:
+    """Why this machine cannot run a backend, with the remedy; None where it can."""
+    return BACKENDS[backend].unavailable(backend)
+
+
 def available_backends() -> list[str]:
-    """The names of BACKENDS that run on this machine's build of torch."""
-    engines = torch.backends.quantized.supported_engines
-    return [name for name in BACKENDS if name in engines]
+    """The names of BACKENDS that run on this machine."""
+    return [name for name in BACKENDS if unavailable(name) is None]
+
+
+def trains_in_bf16(backend: str) -> bool:
+    """Whether quantization-aware training works under bf16 autocast."""
+    return BACKENDS[backend].TRAINS_IN_BF16
 
 
 def quantizable_layers(model: nn.Module) -> list[str]:
@@ -91,6 +102,7 @@ def prepare(model: HybridCNNTransformer, quant: Quant) -> nn.Module:
         model,
         quant.backend,
         float_layer_names(model, quant.float_layers),
+        quant.observer,
         qat=quant.scheme == "qat",
     )
 
@@ -100,9 +112,9 @@ def master_names(prepared: nn.Module, model: HybridCNNTransformer, quant: Quant)
     return BACKENDS[quant.backend].master_names(prepared, model)
 
 
-def frozen_ranges(prepared: nn.Module, quant: Quant) -> AbstractContextManager[None]:
-    """Inside, what runs through a prepared network does not move its ranges."""
-    return BACKENDS[quant.backend].frozen_ranges(prepared)
+def set_observing(prepared: nn.Module, quant: Quant, on: bool) -> None:
+    """Whether what runs through a prepared network moves its ranges."""
+    BACKENDS[quant.backend].set_observing(prepared, on)
 
 
 def with_trained_ranges(quant: Quant, prepared: nn.Module) -> Quant:
@@ -135,8 +147,12 @@ def with_calibrated_ranges(
     return with_trained_ranges(quant, prepared)
 
 
-def to_int8(model: HybridCNNTransformer, quant: Quant) -> nn.Module:
-    """The int8 network that is evaluated, timed and sized. Raises ValueError without ranges."""
+def to_int8(model: HybridCNNTransformer, quant: Quant, artefacts: Path | None = None) -> nn.Module:
+    """The int8 network that is evaluated, timed and sized. Raises ValueError without ranges.
+
+    `artefacts` is where a compiling backend keeps its code (None: a temporary folder).
+    """
     if quant.ranges is None:
         raise ValueError("the network's ranges were never observed; calibrate it first")
-    return BACKENDS[quant.backend].convert(prepare(model, quant), quant.backend, quant.ranges)
+    prepared = prepare(model, quant)
+    return BACKENDS[quant.backend].convert(prepared, quant.backend, quant.ranges, artefacts)

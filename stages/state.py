@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
@@ -72,14 +73,17 @@ def build(state: ModelState) -> HybridCNNTransformer:
     return model.eval()
 
 
-def deploy(state: ModelState, device: torch.device | str = "cpu") -> nn.Module:
+def deploy(
+    state: ModelState, device: torch.device | str = "cpu", artefacts: Path | None = None
+) -> nn.Module:
     """The network that is evaluated, timed, sized and exported; the only maker of int8 modules.
 
-    Float networks go to `device` in channels_last; int8 networks run on the CPU. Raises ValueError
-    for a quantized state without observed ranges.
+    Float networks go to `device` in channels_last; int8 networks run on the CPU, their compiled
+    code kept in the folder `artefacts` (None: a temporary one). Raises ValueError for a quantized
+    state without observed ranges, or of a backend that this machine does not have.
     """
     if state.quant is not None:
-        return quantization.to_int8(build(state), state.quant)
+        return quantization.to_int8(build(state), state.quant, artefacts)
     return build(state).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -160,7 +164,7 @@ class CompressionArgs(BaseModel):
     finetune_epochs: int = Field(0, ge=0)
     finetune_learning_rate: float = Field(1e-3, gt=0)
     quantization: Literal["ptq", "qat"] | None = None
-    quantization_backend: str = "x86"
+    quantization_backend: str = "inductor"
     ptq_calibration_batches: int = Field(8, ge=1)
     qat_epochs: int = Field(3, ge=1)
     qat_learning_rate: float = Field(5e-4, gt=0)

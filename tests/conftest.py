@@ -72,6 +72,7 @@ DEFAULT_TRAINING_PARAMS = {{
 }}
 DEFAULT_COMPRESSION_PARAMS = {{
     "pruning_ratio": 0.0, "finetune_epochs": 0, "qat_epochs": 1, "ptq_calibration_batches": 2,
+    "quantization_backend": "x86",
 }}
 def chain(name, *sequence, **more):
     return {{

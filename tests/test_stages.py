@@ -16,6 +16,7 @@ from experiment.measure import static_metrics
 from experiment.store import Store, load_checkpoint
 from model import HybridCNNTransformer
 from stages import STAGES, quantization
+from stages.compiled import CompiledNetwork
 from stages.finetuning import FinetuneSpec, finetune
 from stages.masks import channel_scores, channel_tensors, mask_channels, zero_channel_masks
 from stages.pruning import PruneSpec, prune
@@ -27,12 +28,18 @@ from tests.conftest import FUSIONS, tiny
 from train_eval import Recipe
 
 FAST: dict[str, Any] = {"epochs": 1, "batch_size": 256, "precision": "fp32"}
-SPECS: dict[str, Any] = {
-    "prune": PruneSpec(ratio=0.4),
-    "finetune": FinetuneSpec(**FAST),
-    "ptq": PtqSpec(calibration_batches=2),
-    "qat": QatSpec(calibration_batches=2, **FAST),
-}
+
+
+def specs(backend: str) -> dict[str, Any]:
+    return {
+        "prune": PruneSpec(ratio=0.4),
+        "finetune": FinetuneSpec(**FAST),
+        "ptq": PtqSpec(backend=backend, calibration_batches=2),
+        "qat": QatSpec(backend=backend, calibration_batches=2, **FAST),
+    }
+
+
+SPECS = specs("x86")
 ORDERS = [
     order
     for quantize in ("ptq", "qat")
@@ -41,9 +48,11 @@ ORDERS = [
 ]
 
 
-def run_chain(state: ModelState, order: tuple[str, ...], ctx: Context) -> ModelState:
+def run_chain(
+    state: ModelState, order: tuple[str, ...], ctx: Context, backend: str = "x86"
+) -> ModelState:
     for name in order:
-        state = calibrated(STAGES[name].run(state, SPECS[name], ctx), ctx)
+        state = calibrated(STAGES[name].run(state, specs(backend)[name], ctx), ctx)
     return state
 
 
@@ -58,18 +67,26 @@ def zero_filters(state: ModelState) -> dict[str, set[int]]:
 # --- every order --------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("backend", ["x86", "inductor"])
 @pytest.mark.parametrize("order", dict.fromkeys(ORDERS), ids="-".join)
-def test_every_order_runs_and_means_what_it_says(order: tuple[str, ...], ctx: Context) -> None:
+def test_every_order_runs_and_means_what_it_says(
+    order: tuple[str, ...], backend: str, ctx: Context
+) -> None:
     start = state_of(tiny(num_layers=1))
-    end = run_chain(start, order, ctx)
+    end = run_chain(start, order, ctx, backend)
     network = deploy(end)
     images = torch.randn(5, 1, 8, 8)
-    with torch.inference_mode():
-        assert torch.isfinite(network(images)).all()
     quantized = "ptq" in order or "qat" in order
     assert (end.quant is not None) == quantized
-    int8 = [m for m in network.modules() if type(m).__module__.startswith("torch.ao.nn")]
+    if quantized and backend == "inductor":
+        assert isinstance(network, CompiledNetwork)
+        int8 = [v for v in network.state_dict().values() if v.dtype == torch.int8]
+        network = network.graph  # compiled in test_int8.py
+    else:
+        int8 = [m for m in network.modules() if type(m).__module__.startswith("torch.ao.nn")]
     assert bool(int8) == quantized
+    with torch.inference_mode():
+        assert torch.isfinite(network(images)).all()
     assert all(value.dtype != torch.qint8 for value in end.weights.values())
     if "prune" in order:  # what was pruned is zero at the end, whatever came after
         for layer, zero in zero_filters(end).items():
@@ -243,7 +260,7 @@ def test_ranges_are_observed_again_after_a_change(ctx: Context) -> None:
 
 
 def test_float_layers_stay_float_and_typos_are_refused(ctx: Context) -> None:
-    spec = PtqSpec(float_layers=["head", "cnn.*"], calibration_batches=1)
+    spec = PtqSpec(backend="x86", float_layers=["head", "cnn.*"], calibration_batches=1)
     network = deploy(ptq(state_of(tiny()), spec, ctx))
     assert type(network.head) is nn.Linear
     int8 = {name for name, m in network.named_modules() if "nn.quantized" in type(m).__module__}
@@ -258,9 +275,9 @@ def test_notebook_functions_do_a_whole_compression() -> None:
     model = tiny()
     pruned = utils.apply_channel_pruning(model, 0.4)
     assert zero_channel_masks(pruned) and not zero_channel_masks(model)
-    prepared = utils.prepare_model_for_quantization(pruned)
-    utils.calibrate_model_ptq(prepared, loaders.calibration, batches=2)
-    network = utils.convert_to_quantized_model(prepared)
+    prepared = utils.prepare_model_for_quantization(pruned, "x86")
+    utils.calibrate_model_ptq(prepared, loaders.calibration, batches=2, backend="x86")
+    network = utils.convert_to_quantized_model(prepared, "x86")
     images = next(iter(loaders.test))[0]
     with torch.inference_mode():
         assert (network(images) - pruned(images)).abs().max() < 0.5

@@ -1,0 +1,167 @@
+"""An int8 graph as machine code: one AOTInductor package a batch size, kept in a folder by key."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from filelock import FileLock
+from torch import Tensor, fx, nn
+
+from files import sha256, tensor_bytes
+from model import check_images
+
+BATCH_SIZES = (1, 64)  # other batches are padded, or cut, to these
+AUTOTUNED_BATCH = 8  # up to here, choosing among kernels by timing pays
+SETTINGS: dict[str, Any] = {"freezing": True}
+AUTOTUNE: dict[str, Any] = {"max_autotune": True, "max_autotune_gemm_backends": "CPP,ATEN"}
+
+
+class CompiledNetwork(nn.Module):
+    """Images `[B, C, H, W]` → logits `[B, num_classes]` by compiled int8 code, on the CPU.
+
+    A batch size of `batch_sizes` is compiled when it first comes (seconds; then found in `folder`
+    by key), other batches are padded with black images or cut in parts. The compiled code is
+    compared with the graph that it was made from. Raises ValueError for images of another shape,
+    RuntimeError where the compiled code disagrees with the graph.
+
+    The folder holds native code: like the program itself, it is to be trusted and not shared.
+    """
+
+    def __init__(
+        self,
+        graph: fx.GraphModule,
+        model_args: dict[str, Any],
+        folder: Path | None = None,
+        batch_sizes: tuple[int, ...] = BATCH_SIZES,
+    ):
+        super().__init__()
+        self.graph, self.model_args = graph, model_args
+        self.folder = folder if folder is not None else Path(_temporary_folder().name)
+        self.batch_sizes = batch_sizes
+        self.runners: dict[int, Callable[[Tensor], Tensor]] = {}
+        self.register_state_dict_post_hook(_without_zero_points)
+        self.register_forward_pre_hook(check_images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        runner = self.runners.get(len(images))
+        if runner is not None:
+            return runner(images.contiguous(memory_format=torch.channels_last))
+        return torch.cat([self._any_size(part) for part in images.split(max(self.batch_sizes))])
+
+    def _any_size(self, images: Tensor) -> Tensor:
+        size = min(s for s in self.batch_sizes if s >= len(images))
+        padded = F.pad(images, (0, 0, 0, 0, 0, 0, 0, size - len(images)))
+        return self.runner(size)(padded.contiguous(memory_format=torch.channels_last))[
+            : len(images)
+        ]
+
+    def runner(self, size: int) -> Callable[[Tensor], Tensor]:
+        """The compiled code for batches of `size` images, float32 in channels_last."""
+        if size not in self.runners:
+            package = self.package(size)
+            try:
+                run = _load(package)
+            except RuntimeError:  # damaged: what is compiled can be compiled again
+                package.unlink()
+                run = _load(self.package(size))
+            self._verify(run, size)
+            self.runners[size] = run
+        return self.runners[size]
+
+    def package(self, size: int) -> Path:
+        """The AOTInductor package for a batch size, compiled unless it is in the folder."""
+        path = self.folder / f"{self.key(size)}.pt2"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                images = self.example(size)
+                partial = path.with_suffix(".part.pt2")
+                with torch.no_grad(), _quiet():
+                    exported = torch.export.export(self.graph, (images,))
+                    torch._inductor.aoti_compile_and_package(
+                        exported, package_path=str(partial), inductor_configs=_settings(size)
+                    )
+                partial.replace(path)
+        return path
+
+    def key(self, size: int) -> str:
+        """Digest of all that the compiled code depends on, threads and instruction set included."""
+        machine = (
+            torch.__version__,
+            torch.get_num_threads(),
+            torch.backends.cpu.get_cpu_capability(),
+            torch.cpu._is_amx_tile_supported(),
+        )
+        text = f"{machine} {size} {sorted(_settings(size).items())} {self.model_args}"
+        return sha256(
+            text.encode() + self.graph.code.encode() + tensor_bytes(dict(self.graph.state_dict()))
+        )
+
+    def example(self, size: int) -> Tensor:
+        """Normal noise in the shape of a batch."""
+        shape = (size, self.model_args["in_channels"], *self.model_args["image_size"])
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        return noise.contiguous(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def _verify(self, run: Callable[[Tensor], Tensor], size: int) -> None:
+        """Compiled code must agree with its graph, and with itself when it runs again.
+
+        A few values may round to the other side, so single logits may differ by a level or two.
+        """
+        images = self.example(size)
+        expected, first = self.graph(images), run(images)
+        again = run(images)
+        off = float((first - expected).norm() / expected.norm().clamp_min(1e-6))
+        if not off < 0.05 or not torch.allclose(first, again, atol=1e-5):
+            raise RuntimeError(
+                f"the compiled int8 network differs from its graph by {off:.1%} at batch {size}"
+                f"{'' if torch.allclose(first, again, atol=1e-5) else ', and from call to call'}; "
+                "choose quantization_backend 'x86', and report this with the CPU and torch version"
+            )
+
+
+def _settings(size: int) -> dict[str, Any]:
+    return {**SETTINGS, **(AUTOTUNE if size <= AUTOTUNED_BATCH else {})}
+
+
+def _load(path: Path) -> Callable[[Tensor], Tensor]:
+    """The package as a function, past the argument checks of its Python wrapper."""
+    loader = torch._inductor.aoti_load_package(str(path)).loader
+    return lambda images: loader.run([images])[0]
+
+
+def _without_zero_points(module: nn.Module, state: Any, prefix: str, local_metadata: Any) -> None:
+    """Symmetric weights have no zero points; torchao's graph holds zeros for them."""
+    for name in [n for n in state if "_zero_point_" in n and not state[n].any()]:
+        del state[name]
+
+
+@functools.cache
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    """For networks without a folder of their own; removed when the program ends."""
+    return tempfile.TemporaryDirectory(prefix="int8-")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Inside, autotuning does not print every candidate, nor the exporter its remarks."""
+    from torch._inductor import select_algorithm
+
+    printing, select_algorithm.PRINT_AUTOTUNE = select_algorithm.PRINT_AUTOTUNE, False
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        select_algorithm.PRINT_AUTOTUNE = printing

@@ -1,0 +1,231 @@
+"""int8 through torchao's PT2E export quantization and the Inductor compiler: backend `inductor`.
+
+Observing and training happen on the float network (fake_quant.py); here it is exported, quantized
+by torchao's X86InductorQuantizer with the ranges found, and compiled (compiled.py).
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from model import HybridCNNTransformer
+from stages import fake_quant
+from stages.compiled import CompiledNetwork
+from stages.fake_quant import OBSERVERS, observe, observed_ranges, set_observing
+
+__all__ = ["OBSERVERS", "observe", "observed_ranges", "set_observing"]
+
+TRAINS_IN_BF16 = True
+LARGEST_BATCH = 65536
+# Operations that hand values on as they are, so that a range holds on both sides.
+PRESERVING = {
+    torch.ops.aten.max_pool2d.default,
+    torch.ops.aten.flatten.using_ints,
+    torch.ops.aten.transpose.int,
+    torch.ops.aten.dropout.default,
+    torch.ops.aten.select.int,
+}
+LAYERS = {torch.ops.aten.conv2d.default, torch.ops.aten.linear.default}
+
+
+def unavailable(backend: str) -> str | None:
+    """Why this machine cannot run the backend, with the remedy; None where it can."""
+    if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
+        return "is for x86-64 Linux; choose another backend by name"
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        return (
+            "needs a C++ compiler, and there is neither g++ nor what CXX names; "
+            "install g++, or choose backend 'x86' by name"
+        )
+    return None
+
+
+def prepare(
+    model: HybridCNNTransformer, backend: str, float_layers: list[str], observer: str, *, qat: bool
+) -> nn.Module:
+    """A copy of `model`: in eval mode with observers, or in train mode with fake quantization."""
+    observer = "moving_average" if qat else observer
+    return fake_quant.prepare(model, float_layers, observer, train=qat)
+
+
+def master_names(prepared: nn.Module, model: HybridCNNTransformer) -> dict[str, str]:
+    """Every parameter and buffer keeps its name."""
+    return {name: name for name in model.state_dict()}
+
+
+def convert(
+    prepared: nn.Module, backend: str, ranges: dict[str, Tensor], artefacts: Path | None = None
+) -> CompiledNetwork:
+    """The int8 network with activations quantized as `ranges` says, compiled when first called.
+
+    `artefacts` is the folder of compiled code (None: a temporary one). Raises ValueError for ranges
+    that do not fit the network.
+    """
+    why = unavailable(backend)
+    if why is not None:
+        raise ValueError(f"backend {backend!r} {why}")
+    model = fake_quant.float_copy(prepared)
+    graph = quantized_graph(model, ranges, fake_quant.float_layers_of(prepared))
+    return CompiledNetwork(graph, model.model_args, artefacts)
+
+
+def quantized_graph(
+    model: HybridCNNTransformer, ranges: dict[str, Tensor], float_layers: list[str]
+) -> fx.GraphModule:
+    """`model` with int8 weights and quantize/dequantize operations, as torchao's graph.
+
+    Run as it is, it gives the int8 network's logits slowly: a reference for what is compiled.
+    """
+    with _quiet():
+        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+        exported = export(model)
+        prepared = prepare_pt2e(exported, _quantizer(float_layers))
+        _set_ranges(prepared, ranges)
+        with torch.no_grad():
+            prepared(_example(model))  # the observers of the weights have to see them
+        graph = convert_pt2e(prepared)
+    _subtract_constants(graph)
+    _drop_unused(graph)
+    return graph
+
+
+def export(model: HybridCNNTransformer) -> fx.GraphModule:
+    """`model`'s graph of aten operations for any batch size, in channels_last."""
+    placed = model.eval().to(memory_format=torch.channels_last)
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    exported = torch.export.export(placed, (_example(model),), dynamic_shapes=({0: batch},))
+    return exported.module()
+
+
+def _example(model: HybridCNNTransformer) -> Tensor:
+    shape = (2, model.model_args["in_channels"], *model.model_args["image_size"])
+    return torch.zeros(shape).to(memory_format=torch.channels_last)
+
+
+def _quantizer(float_layers: list[str]) -> Any:
+    from torchao.quantization.pt2e import observer as torchao
+    from torchao.quantization.pt2e.quantizer import QuantizationConfig, QuantizationSpec
+    from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import X86InductorQuantizer
+
+    low, high = fake_quant.ACTIVATION_RANGE
+    activation = QuantizationSpec(
+        torch.uint8, torchao.MinMaxObserver, low, high, torch.per_tensor_affine
+    )
+    low, high = fake_quant.WEIGHT_RANGE
+    # torchao's own configuration bounds a weight's scale by 2^-12, which small channels are below.
+    observer = torchao.PerChannelMinMaxObserver.with_args(eps=fake_quant.SMALLEST_SCALE)
+    weight = QuantizationSpec(
+        torch.int8, observer, low, high, torch.per_channel_symmetric, ch_axis=0
+    )
+    quantizer = X86InductorQuantizer()
+    quantizer.set_global(QuantizationConfig(activation, activation, weight, None, False))
+    for name in float_layers:
+        quantizer.set_module_name_qconfig(name, None)
+    return quantizer
+
+
+def _set_ranges(prepared: fx.GraphModule, ranges: dict[str, Tensor]) -> None:
+    """Give every activation observer the range of the place that it stands at."""
+    from torchao.quantization.pt2e.observer import FixedQParamsObserver, PerChannelMinMaxObserver
+
+    modules = dict(prepared.named_modules(remove_duplicate=False))
+    fixed: dict[int, nn.Module] = {}  # one observer may stand at several nodes: the first says
+    for node in prepared.graph.nodes:
+        if node.op != "call_module" or node.target not in modules:
+            continue
+        observer = modules[node.target]
+        if not hasattr(observer, "calculate_qparams") or isinstance(
+            observer, PerChannelMinMaxObserver
+        ):
+            continue
+        if id(observer) not in fixed:
+            place = _place(prepared, node)
+            if place not in ranges:
+                known = ", ".join(ranges)
+                raise ValueError(f"the stored ranges do not fit this network: {place} of {known}")
+            scale, zero_point = ranges[place].tolist()
+            low, high = fake_quant.ACTIVATION_RANGE
+            fixed[id(observer)] = FixedQParamsObserver(
+                scale, int(zero_point), torch.uint8, torch.per_tensor_affine, low, high
+            )
+        prepared.add_submodule(node.target, fixed[id(observer)])
+
+
+def _place(prepared: fx.GraphModule, observer: fx.Node) -> str:
+    """The layer whose input an observer sees, else that it sees the CNN's output."""
+    waiting = list(observer.users)
+    while waiting:
+        node = waiting.pop(0)
+        if node.target in LAYERS:
+            return _layer(node)
+        if node.op == "call_module" or node.target in PRESERVING:
+            waiting += node.users
+    return fake_quant.FEATURES
+
+
+def _layer(node: fx.Node) -> str:
+    """The name of the layer that a convolution or linear node belongs to, by its weight."""
+    weight = node.args[1]
+    while isinstance(weight, fx.Node) and weight.op != "get_attr":
+        weight = weight.args[0]
+    assert isinstance(weight, fx.Node)
+    return str(weight.target).removesuffix(".weight")
+
+
+def _subtract_constants(graph: fx.GraphModule) -> None:
+    """Write x + constant as x - (-constant), which is the same to the bit.
+
+    Inductor (2.14, 2.15) fuses linear + add into one kernel that adds in place, and at batch 1 the
+    place may be the constant itself (the position embedding), which then grows at every call.
+    """
+    for number, node in enumerate(graph.graph.nodes):
+        if node.target is not torch.ops.aten.add.Tensor:
+            continue
+        constants = [a for a in node.args[:2] if isinstance(a, fx.Node) and a.op == "get_attr"]
+        if len(constants) != 1:
+            continue
+        other = next(a for a in node.args[:2] if a is not constants[0])
+        value = _attribute(graph, str(constants[0].target))
+        graph.register_buffer(f"_negated_{number}", -value.detach())
+        with graph.graph.inserting_before(node):
+            negated = graph.graph.get_attr(f"_negated_{number}")
+            new = graph.graph.call_function(torch.ops.aten.sub.Tensor, (other, negated))
+        new.meta = dict(node.meta)
+        node.replace_all_uses_with(new)
+        graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+
+
+def _drop_unused(graph: fx.GraphModule) -> None:
+    """Delete the float weights that int8 ones have replaced."""
+    used = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
+    for name in [*dict(graph.named_parameters()), *dict(graph.named_buffers())]:
+        if name not in used:
+            owner, _, leaf = name.rpartition(".")
+            delattr(graph.get_submodule(owner), leaf)
+
+
+def _attribute(graph: fx.GraphModule, name: str) -> Tensor:
+    owner, _, leaf = name.rpartition(".")
+    return getattr(graph.get_submodule(owner), leaf)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """torchao and the exporter remark on their own innards."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
