@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import os
 import platform
 import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +21,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model import HybridCNNTransformer, attention_written_out
 
+Network = nn.Module | Callable[[torch.Tensor], torch.Tensor]
 LATENCY_SECONDS = 0.5  # that a latency is measured for, at least
+BLOCK_SECONDS = 0.002  # of calls that are timed together
+ISA_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
 def count_macs(model: HybridCNNTransformer) -> tuple[int, dict[str, int]]:
@@ -35,26 +44,72 @@ def count_macs(model: HybridCNNTransformer) -> tuple[int, dict[str, int]]:
     return counter.get_total_flops() // 2, layers
 
 
-def latency(network: nn.Module, images: torch.Tensor) -> dict[str, Any]:
-    """Milliseconds of a forward pass, by torch.utils.benchmark after its own warm-up."""
+def latency(network: Network, images: torch.Tensor) -> dict[str, Any]:
+    """Milliseconds of a forward pass: see `latencies`."""
+    return latencies([network], images)[0]
+
+
+def latencies(networks: Sequence[Network], images: torch.Tensor) -> list[dict[str, Any]]:
+    """Milliseconds of a forward pass of each network: median, p95, and how they were taken.
+
+    Warmed up, then timed in turn by torch.utils.benchmark, so that what else the machine does falls
+    on all alike: a ratio of two of these medians is fair where single figures are noisy.
+    """
     from torch.utils import benchmark  # it sets up a C++ compiler, which only measuring may need
 
-    timer = benchmark.Timer(
-        "network(images)",
-        globals={"network": network, "images": images},
-        num_threads=torch.get_num_threads(),
-    )
+    threads = torch.get_num_threads()
+    timers, repeats = [], []
+    taken: list[list[float]] = [[] for _ in networks]
     with torch.inference_mode():
-        for _ in range(3):
-            network(images)
-        timed = timer.blocked_autorange(min_run_time=LATENCY_SECONDS)
-    return {
-        "median": timed.median * 1e3,
-        "p95": float(np.percentile(timed.times, 95)) * 1e3,
-        "runs": timed.number_per_run * len(timed.times),
-        "threads": timed.num_threads,
-        "device": device_name(images.device),
-    }
+        for network in networks:
+            here = {"network": network, "images": images}
+            timer = benchmark.Timer("network(images)", globals=here, num_threads=threads)
+            timer.timeit(3)  # warm-up, compiling included
+            timers.append(timer)
+            repeats.append(max(1, int(BLOCK_SECONDS / timer.timeit(3).median)))
+        started = time.perf_counter()
+        while len(taken[0]) < 5 or time.perf_counter() - started < LATENCY_SECONDS * len(networks):
+            for timer, repeat, times in zip(timers, repeats, taken, strict=True):
+                times.append(timer.timeit(repeat).median * 1e3)
+    return [
+        {
+            "median": float(np.median(times)),
+            "p95": float(np.percentile(times, 95)),
+            "runs": repeat * len(times),
+            "threads": threads,
+            "device": device_name(images.device),
+            "isa": isa() if images.device.type == "cpu" else [],
+        }
+        for times, repeat in zip(taken, repeats, strict=True)
+    ]
+
+
+def onednn_kernels(network: Network, images: torch.Tensor) -> list[str]:
+    """What a forward pass on the CPU runs in oneDNN, e.g. 'matmul ref_int8:any'.
+
+    As its own log (ONEDNN_VERBOSE) tells it, which goes to the process's standard output. Kernels
+    named ref are not made for speed. Empty where there is no oneDNN or no Linux.
+    """
+    if sys.platform != "linux" or not torch.backends.mkldnn.is_available():
+        return []
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 1)
+        try:
+            with (
+                torch.inference_mode(),
+                torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON),
+            ):
+                network(images)
+        finally:
+            ctypes.CDLL(None).fflush(None)
+            os.dup2(kept, 1)
+            os.close(kept)
+        log.seek(0)
+        text = log.read().decode(errors="replace")
+    found = re.findall(r"exec,cpu,(\w+),([\w:]+)", text)
+    return sorted({f"{primitive} {kernel}" for primitive, kernel in found})
 
 
 def device_name(device: torch.device) -> str:
@@ -67,6 +122,17 @@ def device_name(device: torch.device) -> str:
 def cpu_model() -> str:
     found = re.search(r"^model name\s*: (.*)$", cpuinfo(), re.MULTILINE)
     return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+@functools.cache
+def cpu_flags() -> frozenset[str]:
+    found = re.search(r"^flags\s*: (.*)$", cpuinfo(), re.MULTILINE)
+    return frozenset(found[1].split()) if found else frozenset()
+
+
+def isa() -> list[str]:
+    """What of ISA_FLAGS the processor has."""
+    return [flag for flag in ISA_FLAGS if flag in cpu_flags()]
 
 
 def example_image(model: HybridCNNTransformer) -> torch.Tensor:

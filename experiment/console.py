@@ -63,7 +63,11 @@ class Console:
         options = _spec_differences(step)
         self.say(f"   [{position + 1}/{len(chain.steps)}] {step.stage} {options}".rstrip())
         for warning in step.spec.warnings():
-            self.rich.print(Text(f"       warning: {warning}", style="yellow"))
+            self.warn(warning)
+
+    def warn(self, text: str) -> None:
+        with tqdm.external_write_mode():
+            self.rich.print(Text(f"       warning: {text}", style="yellow"))
 
     def stage_done(
         self, step: Step, record: dict[str, Any], cached: bool, baseline: dict[str, Any] | None
@@ -83,6 +87,8 @@ class Console:
         if reference is not None:
             line += f" (baseline {_latency(reference, 1):.3f}, {_latency(reference, 64):.2f})"
         self.say(f"{line} | {how}")
+        for warning in metrics.get("warnings", []):
+            self.warn(warning)
 
     def failed(self, chain: Chain, step: Step, error: BaseException) -> None:
         text = f"   FAILED in {step.stage}: {type(error).__name__}: {error}"

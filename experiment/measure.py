@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import platform
-import re
 import subprocess
 import warnings
 from importlib import metadata
@@ -15,7 +14,16 @@ import torch
 from torch import nn
 
 from augmentation import BatchLoader
-from costs import count_macs, cpu_model, cpuinfo, device_name, example_image, latency
+from costs import (
+    count_macs,
+    cpu_model,
+    device_name,
+    example_image,
+    isa,
+    latencies,
+    latency,
+    onednn_kernels,
+)
 from files import tensor_bytes
 from model import HybridCNNTransformer
 from stages import quantization
@@ -23,24 +31,71 @@ from stages.state import ModelState, build, deploy
 from train_eval import evaluate
 
 LATENCY_BATCHES = (1, 64)
-ISA_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
-def measure(state: ModelState, test: BatchLoader, device: torch.device) -> dict[str, Any]:
-    """Every metric of the network that `deploy(state)` makes, on the whole test split."""
-    network = deploy(state, device)
+def measure(
+    state: ModelState, test: BatchLoader, device: torch.device, artefacts: Path | None = None
+) -> dict[str, Any]:
+    """Every metric of the network that `deploy(state)` makes, on the whole test split.
+
+    An int8 network is timed in turn with its float form; 'warnings' says where it is no faster.
+    """
+    network = deploy(state, device, artefacts)
     runs_on = torch.device("cpu") if state.quant is not None else device
     test = test if runs_on == test.device else _moved(test, runs_on)
     quality = evaluate(network, test)
-    batch = next(iter(test))[0]
-    return {
+    images = next(iter(test))[0]
+    batches = {f"batch_{size}": _batch(images, size) for size in LATENCY_BATCHES}
+    metrics = {
         "accuracy": quality.accuracy,
         "loss": quality.loss,
         **static_metrics(state, network),
-        "inference_time_ms": {
-            f"batch_{size}": latency(network, _batch(batch, size)) for size in LATENCY_BATCHES
-        },
+        "inference_time_ms": {name: latency(network, batch) for name, batch in batches.items()}
+        if state.quant is None
+        else against_float(network, state, batches),
     }
+    if state.quant is not None:
+        kernels = onednn_kernels(network, batches["batch_1"])
+        slow = [kernel for kernel in kernels if kernel.split()[1].startswith("ref")]
+        metrics["warnings"] = int8_warnings(metrics["inference_time_ms"], slow, state.quant.backend)
+    return metrics
+
+
+def against_float(
+    network: nn.Module, state: ModelState, batches: dict[str, torch.Tensor]
+) -> dict[str, Any]:
+    """Latencies of an int8 network, each with that of its float form, timed in turn."""
+    plain = build(state).to(memory_format=torch.channels_last)
+    found = {}
+    for name, batch in batches.items():
+        mine, its = latencies([network, plain], batch)
+        found[name] = {
+            **mine,
+            "float_median": its["median"],
+            "speedup_over_float": its["median"] / mine["median"],
+        }
+    return found
+
+
+def int8_warnings(times: dict[str, Any], reference: list[str], backend: str) -> list[str]:
+    """Where int8 does not pay, and the likely cause."""
+    slow = [name for name, time in times.items() if time["speedup_over_float"] < 1]
+    if not slow and not reference:
+        return []
+    if reference:
+        cause = (
+            f"oneDNN runs reference kernels ({', '.join(reference)}), which are not made for "
+            "speed; choose another quantization_backend"
+        )
+    elif backend != "inductor":
+        cause = (
+            f"backend {backend!r} quantizes and dequantizes around every layer, which costs a "
+            "small network more than int8 saves; 'inductor' fuses these"
+        )
+    else:
+        cause = "the network is so small that calls and copies outweigh its arithmetic"
+    speeds = ", ".join(f"{times[name]['speedup_over_float']:.2f} at {name}" for name in times)
+    return [f"int8 speed over its own float form: {speeds}; likely cause: {cause}"]
 
 
 def static_metrics(state: ModelState, network: nn.Module | None = None) -> dict[str, Any]:
@@ -90,7 +145,8 @@ def thop_macs(model: HybridCNNTransformer) -> int | None:
 def environment(device: torch.device) -> dict[str, Any]:
     """The machine and versions that figures were taken with."""
     versions = {
-        name: metadata.version(name) for name in ("torch", "torchvision", "numpy", "scikit-learn")
+        name: metadata.version(name)
+        for name in ("torch", "torchvision", "torchao", "numpy", "scikit-learn")
     }
     return {
         **versions,
@@ -98,16 +154,10 @@ def environment(device: torch.device) -> dict[str, Any]:
         "platform": platform.platform(),
         "device": device_name(device),
         "cpu": cpu_model(),
-        "isa": [flag for flag in ISA_FLAGS if flag in cpu_flags()],
+        "isa": isa(),
         "threads": torch.get_num_threads(),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
     }
-
-
-@functools.cache
-def cpu_flags() -> frozenset[str]:
-    found = re.search(r"^flags\s*: (.*)$", cpuinfo(), re.MULTILINE)
-    return frozenset(found[1].split()) if found else frozenset()
 
 
 @functools.cache
