@@ -12,16 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
-import time
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch_pruning as tp
-from torch import nn
 
 HOME = Path(__file__).parent.parent
 sys.path.insert(0, str(HOME))
@@ -112,19 +109,6 @@ def described(model: HybridCNNTransformer) -> ModelState:
     return ModelState(args, {n: v.detach().clone() for n, v in model.state_dict().items()})
 
 
-def paired_speed(base: nn.Module, other: nn.Module, images: torch.Tensor, rounds: int) -> float:
-    """Median time of `base` over that of `other`, the two run in turn."""
-    times: list[list[float]] = [[], []]
-    with torch.inference_mode():
-        for number in range(rounds + 5):
-            for network, kept in zip((base, other), times, strict=True):
-                started = time.perf_counter()
-                network(images)
-                if number >= 5:  # warm-up
-                    kept.append(time.perf_counter() - started)
-    return statistics.median(times[0]) / statistics.median(times[1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--root", help="folder with train/ and test/")
@@ -190,7 +174,8 @@ def main() -> None:
             tuned = fit(state, recipe, epochs, Context(dataset, device, 0, say=quiet))
             smaller = deploy(tuned, device)
             found = evaluate(smaller, test).accuracy
-            speed = {n: paired_speed(network, smaller, batch, 60) for n, batch in batches.items()}
+            times = {n: costs.latencies([network, smaller], x) for n, x in batches.items()}
+            speed = {n: one["median"] / other["median"] for n, (one, other) in times.items()}
             rows[removed, name] = {"drop": accuracy - found, "speed": speed}
             macs = costs.count_macs(build(tuned))[0]
             count = sum(int(p.count_nonzero()) for p in smaller.parameters())

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -145,16 +145,11 @@ def set_quantizing(faked: nn.Module, on: bool) -> None:
         quantizer.quantizing = on
 
 
-def observe(faked: nn.Module, calibration: Iterable[tuple[Tensor, Tensor]], batches: int) -> None:
-    """Run the first `batches` batches through the observers, in floating point."""
+def begin_observing(faked: nn.Module) -> None:
+    """From here on what runs through is observed, in floating point."""
     faked.eval()
     set_observing(faked, True)
     set_quantizing(faked, False)
-    with torch.inference_mode():
-        for step, (images, _) in enumerate(calibration):
-            if step == batches:
-                break
-            faked(images.cpu())
 
 
 def quantizers(faked: nn.Module) -> Iterator[tuple[str, InputQuantizer]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -69,18 +69,11 @@ def prepare(
         return make(traced, mapping, (example,), prepare_custom_config=custom)
 
 
-def observe(
-    prepared: nn.Module, calibration: Iterable[tuple[Tensor, Tensor]], batches: int
-) -> None:
-    """Run the first `batches` batches through the observers, without fake quantization."""
+def begin_observing(prepared: nn.Module) -> None:
+    """From here on what runs through is observed, without fake quantization."""
     prepared.eval()
     prepared.apply(enable_observer)
     prepared.apply(disable_fake_quant)
-    with torch.inference_mode():
-        for step, (images, _) in enumerate(calibration):
-            if step == batches:
-                break
-            prepared(images.cpu())
 
 
 def set_observing(prepared: nn.Module, on: bool) -> None:

@@ -22,9 +22,9 @@ from torch import Tensor, fx, nn
 from model import HybridCNNTransformer
 from stages import fake_quant
 from stages.compiled import CompiledNetwork
-from stages.fake_quant import OBSERVERS, observe, observed_ranges, set_observing
+from stages.fake_quant import OBSERVERS, begin_observing, observed_ranges, set_observing
 
-__all__ = ["OBSERVERS", "observe", "observed_ranges", "set_observing"]
+__all__ = ["OBSERVERS", "begin_observing", "observed_ranges", "set_observing"]
 
 TRAINS_IN_BF16 = True
 LARGEST_BATCH = 65536
@@ -151,7 +151,7 @@ def _set_ranges(prepared: fx.GraphModule, ranges: dict[str, Tensor]) -> None:
         ):
             continue
         if id(observer) not in fixed:
-            place = _place(prepared, node)
+            place = _place(node)
             if place not in ranges:
                 known = ", ".join(ranges)
                 raise ValueError(f"the stored ranges do not fit this network: {place} of {known}")
@@ -163,7 +163,7 @@ def _set_ranges(prepared: fx.GraphModule, ranges: dict[str, Tensor]) -> None:
         prepared.add_submodule(node.target, fixed[id(observer)])
 
 
-def _place(prepared: fx.GraphModule, observer: fx.Node) -> str:
+def _place(observer: fx.Node) -> str:
     """The layer whose input an observer sees, else that it sees the CNN's output."""
     waiting = list(observer.users)
     while waiting:
@@ -187,8 +187,8 @@ def _layer(node: fx.Node) -> str:
 def _subtract_constants(graph: fx.GraphModule) -> None:
     """Write x + constant as x - (-constant), which is the same to the bit.
 
-    Inductor (2.14, 2.15) fuses linear + add into one kernel that adds in place, and at batch 1 the
-    place may be the constant itself (the position embedding), which then grows at every call.
+    Inductor (seen in 2.14) fuses linear + add into one kernel that adds in place, and at batch 1
+    the place may be the constant itself (the position embedding), which then grows at every call.
     """
     for number, node in enumerate(graph.graph.nodes):
         if node.target is not torch.ops.aten.add.Tensor:

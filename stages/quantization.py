@@ -1,13 +1,14 @@
 """Quantization behind one interface: what a network's int8 form is, and who makes it.
 
 `Quant` is the plain record that travels in a ModelState. A backend module offers `unavailable`,
-`prepare`, `observe`, `set_observing`, `observed_ranges`, `master_names` and `convert`, and says
-what OBSERVERS it has and whether it TRAINS_IN_BF16; BACKENDS says which serves which name.
+`prepare`, `begin_observing`, `set_observing`, `observed_ranges`, `master_names` and `convert`, and
+says what OBSERVERS it has and whether it TRAINS_IN_BF16; BACKENDS says which serves which name.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -15,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from model import HybridCNNTransformer
@@ -62,11 +64,6 @@ class Quant:
 def unavailable(backend: str) -> str | None:
     """Why this machine cannot run a backend, with the remedy; None where it can."""
     return BACKENDS[backend].unavailable(backend)
-
-
-def available_backends() -> list[str]:
-    """The names of BACKENDS that run on this machine."""
-    return [name for name in BACKENDS if unavailable(name) is None]
 
 
 def trains_in_bf16(backend: str) -> bool:
@@ -129,7 +126,10 @@ def observe(
     batches: int,
 ) -> None:
     """Run the first `batches` batches of `calibration` through a prepared network's observers."""
-    BACKENDS[backend].observe(prepared, calibration, batches)
+    BACKENDS[backend].begin_observing(prepared)
+    with torch.inference_mode():
+        for images, _ in itertools.islice(calibration, batches):
+            prepared(images.cpu())
 
 
 def convert(prepared: nn.Module, backend: str) -> nn.Module:

@@ -44,7 +44,7 @@ def calibrated_on(model: HybridCNNTransformer, images: Tensor, **options: Any) -
 
 def simulated(model: HybridCNNTransformer, quant: Quant, images: Tensor) -> nn.Module:
     prepared = quantization.prepare(model, quant)
-    fake_quant.observe(prepared, [(images, images)], 1)
+    quantization.observe(prepared, quant.backend, [(images, images)], 1)
     fake_quant.set_observing(prepared, False)
     fake_quant.set_quantizing(prepared, True)
     return prepared
@@ -301,7 +301,6 @@ torch.save(logits, {str(tmp_path / "logits.pt")!r})
 def test_metrics_compare_int8_with_its_float_form(int8: Compiled, ctx: Context) -> None:
     test = ctx.loaders(batch_size=256).test
     metrics = measure.measure(int8.state, test, torch.device("cpu"), int8.folder)
-    logits = []
     with torch.inference_mode():
         logits = [int8.network(images) for images, _ in test]
     right = (torch.cat(logits).argmax(1) == ctx.dataset.arrays.test_labels).float().mean()
