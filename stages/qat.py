@@ -8,7 +8,7 @@ from pydantic import Field
 
 from stages import quantization
 from stages.finetuning import FitSpec, fit, recipe_of
-from stages.ptq import QuantSpec
+from stages.ptq import QuantSpec, quantized
 from stages.state import CompressionArgs, Context, ModelState
 from train_eval import TrainingArgs
 
@@ -42,4 +42,4 @@ class QatSpec(FitSpec, QuantSpec):
 
 
 def qat(state: ModelState, spec: QatSpec, ctx: Context) -> ModelState:
-    return fit(state.changed(state.weights, quant=spec.quant("qat")), spec, spec.epochs, ctx)
+    return fit(quantized(state, spec, "qat", ctx), spec, spec.epochs, ctx)

@@ -112,6 +112,11 @@ def master_names(prepared: nn.Module, model: HybridCNNTransformer) -> dict[str, 
     return names
 
 
+def simulated(prepared: nn.Module, backend: str) -> nn.Module:
+    """The int8 network itself: FX compiles nothing."""
+    return convert(prepared, backend, observed_ranges(prepared))
+
+
 def convert(
     prepared: nn.Module, backend: str, ranges: dict[str, Tensor], artefacts: Path | None = None
 ) -> nn.Module:

