@@ -19,7 +19,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from model import HybridCNNTransformer, attention_written_out
+from model import HybridCNNTransformer
+from transformer import attention_written_out
 
 Network = nn.Module | Callable[[torch.Tensor], torch.Tensor]
 LATENCY_SECONDS = 0.5  # that a latency is measured for, at least

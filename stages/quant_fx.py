@@ -29,7 +29,8 @@ from torch.ao.quantization.observer import FixedQParamsObserver
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx, prepare_qat_fx
 from torchvision.ops import StochasticDepth
 
-from model import HybridCNNTransformer, ScaledDotProduct
+from model import HybridCNNTransformer
+from transformer import ScaledDotProduct
 
 # Said at the first int8 tensor, wherever that is; requirements.txt bounds torch instead.
 warnings.filterwarnings("ignore", message="torch.quantize_per_tensor, torch.quantize_per_channel")
