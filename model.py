@@ -60,6 +60,8 @@ class ModelArgs(BaseModel):
     pooling: Literal["mean", "class_token", "sequence"] = "mean"
     dropout: float = Field(0.0, ge=0, lt=1)
     stochastic_depth: float = Field(0.0, ge=0, lt=1)  # of the last layer, rising linearly to it
+    # early exits: 'cnn', and 'layer_0', 'layer_1', ... after these encoder layers
+    exits: list[str] = []
 
     @model_validator(mode="after")
     def _fits(self) -> ModelArgs:
@@ -86,6 +88,11 @@ class ModelArgs(BaseModel):
                 f"patch_size {self.patch_size} does not divide the image size {self._size()}"
             )
         self.feature_sizes()
+        allowed = exit_places(self.fusion, layers)
+        if self.exits != [place for place in allowed if place in self.exits]:
+            raise ValueError(
+                f"exits {self.exits} should be some of {allowed}, in this order and each once"
+            )
         return self
 
     def _size(self) -> tuple[int, int]:
@@ -131,6 +138,12 @@ class ModelArgs(BaseModel):
         )
         args["ffn_dim"] = _spread(self.ffn_dim, layers)
         return args
+
+
+def exit_places(fusion: str, num_layers: int) -> list[str]:
+    """Where a network can be left early: after the CNN, after each encoder layer but the last."""
+    layers = 0 if fusion == "parallel" else num_layers
+    return ["cnn", *(f"layer_{i}" for i in range(layers - 1))]
 
 
 def _spread(value: int | list[int], length: int) -> list[int]:
@@ -216,12 +229,43 @@ class LightweightCNN(nn.Module):
         return self.blocks(images)
 
 
+class ExitHead(nn.Module):
+    """A classifier on features on the way: norm, mean over tokens, linear (arXiv:1709.01686).
+
+    `[B, C]`, or tokens `[B, N, C]` (`class_token`: only the first counts), and beside these what a
+    parallel path has pooled → logits `[B, num_classes]`.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_classes: int,
+        *,
+        over_tokens: bool = False,
+        pooled: int = 0,
+        class_token: bool = False,
+    ):
+        super().__init__()
+        self.norm, self.class_token = nn.LayerNorm(dim), class_token
+        self.over_tokens = over_tokens
+        self.head = nn.Linear(pooled + dim, num_classes)
+
+    def forward(self, features: Tensor, pooled: Tensor | None = None) -> Tensor:
+        features = self.norm(features)
+        if self.over_tokens:
+            features = features[:, 0] if self.class_token else features.mean(dim=1)
+        return self.head(features if pooled is None else torch.cat([pooled, features], dim=1))
+
+
 class HybridCNNTransformer(nn.Module):
     """Images `[B, in_channels, H, W]` → logits `[B, num_classes]`.
 
     fusion 'serial': CNN features become the Transformer's tokens. 'parallel': pooled CNN features
     beside an MLP over them. 'parallel_attention': pooled CNN features beside a patch-embedding
     Transformer on the image. The two paths are joined before the head.
+
+    With `exits` it can be left on the way: `parts` are the pieces between them. `with_exits` set,
+    `forward` gives the logits of every exit, the last one the network's own: `[E + 1, B, classes]`.
 
     `model_args` are the fields of `ModelArgs`. Raises pydantic.ValidationError (a ValueError) for
     arguments that build no network, and ValueError for images of another shape.
@@ -264,9 +308,26 @@ class HybridCNNTransformer(nn.Module):
             self.transformer = TokenTransformer(height * width, args)
             features = channels[-1] + dim
         self.head = nn.Linear(features, args["num_classes"])
+        self.with_exits = False
+        if args["exits"]:
+            self.exits = nn.ModuleDict({place: self._exit_head(place) for place in args["exits"]})
         self.register_forward_pre_hook(check_images)
 
+    def _exit_head(self, place: str) -> ExitHead:
+        args = self.model_args
+        if place == "cnn":
+            return ExitHead(args["cnn_channels"][-1], args["num_classes"])
+        return ExitHead(
+            args["embed_dim"],
+            args["num_classes"],
+            over_tokens=True,
+            pooled=0 if self.fusion == "serial" else args["cnn_channels"][-1],
+            class_token=args["pooling"] == "class_token",
+        )
+
     def forward(self, images: Tensor) -> Tensor:
+        if self.with_exits:
+            return self.every_logits(images)
         maps = self.cnn(images)  # [B, C, h, w]
         if self.fusion == "serial":
             tokens = self.embed(maps.flatten(2).transpose(1, 2))  # [B, N=h*w, embed_dim]
@@ -278,6 +339,61 @@ class HybridCNNTransformer(nn.Module):
             patches = self.embed(images).flatten(2).transpose(1, 2)  # [B, N, embed_dim]
             second = self.transformer(patches)
         return self.head(torch.cat([pooled, second], dim=1))
+
+    def every_logits(self, images: Tensor) -> Tensor:
+        """The logits of every exit and of the network's end: `[E + 1, B, num_classes]`."""
+        carried: tuple[Tensor, ...] = (images,)
+        every = []
+        for index in range(len(self.model_args["exits"]) + 1):
+            logits, *rest = self.run_part(index, *carried)
+            every.append(logits)
+            carried = tuple(rest)
+        return torch.stack(every)
+
+    def run_part(
+        self, index: int, stream: Tensor, pooled: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """What lies between two exits: `(stream, pooled)` → `(logits, stream, pooled)`.
+
+        The stream is the images, then feature maps or tokens; `pooled` is there in fusion
+        'parallel_attention' alone, after the CNN. The last part gives `(logits,)`.
+        """
+        places = self.model_args["exits"]
+        after = places[index - 1] if index else ""
+        here = places[index] if index < len(places) else ""
+        beside = self.fusion == "parallel_attention"
+        if not after:
+            maps = self.cnn(stream)
+            if beside:
+                pooled = self.pool(maps).flatten(1)
+            else:
+                stream = maps
+        if here == "cnn":
+            features = pooled if beside else stream.mean(dim=(2, 3))
+            return self.exits[here](features), *((stream, pooled) if beside else (stream,))
+        if self.fusion == "parallel":
+            features = self.mlp(self.grid(stream).flatten(1))
+            return (self.head(torch.cat([self.pool(stream).flatten(1), features], dim=1)),)
+        first = 0
+        if after in ("", "cnn"):
+            grid = self.embed(stream) if beside else stream
+            tokens = grid.flatten(2).transpose(1, 2)
+            stream = self.transformer.begin(tokens if beside else self.embed(tokens))
+        else:
+            first = int(after.removeprefix("layer_")) + 1
+        last = int(here.removeprefix("layer_")) + 1 if here else None
+        for layer in list(self.transformer.layers)[first:last]:
+            stream = layer(stream)
+        if here:
+            if beside:
+                return self.exits[here](stream, pooled), stream, pooled  # type: ignore[return-value]
+            return self.exits[here](stream), stream
+        features = self.transformer.end(stream)
+        return (self.head(torch.cat([pooled, features], dim=1) if beside else features),)  # type: ignore[list-item]
+
+    def parts(self) -> list[ModelPart]:
+        """The pieces between exits as modules of their own, which share this network's weights."""
+        return [ModelPart(self, index) for index in range(len(self.model_args["exits"]) + 1)]
 
     def _fuse_modules_for_quantization(self) -> list[list[str]]:
         """Names of the modules that quantization runs as one: convolution, batch norm, ReLU.
@@ -301,6 +417,20 @@ class HybridCNNTransformer(nn.Module):
                     prefix = f"transformer.layers.{index}"
                     groups.append([f"{prefix}.fc1", f"{prefix}.activation"])
         return groups
+
+
+class ModelPart(HybridCNNTransformer):
+    """One piece of a network with exits, every layer under its name: see `run_part`."""
+
+    def __init__(self, model: HybridCNNTransformer, index: int):
+        nn.Module.__init__(self)
+        self.model_args, self.fusion, self.index = model.model_args, model.fusion, index
+        for name, module in model.named_children():
+            self.add_module(name, module)
+        self.train(model.training)
+
+    def forward(self, stream: Tensor, pooled: Tensor | None = None) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return self.run_part(self.index, stream, pooled)
 
 
 def check_images(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -150,10 +150,18 @@ class TokenTransformer(nn.Module):
             self.score = nn.Linear(dim, 1)
 
     def forward(self, tokens: Tensor) -> Tensor:
+        return self.end(self.layers(self.begin(tokens)))
+
+    def begin(self, tokens: Tensor) -> Tensor:
+        """What the first layer takes: `[B, N, C]`, one token more with a class token."""
         if self.pooling == "class_token":
             class_token = self.class_token.expand(tokens.shape[0], -1, -1)
             tokens = torch.cat([class_token, tokens], dim=1)  # [B, 1+N, C]
-        tokens = self.norm(self.layers(self.position(tokens)))
+        return self.position(tokens)
+
+    def end(self, tokens: Tensor) -> Tensor:
+        """What the last layer gives → `[B, C]`."""
+        tokens = self.norm(tokens)
         if self.pooling == "class_token":
             return tokens[:, 0]
         if self.pooling == "sequence":  # learned weights over tokens, arXiv:2104.05704

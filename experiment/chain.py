@@ -21,14 +21,15 @@ from experiment.schema import Experiment, Suite
 from experiment.store import Store
 from files import canonical_json, sha256
 from stages import STAGES
-from stages.ptq import calibrated
+from stages.calibration import calibrated
 from stages.state import Context, ModelState, StageSpec, initial_state
 
 HOME = Path(__file__).parent.parent
 QUANT_SOURCES = {
     "stages/quantization.py", "stages/quant_fx.py", "stages/quant_pt2e.py", "stages/fake_quant.py",
-    "stages/compiled.py", "stages/ptq.py",
+    "stages/compiled.py", "stages/calibration.py",
 }  # fmt: skip
+EXIT_SOURCES = {"stages/exits.py", "stages/calibration.py"}
 
 
 @dataclass(frozen=True)
@@ -122,9 +123,11 @@ def _settings(
     so_far: list[StageSpec],
     device: torch.device,
 ) -> dict[str, Any]:
-    quantized = any(hasattr(s, "quant") for s in so_far)
-    sources = set(_sources(STAGES[stage].run.__module__))
-    sources = sources | QUANT_SOURCES if quantized else sources - QUANT_SOURCES
+    sources = set(_sources(STAGES[stage].run.__module__)) - QUANT_SOURCES - EXIT_SOURCES
+    if any(hasattr(s, "quant") for s in so_far):
+        sources |= QUANT_SOURCES
+    if any(hasattr(s, "exits") for s in so_far):
+        sources |= EXIT_SOURCES
     return {
         "parent": parent,
         "stage": stage,
@@ -240,7 +243,13 @@ def run_step(
         snapshot = store.snapshot(step.key, parent_sha)
         resumed = snapshot.exists()
         ctx = Context(
-            dataset(), device, step.seed, snapshot, stop_requested=stop_requested, say=say
+            dataset(),
+            device,
+            step.seed,
+            snapshot,
+            stop_requested=stop_requested,
+            say=say,
+            artefacts=store.compiled,
         )
         if step.spec.warnings():
             ctx.details["warnings"] = step.spec.warnings()
@@ -265,6 +274,7 @@ def run_step(
                 "resumed": resumed,
                 "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 "quant": state.quant.settings() if state.quant else None,
+                "exits": state.exits.plain() if state.exits else None,
                 "details": ctx.details,
                 "metrics": metrics,
             },

@@ -14,7 +14,7 @@ from augmentation import BatchLoader
 from model import HybridCNNTransformer
 from stages import quantization
 from stages.quantization import Quant
-from train_eval import evaluate
+from train_eval import evaluate, final_logits
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def scan_layers(
         others = tuple(other for other in names if other != name)
         network = _simulated(model, replace(quant, float_layers=others), calibration)
         with torch.inference_mode():
-            noise = network(images) - expected
+            noise = final_logits(network(images)) - expected
         found.append(
             LayerSensitivity(name, _decibels(expected, noise), _accuracy(network, validation))
         )

@@ -10,6 +10,7 @@ import torch
 from pydantic import Field, field_validator, model_validator
 
 from stages import quantization
+from stages.calibration import calibrated
 from stages.layer_sensitivity import Choice, choose_float_layers
 from stages.quantization import Quant
 from stages.state import CompressionArgs, Context, ModelState, StageSpec, blueprint, build
@@ -118,12 +119,3 @@ def search_float_layers(state: ModelState, spec: QuantSpec, ctx: Context) -> Cho
         0.5 if spec.max_accuracy_drop is None else spec.max_accuracy_drop,
         ctx.say,
     )
-
-
-def calibrated(state: ModelState, ctx: Context) -> ModelState:
-    """`state`, its int8 ranges observed where they are missing."""
-    if state.quant is None or state.quant.ranges is not None:
-        return state
-    loader = ctx.loaders(batch_size=state.quant.calibration_batch_size).calibration
-    quant = quantization.with_calibrated_ranges(build(state), state.quant, loader)
-    return state.changed(state.weights, quant=quant)

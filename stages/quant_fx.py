@@ -30,6 +30,7 @@ from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx, prepare_qa
 from torchvision.ops import StochasticDepth
 
 from model import HybridCNNTransformer
+from stages.exits import SplitNetwork
 from transformer import ScaledDotProduct
 
 # Said at the first int8 tensor, wherever that is; requirements.txt bounds torch instead.
@@ -53,7 +54,29 @@ def unavailable(backend: str) -> str | None:
 def prepare(
     model: HybridCNNTransformer, backend: str, float_layers: list[str], observer: str, *, qat: bool
 ) -> nn.Module:
-    """A traced copy of `model`: in eval mode with observers, or in train mode with fake quant."""
+    """A traced copy of `model`: in eval mode with observers, or in train mode with fake quant.
+
+    With early exits its parts are traced one by one.
+    """
+    shape = (1, model.model_args["in_channels"], *model.model_args["image_size"])
+    inputs: tuple[Tensor, ...] = (torch.zeros(shape),)
+    if not model.model_args["exits"]:
+        return _prepare(model, backend, float_layers, inputs, qat)
+    whole, parts = copy.deepcopy(model).cpu().eval(), []
+    for part in whole.parts():
+        parts.append(_prepare(part, backend, float_layers, inputs, qat))
+        with torch.no_grad():
+            inputs = part(*inputs)[1:]
+    return SplitNetwork(parts)
+
+
+def _prepare(
+    model: HybridCNNTransformer,
+    backend: str,
+    float_layers: list[str],
+    inputs: tuple[Tensor, ...],
+    qat: bool,
+) -> nn.Module:
     with _quiet(), _engine(backend):
         qconfig = get_default_qat_qconfig(backend) if qat else get_default_qconfig(backend)
         mapping = QConfigMapping().set_global(None)
@@ -64,10 +87,9 @@ def prepare(
         custom = PrepareCustomConfig().set_non_traceable_module_classes(
             [ScaledDotProduct, StochasticDepth]
         )
-        example = torch.zeros(1, model.model_args["in_channels"], *model.model_args["image_size"])
         traced = copy.deepcopy(model).cpu().train(qat)
         make = prepare_qat_fx if qat else prepare_fx
-        return make(traced, mapping, (example,), prepare_custom_config=custom)
+        return make(traced, mapping, inputs, prepare_custom_config=custom)
 
 
 def begin_observing(prepared: nn.Module) -> None:
@@ -105,11 +127,15 @@ def master_names(prepared: nn.Module, model: HybridCNNTransformer) -> dict[str, 
     for group in model._fuse_modules_for_quantization():
         for norm in (name for name in group if name.endswith(".norm")):
             renamed[norm] = f"{group[0]}.bn"
+    parts = [""]
+    if isinstance(prepared, SplitNetwork):
+        parts = [f"parts.{index}." for index in range(len(prepared.parts))]
     names = {}
     for name in model.state_dict():
         owner, _, leaf = name.rpartition(".")
         fused = f"{renamed.get(owner, owner)}.{leaf}"
-        names[name] = fused if fused in found else name
+        candidates = [part + own for own in (fused, name) for part in parts]
+        names[name] = next((one for one in candidates if one in found), name)
     return names
 
 
@@ -135,6 +161,8 @@ def convert(
         parent, _, leaf = name.rpartition(".")
         setattr(prepared.get_submodule(parent), leaf, fixed)
     with _quiet(), _engine(backend):
+        if isinstance(prepared, SplitNetwork):
+            return SplitNetwork(convert_fx(part.eval()) for part in prepared.parts)  # type: ignore[arg-type]
         return convert_fx(prepared.eval())  # type: ignore[arg-type]
 
 

@@ -16,11 +16,12 @@ from experiment.measure import static_metrics
 from experiment.store import Store, load_checkpoint
 from model import HybridCNNTransformer
 from stages import STAGES, quantization
+from stages.calibration import calibrated
 from stages.compiled import CompiledNetwork
 from stages.finetuning import FinetuneSpec, finetune
 from stages.masks import channel_scores, channel_tensors, mask_channels, zero_channel_masks
 from stages.pruning import PruneSpec, prune
-from stages.ptq import PtqSpec, calibrated, ptq
+from stages.ptq import PtqSpec, ptq
 from stages.qat import QatSpec, qat
 from stages.quantization import Quant
 from stages.state import Context, ModelState, build, deploy, from_plain, state_of, to_plain
