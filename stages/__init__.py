@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from stages.distillation import DistillSpec, distill
 from stages.finetuning import FinetuneSpec, TrainSpec, finetune, train
 from stages.pruning import PruneSpec, prune
 from stages.ptq import PtqSpec, ptq
@@ -25,4 +26,5 @@ STAGES: dict[str, Stage] = {
     "finetune": Stage(FinetuneSpec, finetune),
     "ptq": Stage(PtqSpec, ptq),
     "qat": Stage(QatSpec, qat),
+    "distill": Stage(DistillSpec, distill),
 }

@@ -25,6 +25,7 @@ from stages.state import (
     build,
     cpu_copy,
 )
+from stages.teacher import Distillation, TeacherSpec, taught
 from train_eval import (
     Criterion,
     EpochProgress,
@@ -61,7 +62,7 @@ class TrainSpec(FitSpec):
         return "t", "trained"
 
 
-class FinetuneSpec(FitSpec):
+class FinetuneSpec(FitSpec, TeacherSpec):
     """Train the present network on: pruned channels stay pruned, fake quantization stays on."""
 
     epochs: int = Field(3, ge=1)
@@ -88,7 +89,7 @@ def train(state: ModelState, spec: TrainSpec, ctx: Context) -> ModelState:
 
 
 def finetune(state: ModelState, spec: FinetuneSpec, ctx: Context) -> ModelState:
-    return fit(state, spec, spec.epochs, ctx)
+    return fit(state, spec, spec.epochs, ctx, taught(spec, state.model_args, state, ctx))
 
 
 def fit(
@@ -101,12 +102,13 @@ def fit(
     """Train `state`'s network for `epochs` epochs and return the state that comes out.
 
     A quantization-aware state (scheme 'qat') trains with fake quantization, its ranges moving in
-    the first half of the epochs. Whole channels that are zero stay zero. Saves itself to
-    `ctx.snapshot` at least every epoch and goes on from there; on the CPU the result is the same to
-    the bit. Raises NonFiniteLossError and Interrupted, both with the last snapshot kept.
+    the first half of the epochs. Whole channels that are zero stay zero. The parameters of a
+    Distillation train along and are dropped. Saves itself to `ctx.snapshot` at least every epoch
+    and goes on from there; on the CPU the result is the same to the bit. Raises
+    NonFiniteLossError and Interrupted, both with the last snapshot kept.
     """
-    training = _Training(state, recipe, epochs, ctx)
     criterion = criterion or cross_entropy(recipe.label_smoothing)
+    training = _Training(state, recipe, epochs, ctx, criterion)
     if recipe.sparsity:
         criterion = _with_sparsity(criterion, training.module, recipe.sparsity)
     training.resume()
@@ -118,7 +120,9 @@ def fit(
 class _Training:
     """The moving parts of `fit`: everything that a snapshot must hold is an attribute here."""
 
-    def __init__(self, state: ModelState, recipe: Recipe, epochs: int, ctx: Context):
+    def __init__(
+        self, state: ModelState, recipe: Recipe, epochs: int, ctx: Context, criterion: Criterion
+    ):
         self.state, self.recipe, self.epochs, self.ctx = state, recipe, epochs, ctx
         torch.manual_seed(ctx.seed)
         self.float_model = build(state)
@@ -129,7 +133,11 @@ class _Training:
         self.module, self.names = _trainable(state, self.float_model, ctx.device)
         self.masks = _masks_in(self.module, self.float_model, self.names)
         self.loaders = ctx.loaders(recipe)
-        self.optimizer = get_optimizer(self.module, recipe)
+        self.beside = criterion.to(ctx.device) if isinstance(criterion, Distillation) else None
+        if self.beside is not None:
+            self.beside.attach(self.module)
+        trained = nn.ModuleList([m for m in (self.module, self.beside) if m is not None])
+        self.optimizer = get_optimizer(trained, recipe)
         self.schedule = get_scheduler(self.optimizer, recipe, epochs, len(self.loaders.train))
         self.average = (
             ExponentialMovingAverage(self.module, recipe.ema_decay, self.names.values())
@@ -233,6 +241,7 @@ class _Training:
                 "epoch": self.epoch,
                 "progress": asdict(self.progress),
                 "module": self.module.state_dict(),
+                "beside": self.beside and self.beside.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.scheduler.state_dict(),
                 "average": self.average and (self.average.updates, self.average.average),
@@ -251,6 +260,8 @@ class _Training:
             return
         self.epoch, self.progress = found["epoch"], EpochProgress(**found["progress"])
         self.module.load_state_dict(found["module"])
+        if self.beside is not None:
+            self.beside.load_state_dict(found["beside"])
         self.optimizer.load_state_dict(found["optimizer"])
         self.schedule.scheduler.load_state_dict(found["schedule"])
         if self.average is not None:

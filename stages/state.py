@@ -132,6 +132,8 @@ class Context:
     say: Callable[[str], None] = print
     details: dict[str, Any] = field(default_factory=dict)  # goes into the stage's JSON record
     earlier_seconds: float = 0.0  # spent on the stage before it was interrupted
+    teacher: ModelState | None = None  # the network that the Spec's teacher names, if it names one
+    artefacts: Path | None = None  # folder of compiled int8 networks; None = a temporary one
 
     def loaders(self, recipe: Recipe | None = None, batch_size: int = 128) -> DataLoaders:
         """The data as `recipe` wants it, or plainly in batches of `batch_size`."""
@@ -168,6 +170,7 @@ class CompressionArgs(BaseModel):
     ptq_calibration_batches: int = Field(8, ge=1)
     qat_epochs: int = Field(3, ge=1)
     qat_learning_rate: float = Field(5e-4, gt=0)
+    distill_epochs: int = Field(20, ge=1)
 
 
 class StageSpec(BaseModel):
@@ -194,3 +197,7 @@ class StageSpec(BaseModel):
 
     def check(self, model_args: dict[str, Any]) -> None:
         """Raise ValueError where the stage cannot be done to this architecture."""
+
+    def outgoing(self, model_args: dict[str, Any]) -> dict[str, Any]:
+        """The architecture after the stage, as far as it is known before it runs."""
+        return model_args
