@@ -117,7 +117,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", default="config.py", metavar="FILE", help="the suite to run")
     parser.add_argument(
-        "--only", nargs="+", metavar="NAME", help="some experiments; baselines they need come along"
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        help="some experiments; baselines and teachers come along",
     )
     parser.add_argument(
         "--set",
