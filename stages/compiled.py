@@ -84,13 +84,8 @@ class CompiledNetwork(nn.Module):
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():
-                images = self.example(size)
                 partial = path.with_suffix(".part.pt2")
-                with torch.no_grad(), _quiet():
-                    exported = torch.export.export(self.graph, (images,))
-                    torch._inductor.aoti_compile_and_package(
-                        exported, package_path=str(partial), inductor_configs=_settings(size)
-                    )
+                compile_package(self.graph, self.example(size), partial)
                 partial.replace(path)
         return path
 
@@ -129,6 +124,21 @@ class CompiledNetwork(nn.Module):
                 f"{'' if torch.allclose(first, again, atol=1e-5) else ', and from call to call'}; "
                 "choose quantization_backend 'x86', and report this with the CPU and torch version"
             )
+
+
+def compile_package(
+    graph: nn.Module, images: Tensor, path: Path, about: dict[str, str] | None = None
+) -> None:
+    """Compile `graph` for images of this very shape and layout into the package `path` (.pt2).
+
+    `about` can be read from it with `get_metadata()`.
+    """
+    configs = {**_settings(len(images)), "aot_inductor.metadata": about or {}}
+    with torch.no_grad(), _quiet():
+        exported = torch.export.export(graph, (images,))
+        torch._inductor.aoti_compile_and_package(
+            exported, package_path=str(path), inductor_configs=configs
+        )
 
 
 def _settings(size: int) -> dict[str, Any]:

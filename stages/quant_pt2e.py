@@ -96,9 +96,15 @@ def quantized_graph(
         with torch.no_grad():
             prepared(_example(model))  # the observers of the weights have to see them
         graph = convert_pt2e(prepared)
-    _subtract_constants(graph)
+    subtract_constants(graph)
     _drop_unused(graph)
     return graph
+
+
+def exportable(network: nn.Module) -> nn.Module:
+    """The graph that an int8 network was compiled from."""
+    assert isinstance(network, CompiledNetwork)
+    return network.graph
 
 
 def export(model: HybridCNNTransformer) -> fx.GraphModule:
@@ -184,7 +190,7 @@ def _layer(node: fx.Node) -> str:
     return str(weight.target).removesuffix(".weight")
 
 
-def _subtract_constants(graph: fx.GraphModule) -> None:
+def subtract_constants(graph: fx.GraphModule) -> None:
     """Write x + constant as x - (-constant), which is the same to the bit.
 
     Inductor (seen in 2.14) fuses linear + add into one kernel that adds in place, and at batch 1
