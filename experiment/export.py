@@ -34,7 +34,7 @@ from stages.state import ModelState
 BATCH = 64  # images that a file of any batch size is compared by
 # Largest ‖difference‖ / ‖logits‖, and share of images whose class may change. A few values round to
 # the other of two int8 levels, as sums are taken in another order.
-TOLERANCE = {"float32": (1e-4, 0.001), "int8": (0.03, 0.01)}
+TOLERANCE = {"float32": (1e-4, 0.001), "int8": (0.05, 0.02)}
 
 
 class ExportError(RuntimeError):
@@ -93,7 +93,7 @@ class Format:
     packages: tuple[str, ...]  # optional ones, to write and to read it
     write: Callable[[Subject, Path, int | None], None]  # with the batch size, where it is fixed
     read: Callable[[Path], Runtime]
-    any_batch: bool = True
+    compiled: bool = False  # machine code: for one batch size, and by a C++ compiler
 
 
 def missing(format_: Format) -> str | None:
@@ -102,7 +102,7 @@ def missing(format_: Format) -> str | None:
     if absent:
         return f"needs {' and '.join(absent)}; pip install {' '.join(absent)}"
     compiler = os.environ.get("CXX", "g++")
-    if format_ is FORMATS["aoti"] and shutil.which(compiler) is None:
+    if format_.compiled and shutil.which(compiler) is None:
         return f"needs a C++ compiler, and there is no {compiler}; install g++"
     return None
 
@@ -120,11 +120,12 @@ def export(
         try:
             with _quiet():
                 format_.write(subject, draft, batch)
+                runtime = format_.read(draft)
         except RuntimeError as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ExportError(f"{path}: cannot be written: {reason}") from error
-        found = compare(format_.read(draft), subject, batch, expected)
-        check(found, subject.weights, path)
+            raise ExportError(f"cannot be written and read again: {reason}") from error
+        found = compare(runtime, subject, batch, expected)
+        check(found, subject.weights)
         for file in sorted(draft.parent.iterdir(), key=lambda file: file == draft):
             file.replace(path.parent / file.name)  # weights first, then what refers to them
     return found
@@ -152,9 +153,9 @@ def compare(runtime: Runtime, subject: Subject, batch: int | None, expected: Ten
     first = run(images[:size])
     found = torch.cat([run(part) for part in images.split(size)])
     if found.shape != expected.shape:
-        raise ExportError(f"it gives logits {list(found.shape)}, expected {list(expected.shape)}")
-    if not torch.allclose(first, run(images[:size]), atol=1e-5):
-        raise ExportError("it gives other logits when it is run again")
+        raise ExportError(f"gives logits {list(found.shape)}, expected {list(expected.shape)}")
+    if not torch.allclose(first, run(images[:size]), atol=1e-5, equal_nan=True):
+        raise ExportError("gives other logits when it is run again")
     off = found - expected
     return Comparison(
         largest=float(off.abs().max()),
@@ -165,7 +166,7 @@ def compare(runtime: Runtime, subject: Subject, batch: int | None, expected: Ten
     )
 
 
-def check(found: Comparison, weights: str, path: Path) -> None:
+def check(found: Comparison, weights: str) -> None:
     """Raise ExportError where a file does not compute what its network does."""
     relative, other_class = TOLERANCE[weights]
     if found.relative <= relative and found.other_class <= other_class:
@@ -174,9 +175,9 @@ def check(found: Comparison, weights: str, path: Path) -> None:
     if weights == "int8" and not {"avx512_vnni", "avx_vnni"} & set(isa()):
         hint = "; this CPU has no VNNI, without which int8 products may overflow"
     raise ExportError(
-        f"{path}: differs from the network by {found.relative:.2%} of its logits (allowed "
+        f"differs from the network by {found.relative:.2%} of its logits (allowed "
         f"{relative:.2%}), at {found.other_class:.2%} of the images in the class (allowed "
-        f"{other_class:.2%}); not kept{hint}"
+        f"{other_class:.2%}){hint}"
     )
 
 
@@ -201,6 +202,12 @@ class _Normalizing(nn.Module):
 
 
 def _write_onnx(subject: Subject, path: Path, batch: int | None) -> None:
+    program = _onnx_program(subject)
+    program.model.metadata_props.update(subject.about)
+    program.save(path)
+
+
+def _onnx_program(subject: Subject) -> torch.onnx.ONNXProgram:
     """float32, or int8 as QuantizeLinear and DequantizeLinear (QDQ) with our ranges and weights."""
     images = torch.zeros(2, *subject.shape)
     size = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
@@ -213,8 +220,7 @@ def _write_onnx(subject: Subject, path: Path, batch: int | None) -> None:
     assert program is not None
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces, with this machine's paths
-    program.model.metadata_props.update(subject.about)
-    program.save(path)
+    return program
 
 
 def _read_onnx(path: Path) -> Runtime:
@@ -256,7 +262,7 @@ def _write_openvino(subject: Subject, path: Path, batch: int | None) -> None:
     import openvino
 
     between = path.with_suffix(".onnx")
-    _write_onnx(subject, between, batch)
+    _onnx_program(subject).save(between)
     model = openvino.Core().read_model(between)
     for key, value in subject.about.items():
         model.set_rt_info(value, ["model_info", key])
@@ -282,7 +288,7 @@ def _read_openvino(path: Path) -> Runtime:
 FORMATS: dict[str, Format] = {
     "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), _write_onnx, _read_onnx),
     "onnx-int8": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), _write_onnx, _read_onnx),
-    "aoti": Format(".pt2", (), _write_aoti, _read_aoti, any_batch=False),
+    "aoti": Format(".pt2", (), _write_aoti, _read_aoti, compiled=True),
     "openvino": Format(
         ".xml",
         ("onnx", "onnxscript", "openvino"),

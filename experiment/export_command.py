@@ -90,16 +90,18 @@ def export_command(arguments: list[str], console: Console) -> int:
     found: dict[Path, Comparison] = {}
     for file in wanted:
         form = FORMATS[file.format]
-        console.say(f"{file.format}: {'reading' if there.get(file) else 'writing'} {file.path}")
+        kept = there.get(file, False)
+        console.say(f"{file.format}: {'reading' if kept else 'writing'} {file.path}")
         try:
-            if there.get(file):
+            if kept:
                 result = compare(form.read(file.path), subject, file.batch, expected)
-                check(result, subject.weights, file.path)
+                check(result, subject.weights)
             else:
                 result = export(subject, form, file.path, file.batch, expected)
             found[file.path] = result
         except ExportError as error:
-            print(f"export --format {file.format}: {error}", file=sys.stderr)
+            fate = "add --overwrite to make it anew" if kept else "not kept"
+            print(f"export --format {file.format}: {file.path} {error}; {fate}", file=sys.stderr)
     if found:
         console.rich.print(_table(found))
     return 0 if len(found) == len(wanted) else 1
@@ -141,7 +143,7 @@ def _check_command(args: Namespace) -> None:
         lack = missing(FORMATS[name])
         if lack is not None:
             problems.append(f"export --format {name}: {lack}")
-    if args.batch and all(FORMATS[name].any_batch for name in args.format):
+    if args.batch and not any(FORMATS[name].compiled for name in args.format):
         problems.append("export --batch: is for --format aoti; the others take any batch size")
     stop_at(problems)
 
@@ -187,13 +189,13 @@ def _wanted(args: Namespace, folder: Path, name: str) -> list[Wanted]:
     files = []
     for key in dict.fromkeys(args.format):
         form = FORMATS[key]
-        if form.any_batch:
-            files.append(Wanted(key, None, folder / f"{name}{form.ending}"))
-        else:
+        if form.compiled:
             files += [
                 Wanted(key, batch, folder / f"{name}_batch_{batch}{form.ending}")
                 for batch in dict.fromkeys(args.batch or [1])
             ]
+        else:
+            files.append(Wanted(key, None, folder / f"{name}{form.ending}"))
     return files
 
 
