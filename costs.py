@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 import os
 import platform
 import re
@@ -19,7 +20,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from model import HybridCNNTransformer, attention_written_out
+from model import HybridCNNTransformer
+from transformer import attention_written_out
 
 Network = nn.Module | Callable[[torch.Tensor], torch.Tensor]
 LATENCY_SECONDS = 0.5  # that a latency is measured for, at least
@@ -27,14 +29,17 @@ BLOCK_SECONDS = 0.002  # of calls that are timed together
 ISA_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
-def count_macs(model: HybridCNNTransformer) -> tuple[int, dict[str, int]]:
+def count_macs(
+    model: HybridCNNTransformer, inputs: tuple[torch.Tensor, ...] | None = None
+) -> tuple[int, dict[str, int]]:
     """Multiply-accumulates for one image: in all, and by Conv2d or Linear layer.
 
+    `inputs` are what a part of a network takes (None: one image).
     torch's FlopCounterMode, with attention written out as matmuls: some versions count the fused
     CPU kernel as nothing.
     """
     with attention_written_out(), FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(example_image(model))
+        model(*(inputs or (example_image(model),)))
     by_module = counter.get_flop_counts()
     root = type(model).__name__
     layers = {
@@ -42,6 +47,21 @@ def count_macs(model: HybridCNNTransformer) -> tuple[int, dict[str, int]]:
         for name in [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     }
     return counter.get_total_flops() // 2, layers
+
+
+def part_macs(model: HybridCNNTransformer) -> list[tuple[int, dict[str, int]]]:
+    """`count_macs` of each part between exits, exit heads included."""
+    counts, inputs = [], (example_image(model),)
+    for part in model.parts():
+        counts.append(count_macs(part, inputs))
+        with torch.no_grad():
+            inputs = part(*inputs)[1:]
+    return counts
+
+
+def exit_macs(model: HybridCNNTransformer) -> list[int]:
+    """Multiply-accumulates for an image that leaves at each exit, and at the network's end."""
+    return list(itertools.accumulate(macs for macs, _ in part_macs(model)))
 
 
 def latency(network: Network, images: torch.Tensor) -> dict[str, Any]:

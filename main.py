@@ -4,6 +4,7 @@
     python main.py --config configs/quickstart.py    another suite
     python main.py --dry-run                         the plan, without running it
     python main.py sensitivity EXPERIMENT            accuracy against pruning, layer by layer
+    python main.py export EXPERIMENT --format ...    its network as files for other runtimes
     python main.py store ls|verify|gc                what is stored, is it intact, remove the rest
 
 Exit codes: 0 all done, 1 some experiment failed, 2 wrong config or command line and nothing ran,
@@ -23,6 +24,7 @@ from experiment.chain import plan
 from experiment.command_line import Parser
 from experiment.console import Console
 from experiment.executor import SerialExecutor
+from experiment.export_command import export_command
 from experiment.measure import environment
 from experiment.messages import ConfigError
 from experiment.results import Results
@@ -33,7 +35,11 @@ from experiment.store_command import store_command
 from stages.state import Interrupted, StageError
 from train_eval import NonFiniteLossError, get_optimizer, get_scheduler
 
-SUBCOMMANDS = {"store": store_command, "sensitivity": sensitivity_command}
+SUBCOMMANDS = {
+    "store": store_command,
+    "sensitivity": sensitivity_command,
+    "export": export_command,
+}
 
 __all__ = ["get_optimizer", "get_scheduler", "main", "run_experiment"]
 

@@ -1,4 +1,4 @@
-"""The networks: a small CNN, positional encodings, a pre-norm Transformer and their hybrid.
+"""The networks: a small CNN, and its hybrids with a Transformer or an MLP, with exits on the way.
 
 `HybridCNNTransformer(**model_args)` rebuilds any network of this project, a structurally pruned one
 included: `model_args` holds every width, layer by layer, and nothing else is needed.
@@ -9,25 +9,19 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
+
+from transformer import ACTIVATIONS, PositionalEncoding, TokenTransformer
+
+__all__ = ["HybridCNNTransformer", "LightweightCNN", "ModelArgs", "PositionalEncoding"]
 
 # Parts of torch that are imported later remark on a missing CUDA, which nothing here needs.
 logging.getLogger("torch.utils.cpp_extension").addFilter(lambda record: record.levelno > 30)
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "hardswish": nn.Hardswish,
-}
 Activation = Literal["relu", "gelu", "silu", "hardswish"]
 Width = Annotated[int, Field(ge=1, le=16384)]
 Widths = Width | list[Width]  # one number stands for every block or layer
@@ -66,6 +60,8 @@ class ModelArgs(BaseModel):
     pooling: Literal["mean", "class_token", "sequence"] = "mean"
     dropout: float = Field(0.0, ge=0, lt=1)
     stochastic_depth: float = Field(0.0, ge=0, lt=1)  # of the last layer, rising linearly to it
+    # early exits: 'cnn', and 'layer_0', 'layer_1', ... after these encoder layers
+    exits: list[str] = []
 
     @model_validator(mode="after")
     def _fits(self) -> ModelArgs:
@@ -92,6 +88,11 @@ class ModelArgs(BaseModel):
                 f"patch_size {self.patch_size} does not divide the image size {self._size()}"
             )
         self.feature_sizes()
+        allowed = exit_places(self.fusion, layers)
+        if self.exits != [place for place in allowed if place in self.exits]:
+            raise ValueError(
+                f"exits {self.exits} should be some of {allowed}, in this order and each once"
+            )
         return self
 
     def _size(self) -> tuple[int, int]:
@@ -137,6 +138,12 @@ class ModelArgs(BaseModel):
         )
         args["ffn_dim"] = _spread(self.ffn_dim, layers)
         return args
+
+
+def exit_places(fusion: str, num_layers: int) -> list[str]:
+    """Where a network can be left early: after the CNN, after each encoder layer but the last."""
+    layers = 0 if fusion == "parallel" else num_layers
+    return ["cnn", *(f"layer_{i}" for i in range(layers - 1))]
 
 
 def _spread(value: int | list[int], length: int) -> list[int]:
@@ -222,146 +229,32 @@ class LightweightCNN(nn.Module):
         return self.blocks(images)
 
 
-class PositionalEncoding(nn.Module):
-    """Add a position to each token of `[B, N, C]`: learned, or sinusoidal (arXiv:1706.03762)."""
+class ExitHead(nn.Module):
+    """A classifier on features on the way: norm, mean over tokens, linear (arXiv:1709.01686).
 
-    def __init__(self, num_tokens: int, dim: int, kind: str = "learnable"):
-        super().__init__()
-        if kind == "learnable":
-            self.embedding = nn.Parameter(torch.randn(1, num_tokens, dim) * 0.02)
-        else:
-            position = torch.arange(num_tokens)[:, None]
-            rate = torch.exp(-math.log(10_000.0) * torch.arange(0, dim, 2) / dim)
-            table = torch.zeros(1, num_tokens, dim)
-            table[0, :, 0::2] = torch.sin(position * rate)
-            table[0, :, 1::2] = torch.cos(position * rate)[:, : dim // 2]
-            self.register_buffer("embedding", table)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return tokens + self.embedding
-
-
-_written_out_everywhere = False
-
-
-@contextmanager
-def attention_written_out() -> Iterator[None]:
-    """Inside, attention runs as plain matmuls, which every FLOP counter sees."""
-    global _written_out_everywhere
-    before, _written_out_everywhere = _written_out_everywhere, True
-    try:
-        yield
-    finally:
-        _written_out_everywhere = before
-
-
-class ScaledDotProduct(nn.Module):
-    """softmax(q·kᵀ/√d)·v on `[B, heads, N, d]`, by the faster of two equal paths.
-
-    PyTorch's fused CPU kernel wins at inference; its backward is slow for short sequences, so CPU
-    training writes the two matmuls out. A module of its own, which FX keeps whole: the choice is
-    made when it runs, not when it is traced.
+    `[B, C]`, or tokens `[B, N, C]` (`class_token`: only the first counts), and beside these what a
+    parallel path has pooled → logits `[B, num_classes]`.
     """
-
-    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        if _written_out_everywhere or (self.training and query.device.type == "cpu"):
-            scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)  # [B, heads, N, N]
-            return scores.softmax(dim=-1) @ value
-        return F.scaled_dot_product_attention(query, key, value)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention with separate `qkv` and `proj` Linear layers, which quantize.
-
-    `[B, N, embed_dim]` in and out; heads may be narrower than embed_dim / heads (pruned networks).
-    """
-
-    def __init__(self, embed_dim: int, num_heads: int, head_dim: int, dropout: float = 0.0):
-        super().__init__()
-        self.num_heads = num_heads
-        self.qkv = nn.Linear(embed_dim, 3 * num_heads * head_dim)
-        self.core = ScaledDotProduct()
-        self.proj = nn.Linear(num_heads * head_dim, embed_dim)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        batch, count = tokens.shape[0], tokens.shape[1]
-        qkv = self.qkv(tokens).view(batch, count, 3, self.num_heads, -1)  # [B, N, 3, heads, d]
-        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each [B, heads, N, d]
-        mixed = self.core(query, key, value).transpose(1, 2).flatten(2)  # [B, N, heads*d]
-        return self.dropout(self.proj(mixed))
-
-
-class EncoderLayer(nn.Module):
-    """Pre-norm Transformer layer (arXiv:2002.04745) with stochastic depth on both branches."""
 
     def __init__(
         self,
-        embed_dim: int,
-        num_heads: int,
-        head_dim: int,
-        ffn_dim: int,
+        dim: int,
+        num_classes: int,
         *,
-        activation: str = "gelu",
-        dropout: float = 0.0,
-        drop_path: float = 0.0,
+        over_tokens: bool = False,
+        pooled: int = 0,
+        class_token: bool = False,
     ):
         super().__init__()
-        self.norm1 = nn.LayerNorm(embed_dim)
-        self.attention = Attention(embed_dim, num_heads, head_dim, dropout)
-        self.norm2 = nn.LayerNorm(embed_dim)
-        self.fc1 = nn.Linear(embed_dim, ffn_dim)
-        self.activation = ACTIVATIONS[activation]()
-        self.fc2 = nn.Linear(ffn_dim, embed_dim)
-        self.dropout = nn.Dropout(dropout)
-        self.drop_path = StochasticDepth(drop_path, "row") if drop_path else nn.Identity()
+        self.norm, self.class_token = nn.LayerNorm(dim), class_token
+        self.over_tokens = over_tokens
+        self.head = nn.Linear(pooled + dim, num_classes)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens + self.drop_path(self.attention(self.norm1(tokens)))
-        hidden = self.activation(self.fc1(self.norm2(tokens)))  # [B, N, ffn_dim]
-        return tokens + self.drop_path(self.dropout(self.fc2(hidden)))
-
-
-class TokenTransformer(nn.Module):
-    """Tokens `[B, N, embed_dim]` → position → encoder layers → norm → pooled `[B, embed_dim]`."""
-
-    def __init__(self, num_tokens: int, args: dict[str, Any]):
-        super().__init__()
-        dim, layers = args["embed_dim"], args["num_layers"]
-        self.pooling = args["pooling"]
-        if self.pooling == "class_token":
-            self.class_token = nn.Parameter(torch.randn(1, 1, dim) * 0.02)
-            num_tokens += 1
-        self.position = PositionalEncoding(num_tokens, dim, args["positional_encoding"])
-        self.layers = nn.Sequential(
-            *(
-                EncoderLayer(
-                    dim,
-                    args["num_heads"][i],
-                    args["head_dim"][i],
-                    args["ffn_dim"][i],
-                    activation=args["ffn_activation"],
-                    dropout=args["dropout"],
-                    drop_path=args["stochastic_depth"] * (i + 1) / layers,
-                )
-                for i in range(layers)
-            )
-        )
-        self.norm = nn.LayerNorm(dim)
-        if self.pooling == "sequence":
-            self.score = nn.Linear(dim, 1)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        if self.pooling == "class_token":
-            class_token = self.class_token.expand(tokens.shape[0], -1, -1)
-            tokens = torch.cat([class_token, tokens], dim=1)  # [B, 1+N, C]
-        tokens = self.norm(self.layers(self.position(tokens)))
-        if self.pooling == "class_token":
-            return tokens[:, 0]
-        if self.pooling == "sequence":  # learned weights over tokens, arXiv:2104.05704
-            weights = self.score(tokens).softmax(dim=1)  # [B, N, 1]
-            return (weights * tokens).sum(dim=1)
-        return tokens.mean(dim=1)
+    def forward(self, features: Tensor, pooled: Tensor | None = None) -> Tensor:
+        features = self.norm(features)
+        if self.over_tokens:
+            features = features[:, 0] if self.class_token else features.mean(dim=1)
+        return self.head(features if pooled is None else torch.cat([pooled, features], dim=1))
 
 
 class HybridCNNTransformer(nn.Module):
@@ -370,6 +263,9 @@ class HybridCNNTransformer(nn.Module):
     fusion 'serial': CNN features become the Transformer's tokens. 'parallel': pooled CNN features
     beside an MLP over them. 'parallel_attention': pooled CNN features beside a patch-embedding
     Transformer on the image. The two paths are joined before the head.
+
+    With `exits` it can be left on the way: `parts` are the pieces between them. `with_exits` set,
+    `forward` gives the logits of every exit, the last one the network's own: `[E + 1, B, classes]`.
 
     `model_args` are the fields of `ModelArgs`. Raises pydantic.ValidationError (a ValueError) for
     arguments that build no network, and ValueError for images of another shape.
@@ -412,9 +308,26 @@ class HybridCNNTransformer(nn.Module):
             self.transformer = TokenTransformer(height * width, args)
             features = channels[-1] + dim
         self.head = nn.Linear(features, args["num_classes"])
+        self.with_exits = False
+        if args["exits"]:
+            self.exits = nn.ModuleDict({place: self._exit_head(place) for place in args["exits"]})
         self.register_forward_pre_hook(check_images)
 
+    def _exit_head(self, place: str) -> ExitHead:
+        args = self.model_args
+        if place == "cnn":
+            return ExitHead(args["cnn_channels"][-1], args["num_classes"])
+        return ExitHead(
+            args["embed_dim"],
+            args["num_classes"],
+            over_tokens=True,
+            pooled=0 if self.fusion == "serial" else args["cnn_channels"][-1],
+            class_token=args["pooling"] == "class_token",
+        )
+
     def forward(self, images: Tensor) -> Tensor:
+        if self.with_exits:
+            return self.every_logits(images)
         maps = self.cnn(images)  # [B, C, h, w]
         if self.fusion == "serial":
             tokens = self.embed(maps.flatten(2).transpose(1, 2))  # [B, N=h*w, embed_dim]
@@ -426,6 +339,61 @@ class HybridCNNTransformer(nn.Module):
             patches = self.embed(images).flatten(2).transpose(1, 2)  # [B, N, embed_dim]
             second = self.transformer(patches)
         return self.head(torch.cat([pooled, second], dim=1))
+
+    def every_logits(self, images: Tensor) -> Tensor:
+        """The logits of every exit and of the network's end: `[E + 1, B, num_classes]`."""
+        carried: tuple[Tensor, ...] = (images,)
+        every = []
+        for index in range(len(self.model_args["exits"]) + 1):
+            logits, *rest = self.run_part(index, *carried)
+            every.append(logits)
+            carried = tuple(rest)
+        return torch.stack(every)
+
+    def run_part(
+        self, index: int, stream: Tensor, pooled: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        """What lies between two exits: `(stream, pooled)` → `(logits, stream, pooled)`.
+
+        The stream is the images, then feature maps or tokens; `pooled` is there in fusion
+        'parallel_attention' alone, after the CNN. The last part gives `(logits,)`.
+        """
+        places = self.model_args["exits"]
+        after = places[index - 1] if index else ""
+        here = places[index] if index < len(places) else ""
+        beside = self.fusion == "parallel_attention"
+        if not after:
+            maps = self.cnn(stream)
+            if beside:
+                pooled = self.pool(maps).flatten(1)
+            else:
+                stream = maps
+        if here == "cnn":
+            features = pooled if beside else stream.mean(dim=(2, 3))
+            return self.exits[here](features), *((stream, pooled) if beside else (stream,))
+        if self.fusion == "parallel":
+            features = self.mlp(self.grid(stream).flatten(1))
+            return (self.head(torch.cat([self.pool(stream).flatten(1), features], dim=1)),)
+        first = 0
+        if after in ("", "cnn"):
+            grid = self.embed(stream) if beside else stream
+            tokens = grid.flatten(2).transpose(1, 2)
+            stream = self.transformer.begin(tokens if beside else self.embed(tokens))
+        else:
+            first = int(after.removeprefix("layer_")) + 1
+        last = int(here.removeprefix("layer_")) + 1 if here else None
+        for layer in list(self.transformer.layers)[first:last]:
+            stream = layer(stream)
+        if here:
+            if beside:
+                return self.exits[here](stream, pooled), stream, pooled  # type: ignore[return-value]
+            return self.exits[here](stream), stream
+        features = self.transformer.end(stream)
+        return (self.head(torch.cat([pooled, features], dim=1) if beside else features),)  # type: ignore[list-item]
+
+    def parts(self) -> list[ModelPart]:
+        """The pieces between exits as modules of their own, which share this network's weights."""
+        return [ModelPart(self, index) for index in range(len(self.model_args["exits"]) + 1)]
 
     def _fuse_modules_for_quantization(self) -> list[list[str]]:
         """Names of the modules that quantization runs as one: convolution, batch norm, ReLU.
@@ -449,6 +417,20 @@ class HybridCNNTransformer(nn.Module):
                     prefix = f"transformer.layers.{index}"
                     groups.append([f"{prefix}.fc1", f"{prefix}.activation"])
         return groups
+
+
+class ModelPart(HybridCNNTransformer):
+    """One piece of a network with exits, every layer under its name: see `run_part`."""
+
+    def __init__(self, model: HybridCNNTransformer, index: int):
+        nn.Module.__init__(self)
+        self.model_args, self.fusion, self.index = model.model_args, model.fusion, index
+        for name, module in model.named_children():
+            self.add_module(name, module)
+        self.train(model.training)
+
+    def forward(self, stream: Tensor, pooled: Tensor | None = None) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return self.run_part(self.index, stream, pooled)
 
 
 def check_images(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -211,6 +212,28 @@ def cross_entropy(label_smoothing: float = 0.0) -> Criterion:
     return loss
 
 
+def final_logits(logits: Tensor) -> Tensor:
+    """`[B, K]`; of the logits of every exit, `[E + 1, B, K]`, those of the network's end."""
+    return logits[-1] if logits.ndim == 3 else logits
+
+
+def over_exits(criterion: Criterion, exit_weight: float) -> Criterion:
+    """`criterion` at the network's end, and `exit_weight` times at each exit, over all weights.
+
+    An infinite weight leaves out the end (arXiv:1709.01686: a weighted sum over the exits).
+    """
+    frozen = math.isinf(exit_weight)
+
+    def loss(logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
+        *exits, end = [criterion(one, labels, images) for one in logits]
+        of_exits = torch.stack(exits)
+        if frozen:
+            return of_exits.mean()
+        return (end + exit_weight * of_exits.sum()) / (1 + exit_weight * len(exits))
+
+    return loss
+
+
 def train_one_epoch(
     model: nn.Module,
     loader: BatchLoader,
@@ -264,7 +287,7 @@ def train_one_epoch(
         hard = labels if labels.ndim == 1 else labels.argmax(1)
         progress.step += 1
         progress.loss_sum += value * len(images)
-        progress.correct += int((logits.argmax(1) == hard).sum())
+        progress.correct += int((final_logits(logits).argmax(1) == hard).sum())
         progress.seen += len(images)
         bar.set_postfix(
             loss=f"{progress.loss_sum / progress.seen:.3f}",
@@ -296,7 +319,7 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> Evalu
         if images.is_cuda:
             torch.cuda.synchronize()
         started = time.perf_counter()
-        logits = model(images)
+        logits = final_logits(model(images))
         if images.is_cuda:
             torch.cuda.synchronize()
         seconds += time.perf_counter() - started

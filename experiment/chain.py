@@ -22,15 +22,16 @@ from experiment.store import Store
 from experiment.teachers import WORDS, teacher_of
 from files import canonical_json, sha256
 from stages import STAGES
-from stages.ptq import calibrated
+from stages.calibration import calibrated
 from stages.state import Context, ModelState, StageSpec, initial_state
 
 HOME = Path(__file__).parent.parent
 QUANT_SOURCES = {
     "stages/quantization.py", "stages/quant_fx.py", "stages/quant_pt2e.py", "stages/fake_quant.py",
-    "stages/compiled.py", "stages/ptq.py",
+    "stages/compiled.py", "stages/calibration.py",
 }  # fmt: skip
-TEACHER_SOURCES = {"stages/teacher.py", "stages/transfer.py"}  # of a stage that has a teacher
+EXIT_SOURCES = {"stages/exits.py", "stages/calibration.py"}
+TEACHER_SOURCES = {"stages/teacher.py", "stages/transfer.py"}
 Outcome = tuple[ModelState, dict[str, Any]]  # of a step: state and record
 
 
@@ -154,10 +155,14 @@ def _settings(
     so_far: list[StageSpec],
     device: torch.device,
 ) -> dict[str, Any]:
-    quantized = any(hasattr(s, "quant") for s in so_far)
     sources = set(_sources(STAGES[stage].run.__module__))
-    sources = sources | QUANT_SOURCES if quantized else sources - QUANT_SOURCES
-    sources = sources if teacher else sources - TEACHER_SOURCES
+    sources -= QUANT_SOURCES | EXIT_SOURCES | TEACHER_SOURCES
+    if any(hasattr(s, "quant") for s in so_far):
+        sources |= QUANT_SOURCES
+    if any(hasattr(s, "exits") for s in so_far):
+        sources |= EXIT_SOURCES
+    if teacher is not None:
+        sources |= TEACHER_SOURCES
     return {
         "parent": before.key if before else None,
         "stage": stage,
@@ -311,6 +316,7 @@ def run_step(
                 "resumed": resumed,
                 "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
                 "quant": state.quant.settings() if state.quant else None,
+                "exits": state.exits.plain() if state.exits else None,
                 "details": ctx.details,
                 "metrics": metrics,
             },

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import platform
 import subprocess
 import warnings
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -21,12 +24,13 @@ from costs import (
     example_image,
     isa,
     latencies,
-    latency,
     onednn_kernels,
+    part_macs,
 )
 from files import tensor_bytes
 from model import HybridCNNTransformer
 from stages import quantization
+from stages.exits import EarlyExitNetwork
 from stages.state import ModelState, build, deploy
 from train_eval import evaluate
 
@@ -39,42 +43,68 @@ def measure(
     """Every metric of the network that `deploy(state)` makes, on the whole test split.
 
     An int8 network is timed in turn with its float form; 'warnings' says where it is no faster.
+    With early exits, MACs and BitOps are means over the test split; 'exits' says who left where.
     """
     network = deploy(state, device, artefacts)
     runs_on = torch.device("cpu") if state.quant is not None else device
     test = test if runs_on == test.device else _moved(test, runs_on)
     quality = evaluate(network, test)
-    images = next(iter(test))[0]
-    batches = {f"batch_{size}": _batch(images, size) for size in LATENCY_BATCHES}
+    images = _spread(test, max(LATENCY_BATCHES))
     metrics = {
         "accuracy": quality.accuracy,
         "loss": quality.loss,
         **static_metrics(state, network),
-        "inference_time_ms": {name: latency(network, batch) for name, batch in batches.items()}
+        "inference_time_ms": {
+            f"batch_{size}": timed([network], images, size)[0] for size in LATENCY_BATCHES
+        }
         if state.quant is None
-        else against_float(network, state, batches),
+        else against_float(network, state, images),
     }
     if state.quant is not None:
-        kernels = onednn_kernels(network, batches["batch_1"])
+        kernels = onednn_kernels(network, images[:1])
         slow = [kernel for kernel in kernels if kernel.split()[1].startswith("ref")]
         metrics["warnings"] = int8_warnings(metrics["inference_time_ms"], slow, state.quant.backend)
     return metrics
 
 
-def against_float(
-    network: nn.Module, state: ModelState, batches: dict[str, torch.Tensor]
-) -> dict[str, Any]:
+def against_float(network: nn.Module, state: ModelState, images: torch.Tensor) -> dict[str, Any]:
     """Latencies of an int8 network, each with that of its float form, timed in turn."""
-    plain = build(state).to(memory_format=torch.channels_last)
+    plain = deploy(replace(state, quant=None))
     found = {}
-    for name, batch in batches.items():
-        mine, its = latencies([network, plain], batch)
-        found[name] = {
+    for size in LATENCY_BATCHES:
+        mine, its = timed([network, plain], images, size)
+        found[f"batch_{size}"] = {
             **mine,
             "float_median": its["median"],
             "speedup_over_float": its["median"] / mine["median"],
         }
     return found
+
+
+def timed(networks: list[nn.Module], images: torch.Tensor, size: int) -> list[dict[str, Any]]:
+    """Milliseconds a batch of `size` images, the networks in turn: see `costs.latencies`.
+
+    What an image costs a network with exits depends on the image: batches of 1 are then all of
+    `images`, one after another, and the figures those of one.
+    """
+    if size > 1 or not any(isinstance(network, EarlyExitNetwork) for network in networks):
+        return latencies(networks, images[:size])
+    singles = [functools.partial(_one_by_one, network) for network in networks]
+    count = len(images)
+    return [
+        {
+            **found,
+            "median": found["median"] / count,
+            "p95": found["p95"] / count,
+            "runs": found["runs"] * count,
+            "images": count,
+        }
+        for found in latencies(singles, images)
+    ]
+
+
+def _one_by_one(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    return torch.cat([network(image) for image in images.split(1)])
 
 
 def int8_warnings(times: dict[str, Any], reference: list[str], backend: str) -> list[str]:
@@ -99,7 +129,10 @@ def int8_warnings(times: dict[str, Any], reference: list[str], backend: str) -> 
 
 
 def static_metrics(state: ModelState, network: nn.Module | None = None) -> dict[str, Any]:
-    """Parameters, size, MACs, FLOPs and BitOps of a state's network; nothing is timed."""
+    """Parameters, size, MACs, FLOPs and BitOps of a state's network; nothing is timed.
+
+    Where `network` has exits and has seen images, what these cost on the average.
+    """
     model = build(state)
     network = network if network is not None else deploy(state)
     macs, layer_macs = count_macs(model)
@@ -112,8 +145,34 @@ def static_metrics(state: ModelState, network: nn.Module | None = None) -> dict[
         "flops": 2 * macs,
         "bitops": bitops(state, model, macs, layer_macs),
     }
+    if isinstance(network, EarlyExitNetwork) and any(network.left):
+        metrics |= exit_metrics(state, model, network)
     thop = thop_macs(model)
     return metrics if thop is None else {**metrics, "thop_macs": thop}
+
+
+def exit_metrics(
+    state: ModelState, model: HybridCNNTransformer, network: EarlyExitNetwork
+) -> dict[str, Any]:
+    """Mean MACs, FLOPs and BitOps by where the images seen have left; 'exits' has the parts."""
+    seen = sum(network.left)
+    share = [count / seen for count in network.left]
+    parts = part_macs(model)
+    macs = list(itertools.accumulate(count for count, _ in parts))
+    bits = list(itertools.accumulate(bitops(state, model, *part) for part in parts))
+    mean = round(float(np.dot(share, macs)))
+    return {
+        "macs": mean,
+        "flops": 2 * mean,
+        "bitops": round(float(np.dot(share, bits))),
+        "exits": {
+            "places": [*state.model_args["exits"], "end"],
+            "share": share,
+            "macs": macs,
+            "bitops": bits,
+            **network.exits.plain(),
+        },
+    }
 
 
 def bitops(
@@ -172,19 +231,22 @@ def git_commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def _batch(images: torch.Tensor, size: int) -> torch.Tensor:
-    """Exactly `size` images, repeating what there is."""
-    copies = -(-size // len(images))
-    repeated = images.repeat(copies, 1, 1, 1)[:size]
-    return repeated.contiguous(memory_format=torch.channels_last)
+def _spread(test: BatchLoader, count: int) -> torch.Tensor:
+    """`count` images from all over the split, which a folder orders by class; repeated if few."""
+    chosen = test.index[torch.linspace(0, len(test.index) - 1, count).round().long()]
+    loader = _moved(test, test.device, chosen)
+    images = torch.cat([images for images, _ in loader])
+    return images.contiguous(memory_format=torch.channels_last)
 
 
-def _moved(loader: BatchLoader, device: torch.device) -> BatchLoader:
+def _moved(
+    loader: BatchLoader, device: torch.device, index: torch.Tensor | None = None
+) -> BatchLoader:
     return BatchLoader(
         loader.images,
         loader.labels,
         loader.batch_size,
-        index=loader.index,
+        index=loader.index if index is None else index,
         mean=loader.mean.flatten().tolist(),
         std=loader.std.flatten().tolist(),
         num_classes=0,

@@ -71,7 +71,17 @@ class Results:
 
     def add(self, step: Step, record: dict[str, Any], cached: bool, checkpoint: Path) -> None:
         """Note a finished stage and write it out."""
-        kept = ("stage", "key", "seconds", "resumed", "metrics", "quant", "details", "finished")
+        kept = (
+            "stage",
+            "key",
+            "seconds",
+            "resumed",
+            "metrics",
+            "quant",
+            "exits",
+            "details",
+            "finished",
+        )
         entry = {name: record[name] for name in kept}
         entry.update(
             seed=step.seed,

@@ -2,12 +2,16 @@
 
 Writes `results/EXPERIMENT_sensitivity.json` and a plot beside it. The accuracies are of the
 validation share, without finetuning; `ratios: 'auto'` in a `prune` stage makes the same scan.
+With `--quantization` it is int8, a layer at a time, as `float_layers: 'auto'` searches it.
 """
 
 from __future__ import annotations
 
+import argparse
 import itertools
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from dataset import load_dataset
 from experiment.chain import plan, run_step
@@ -22,9 +26,18 @@ from files import write_json
 from model import HybridCNNTransformer
 from stages.dimensions import TARGETS, Dimension
 from stages.importance import CRITERIA, calibration_batches, importance
+from stages.layer_sensitivity import Choice
 from stages.pruning import PruneSpec
+from stages.ptq import PtqSpec, search_float_layers
+from stages.quantization import BACKENDS
 from stages.sensitivity import RATIOS, Curves, scan
-from stages.state import Context, build
+from stages.state import Context, ModelState, build
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's, which the colour-blind tell apart.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 
 
 def sensitivity_command(arguments: list[str], console: Console) -> int:
@@ -33,6 +46,7 @@ def sensitivity_command(arguments: list[str], console: Console) -> int:
     suite = load_suite(args.config, overrides=args.set, only=[args.experiment])
     chain = next(c for c in plan(suite) if c.experiment.name == args.experiment)
     start = (chain.baseline or chain).steps[0]  # a chain is scanned where it starts
+    quant_spec = _quant_spec(args.quantization) if args.quantization else None
     store, stop = Store(suite.model_dir, console.say), StopSignal()
     dataset = load_dataset(chain.experiment.dataset_args, suite.data_dir)
     with stop.listening(console.say):
@@ -45,36 +59,67 @@ def sensitivity_command(arguments: list[str], console: Console) -> int:
             stop_requested=stop,
             say=console.say,
         )
+    ctx = Context(dataset, suite.device, start.seed, say=console.say)
+    what = {"experiment": args.experiment, "scanned": start.experiment.name, "split": "validation"}
+    path = suite.results_dir / f"{args.experiment}_sensitivity.json"
+    if quant_spec is not None:
+        path = path.with_stem(f"{args.experiment}_quantization_sensitivity")
+        found, figure = _of_layers(state, quant_spec, ctx, start.experiment.name)
+    else:
+        found, figure = _of_dimensions(state, args, ctx, start.experiment.name)
+    write_json(path, {**what, **found, "environment": environment(suite.device)})
+    picture = path.with_suffix(".png")
+    figure.savefig(picture, dpi=150)
+    console.say(f"written to {path} and {picture}")
+    return 0
+
+
+def _of_dimensions(
+    state: ModelState, args: argparse.Namespace, ctx: Context, name: str
+) -> tuple[dict[str, Any], Figure]:
+    """Accuracy against the ratio pruned, for the JSON and as a picture."""
     model = build(state)
     spec = PruneSpec(mode="structural", ratio=0, targets=args.targets, criterion=args.criterion)
     dims = _checked(spec, model)
-    ctx = Context(dataset, suite.device, start.seed)
     calibration = calibration_batches(ctx.loaders(batch_size=64).calibration, 8)
-    scores = importance(model, dims, args.criterion, calibration, start.seed)
+    scores = importance(model, dims, args.criterion, calibration, ctx.seed)
     curves = scan(state, dims, scores, ctx.loaders(batch_size=256).validation, args.ratios)
-    path = suite.results_dir / f"{args.experiment}_sensitivity.json"
-    write_json(
-        path,
-        {
-            "experiment": args.experiment,
-            "scanned": start.experiment.name,
-            "criterion": args.criterion,
-            "split": "validation",
-            "unit": "top-1 in percent, without finetuning",
-            "curves": {
-                name: [{"ratio": ratio, "accuracy": accuracy} for ratio, accuracy in points]
-                for name, points in curves.items()
-            },
-            "environment": environment(suite.device),
-        },
-    )
-    picture = path.with_suffix(".png")
-    plot(curves, picture, f"{start.experiment.name}: one dimension pruned at a time")
-    for name, points in curves.items():
+    for dimension, points in curves.items():
         row = "  ".join(f"{ratio:.2f}: {accuracy:5.1f}" for ratio, accuracy in points)
-        console.say(f"{name:34} {row}")
-    console.say(f"written to {path} and {picture}")
-    return 0
+        ctx.say(f"{dimension:34} {row}")
+    found = {
+        "criterion": args.criterion,
+        "unit": "top-1 in percent, without finetuning",
+        "curves": {
+            name: [{"ratio": ratio, "accuracy": accuracy} for ratio, accuracy in points]
+            for name, points in curves.items()
+        },
+    }
+    return found, plot(curves, f"{name}: one dimension pruned at a time")
+
+
+def _of_layers(
+    state: ModelState, spec: PtqSpec, ctx: Context, name: str
+) -> tuple[dict[str, Any], Figure]:
+    """What int8 in each layer alone does, for the JSON and as a picture."""
+    choice = search_float_layers(state, spec, ctx)
+    for entry in choice.scan:
+        ctx.say(f"{entry.layer:34} {entry.sqnr_db:6.1f} dB   {entry.accuracy:6.2f} %")
+    found = {
+        "backend": spec.backend,
+        "unit": "SQNR of the logits in dB; top-1 in percent, one layer in int8",
+        "max_accuracy_drop": spec.max_accuracy_drop,
+        **choice.record(),
+    }
+    return found, plot_layers(choice, f"{name}: one layer in int8 at a time")
+
+
+def _quant_spec(backend: str) -> PtqSpec:
+    try:
+        return PtqSpec(backend=backend, float_layers="auto", max_accuracy_drop=0.5)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ConfigError([f"--quantization {backend}: {reason}"]) from None
 
 
 def _checked(spec: PruneSpec, model: HybridCNNTransformer) -> list[Dimension]:
@@ -85,32 +130,48 @@ def _checked(spec: PruneSpec, model: HybridCNNTransformer) -> list[Dimension]:
         raise ConfigError([f"sensitivity: {error}"]) from None
 
 
-def plot(curves: Curves, path: Path, title: str) -> None:
-    """Accuracy against ratio, a line a dimension, as a picture."""
+def plot(curves: Curves, title: str) -> Figure:
+    """Accuracy against ratio, a line a dimension."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.add_subplot(
         title=title, xlabel="share of units removed", ylabel="validation accuracy (%)"
     )
-    markers = itertools.cycle("os^vD*Px")
-    # Okabe and Ito's colours, which the colour-blind tell apart; the line style says the kind.
-    colours = itertools.cycle(
-        ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000"]
-    )
+    markers, colours = itertools.cycle("os^vD*Px"), itertools.cycle(COLOURS)
     for name, points in curves.items():
-        style = "-" if name.startswith("cnn") else "--"
+        style = "-" if name.startswith("cnn") else "--"  # the line says the kind
         ratios, accuracies = zip(*points, strict=True)
         axes.plot(ratios, accuracies, style, marker=next(markers), color=next(colours), label=name)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(path, dpi=150)
+    return figure
+
+
+def plot_layers(choice: Choice, title: str) -> Figure:
+    """SQNR and accuracy, a bar a layer, the most sensitive on top."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 1.5 + 0.28 * len(choice.scan)), layout="constrained")
+    figure.suptitle(title)
+    left, right = figure.subplots(1, 2, sharey=True)
+    names = [entry.layer for entry in choice.scan]
+    colours = [COLOURS[5] if name in choice.float_layers else COLOURS[0] for name in names]
+    left.barh(names, [entry.sqnr_db for entry in choice.scan], color=colours)
+    left.set_xlabel("SQNR of the logits (dB)")
+    left.invert_yaxis()
+    drops = [entry.accuracy - choice.float_accuracy for entry in choice.scan]
+    right.barh(names, drops, color=colours)
+    right.set_xlabel("validation accuracy against float (points)")
+    for axes in (left, right):
+        axes.grid(axis="x", alpha=0.3)
+    return figure
 
 
 def _parser() -> Parser:
     parser = Parser(
         prog="python main.py sensitivity",
-        description="Validation accuracy against the ratio pruned, a dimension at a time.",
+        description="Validation accuracy against the ratio pruned, or with int8, part by part.",
     )
     parser.add_argument("experiment", help="a baseline, or a chain (its baseline is scanned)")
     parser.add_argument("--config", default="config.py", metavar="FILE")
@@ -118,6 +179,13 @@ def _parser() -> Parser:
     parser.add_argument("--criterion", choices=CRITERIA, default="l1")
     parser.add_argument(
         "--targets", nargs="+", choices=TARGETS, default=["conv", "ffn", "head_dim"]
+    )
+    parser.add_argument(
+        "--quantization",
+        nargs="?",
+        const="inductor",
+        metavar="BACKEND",
+        help=f"int8 instead, a layer at a time: {', '.join(BACKENDS)} (default inductor)",
     )
     parser.add_argument("--ratios", nargs="+", type=_ratio, default=list(RATIOS), metavar="R")
     return parser

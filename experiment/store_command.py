@@ -111,7 +111,10 @@ def _verify(store: Store, console: Console) -> int:
 
 
 def _collect(store: Store, named: dict[str, str], yes: bool, console: Console) -> int:
-    """Remove what no suite names and no run is at, after showing it and asking."""
+    """Remove what no suite names and no run is at, after showing it and asking.
+
+    Compiled int8 code goes too: it is made again, in seconds, when a network is next deployed.
+    """
     files = [p for p in sorted(store.entries.glob("*")) if not p.name.startswith(".")]
     keys = {p.name.split(".")[0] for p in files} - named.keys()
     keys = {key for key in keys if not store.is_locked(key)}
@@ -121,6 +124,7 @@ def _collect(store: Store, named: dict[str, str], yes: bool, console: Console) -
         for link in sorted(store.folder.glob("*.pth"))
         if any(p.suffix == ".pth" and link.samefile(p) for p in doomed)
     ]
+    doomed += sorted(p for p in store.compiled.glob("*") if p.suffix != ".lock")
     if not doomed:
         console.say("nothing to remove: every stored stage is named by a suite")
         return 0

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from stages.distillation import DistillSpec, distill
+from stages.early_exit import EarlyExitSpec, early_exit
 from stages.finetuning import FinetuneSpec, TrainSpec, finetune, train
 from stages.pruning import PruneSpec, prune
 from stages.ptq import PtqSpec, ptq
@@ -27,4 +28,5 @@ STAGES: dict[str, Stage] = {
     "ptq": Stage(PtqSpec, ptq),
     "qat": Stage(QatSpec, qat),
     "distill": Stage(DistillSpec, distill),
+    "early_exit": Stage(EarlyExitSpec, early_exit),
 }

@@ -7,7 +7,7 @@ import functools
 import io
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,17 +21,24 @@ from files import sha256, tensor_bytes
 from model import check_images
 
 BATCH_SIZES = (1, 64)  # other batches are padded, or cut, to these
+PART_BATCH_SIZES = (1, 16)  # of a part between exits, where batches get smaller
 AUTOTUNED_BATCH = 8  # timing kernels against one another paid at batch 1, not at 64
 SETTINGS: dict[str, Any] = {"freezing": True}
 AUTOTUNE: dict[str, Any] = {"max_autotune": True, "max_autotune_gemm_backends": "CPP,ATEN"}
 
 
+Runner = Callable[[list[Tensor]], list[Tensor]]
+
+
 class CompiledNetwork(nn.Module):
     """Images `[B, C, H, W]` → logits `[B, num_classes]` by compiled int8 code, on the CPU.
 
+    With `inputs`, shapes without the batch, it is a part of a network with early exits: it takes
+    tensors of these shapes and gives a tuple of tensors.
+
     A batch size of `batch_sizes` is compiled when it first comes (seconds; then found in `folder`
-    by key), other batches are padded with black images or cut in parts. The compiled code is
-    compared with the graph that it was made from. Raises ValueError for images of another shape,
+    by key), other batches are padded with zeros or cut in pieces. The compiled code is compared
+    with the graph that it was made from. Raises ValueError for images of another shape,
     RuntimeError where the compiled code disagrees with the graph.
 
     The folder holds native code: like the program itself, it is to be trusted and not shared.
@@ -43,30 +50,39 @@ class CompiledNetwork(nn.Module):
         model_args: dict[str, Any],
         folder: Path | None = None,
         batch_sizes: tuple[int, ...] = BATCH_SIZES,
+        inputs: Sequence[tuple[int, ...]] | None = None,
     ):
         super().__init__()
         self.graph, self.model_args = graph, model_args
         self.folder = folder if folder is not None else Path(_temporary_folder().name)
         self.batch_sizes = batch_sizes
-        self.runners: dict[int, Callable[[Tensor], Tensor]] = {}
+        self.is_part = inputs is not None
+        self.inputs = inputs or [(model_args["in_channels"], *model_args["image_size"])]
+        self.runners: dict[int, Runner] = {}
         self.register_state_dict_post_hook(_without_zero_points)
-        self.register_forward_pre_hook(check_images)
+        if not self.is_part:
+            self.register_forward_pre_hook(check_images)
 
-    def forward(self, images: Tensor) -> Tensor:
-        runner = self.runners.get(len(images))
+    def forward(self, *inputs: Tensor) -> Any:
+        runner = self.runners.get(len(inputs[0]))
         if runner is not None:
-            return runner(images.contiguous(memory_format=torch.channels_last))
-        return torch.cat([self._any_size(part) for part in images.split(max(self.batch_sizes))])
+            outputs = runner([_placed(value) for value in inputs])
+        else:
+            pieces = zip(*(value.split(max(self.batch_sizes)) for value in inputs), strict=True)
+            found = [self._any_size(piece) for piece in pieces]
+            outputs = [torch.cat(values) for values in zip(*found, strict=True)]
+        return tuple(outputs) if self.is_part else outputs[0]
 
-    def _any_size(self, images: Tensor) -> Tensor:
-        size = min(s for s in self.batch_sizes if s >= len(images))
-        padded = F.pad(images, (0, 0, 0, 0, 0, 0, 0, size - len(images)))
-        return self.runner(size)(padded.contiguous(memory_format=torch.channels_last))[
-            : len(images)
+    def _any_size(self, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+        count = len(inputs[0])
+        size = min(s for s in self.batch_sizes if s >= count)
+        padded = [
+            _placed(F.pad(value, (0, 0) * (value.ndim - 1) + (0, size - count))) for value in inputs
         ]
+        return [value[:count] for value in self.runner(size)(padded)]
 
-    def runner(self, size: int) -> Callable[[Tensor], Tensor]:
-        """The compiled code for batches of `size` images, float32 in channels_last."""
+    def runner(self, size: int) -> Runner:
+        """The compiled code for batches of `size`: float32 tensors, images in channels_last."""
         if size not in self.runners:
             package = self.package(size)
             try:
@@ -84,13 +100,8 @@ class CompiledNetwork(nn.Module):
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():
-                images = self.example(size)
                 partial = path.with_suffix(".part.pt2")
-                with torch.no_grad(), _quiet():
-                    exported = torch.export.export(self.graph, (images,))
-                    torch._inductor.aoti_compile_and_package(
-                        exported, package_path=str(partial), inductor_configs=_settings(size)
-                    )
+                compile_package(self.graph, self.examples(size), partial)
                 partial.replace(path)
         return path
 
@@ -107,38 +118,61 @@ class CompiledNetwork(nn.Module):
             text.encode() + self.graph.code.encode() + tensor_bytes(dict(self.graph.state_dict()))
         )
 
-    def example(self, size: int) -> Tensor:
+    def examples(self, size: int) -> list[Tensor]:
         """Normal noise in the shape of a batch."""
-        shape = (size, self.model_args["in_channels"], *self.model_args["image_size"])
-        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-        return noise.contiguous(memory_format=torch.channels_last)
+        generator = torch.Generator().manual_seed(0)
+        return [_placed(torch.randn(size, *tail, generator=generator)) for tail in self.inputs]
 
     @torch.inference_mode()
-    def _verify(self, run: Callable[[Tensor], Tensor], size: int) -> None:
+    def _verify(self, run: Runner, size: int) -> None:
         """Compiled code must agree with its graph, and with itself when it runs again.
 
         A few values may round to the other side, so single logits may differ by a level or two.
         """
-        images = self.example(size)
-        expected, first = self.graph(images), run(images)
-        again = run(images)
-        off = float((first - expected).norm() / expected.norm().clamp_min(1e-6))
-        if not off < 0.05 or not torch.allclose(first, again, atol=1e-5):
+        inputs = self.examples(size)
+        found = self.graph(*inputs)
+        expected = list(found) if self.is_part else [found]
+        first, again = run(inputs), run(inputs)
+        pairs = list(zip(first, expected, strict=True))
+        off = max(float((a - b).norm() / b.norm().clamp_min(1e-6)) for a, b in pairs)
+        same = all(torch.allclose(a, b, atol=1e-5) for a, b in zip(first, again, strict=True))
+        if not off < 0.05 or not same:
             raise RuntimeError(
                 f"the compiled int8 network differs from its graph by {off:.1%} at batch {size}"
-                f"{'' if torch.allclose(first, again, atol=1e-5) else ', and from call to call'}; "
+                f"{'' if same else ', and from call to call'}; "
                 "choose quantization_backend 'x86', and report this with the CPU and torch version"
             )
+
+
+def _placed(values: Tensor) -> Tensor:
+    """As the code was compiled for: four dimensions in channels_last, others in order."""
+    if values.ndim == 4:
+        return values.contiguous(memory_format=torch.channels_last)
+    return values.contiguous()
+
+
+def compile_package(
+    graph: nn.Module, inputs: Sequence[Tensor], path: Path, about: dict[str, str] | None = None
+) -> None:
+    """Compile `graph` for inputs of this very shape and layout into the package `path` (.pt2).
+
+    `about` can be read from it with `get_metadata()`.
+    """
+    configs = {**_settings(len(inputs[0])), "aot_inductor.metadata": about or {}}
+    with torch.no_grad(), _quiet():
+        exported = torch.export.export(graph, tuple(inputs))
+        torch._inductor.aoti_compile_and_package(
+            exported, package_path=str(path), inductor_configs=configs
+        )
 
 
 def _settings(size: int) -> dict[str, Any]:
     return {**SETTINGS, **(AUTOTUNE if size <= AUTOTUNED_BATCH else {})}
 
 
-def _load(path: Path) -> Callable[[Tensor], Tensor]:
+def _load(path: Path) -> Runner:
     """The package as a function, past the argument checks of its Python wrapper."""
-    loader = torch._inductor.aoti_load_package(str(path)).loader
-    return lambda images: loader.run([images])[0]
+    return torch._inductor.aoti_load_package(str(path)).loader.run
 
 
 def _without_zero_points(module: nn.Module, state: Any, prefix: str, local_metadata: Any) -> None:

@@ -108,17 +108,23 @@ def _keep_scale(
 def _without_layers(
     args: dict[str, Any], weights: Weights, gone: set[int]
 ) -> tuple[dict[str, Any], Weights]:
+    """Without these layers and the exits behind them, nor one behind what is now the last."""
     stay = [i for i in range(args["num_layers"] + len(gone)) if i not in gone]
     for key in ("num_heads", "head_dim", "ffn_dim"):
         args[key] = [args[key][i] for i in stay]
-    prefix = "transformer.layers."
+    prefixes = {f"transformer.layers.{i}.": f"transformer.layers.{n}." for n, i in enumerate(stay)}
+    exits = {f"layer_{i}": f"layer_{n}" for n, i in enumerate(stay[:-1])}
+    prefixes.update({f"exits.{old}.": f"exits.{new}." for old, new in exits.items()})
+    args["exits"] = [
+        exits.get(place, place) for place in args["exits"] if place == "cnn" or place in exits
+    ]
     renamed: Weights = {}
     for name, value in weights.items():
-        if name.startswith(prefix):
-            number, _, rest = name.removeprefix(prefix).partition(".")
-            if int(number) in gone:
+        if name.startswith(("transformer.layers.", "exits.layer_")):
+            old = next((prefix for prefix in prefixes if name.startswith(prefix)), None)
+            if old is None:
                 continue
-            name = f"{prefix}{stay.index(int(number))}.{rest}"
+            name = prefixes[old] + name.removeprefix(old)
         renamed[name] = value
     return args, renamed
 
@@ -167,8 +173,21 @@ def _conv(model: HybridCNNTransformer) -> list[Dimension]:
             if model.fusion == "parallel":
                 cells = args["mlp_grid"] ** 2
                 members += _layer(model, "mlp.0", 1, "in", _units(size, each=cells))
+        if i + 1 == len(channels):
+            members += _conv_exits(model, index)
         found.append(Dimension(block, "conv", size, "cnn_channels", i, tuple(members)))
     return found
+
+
+def _conv_exits(model: HybridCNNTransformer, index: Tensor) -> list[Member]:
+    """What early exits take of the CNN's last channels."""
+    members: list[Member] = []
+    for place in model.model_args["exits"]:
+        if place == "cnn":
+            members += _norm(model, "exits.cnn.norm", index)
+        if place == "cnn" or model.fusion == "parallel_attention":
+            members += _layer(model, f"exits.{place}.head", 1, "in", index)
+    return members
 
 
 def _mlp(model: HybridCNNTransformer) -> list[Dimension]:
@@ -236,4 +255,8 @@ def _embed(model: HybridCNNTransformer) -> Dimension:
         members += _layer(model, "transformer.score", 1, "in", index)
     offset = 0 if model.fusion == "serial" else args["cnn_channels"][-1]
     members += _layer(model, "head", 1, "in", _units(size, offset))
+    for place in args["exits"]:
+        if place != "cnn":
+            members += _norm(model, f"exits.{place}.norm", index)
+            members += _layer(model, f"exits.{place}.head", 1, "in", _units(size, offset))
     return Dimension("transformer.embed", "embed", size, "embed_dim", None, tuple(members))

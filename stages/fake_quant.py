@@ -29,7 +29,7 @@ ACTIVATION_RANGE = (0, 255)
 WEIGHT_RANGE = (-128, 127)
 SMALLEST_SCALE = 2.0**-24  # of a weight; a folded channel may be small
 OBSERVERS = ("histogram", "minmax", "moving_average", "percentile")
-FEATURES = "cnn"  # the place of the CNN's output, where a parallel fusion quantizes it
+FEATURES = "cnn"  # the place of the CNN's output, where two read it: a parallel fusion, an exit
 
 
 def prepare(
@@ -37,6 +37,7 @@ def prepare(
 ) -> HybridCNNTransformer:
     """A copy of `model` whose layers, but `float_layers`, are quantized as int8 would.
 
+    With early exits it gives the logits of all: `[E + 1, B, K]`.
     In training mode it observes and quantizes at once; else it is in eval mode and only observes.
     """
     faked = copy.deepcopy(model).cpu().train(train)
@@ -46,7 +47,8 @@ def prepare(
             assert isinstance(module, _Conv2d | _Linear)
             module.quantizer = InputQuantizer(observer)
             module.quantized, module.follows = name not in float_layers, False
-    if faked.fusion != "serial":
+    faked.with_exits = bool(faked.model_args["exits"])
+    if faked.fusion != "serial" or faked.with_exits:
         features = InputQuantizer(observer)
         faked.cnn.quantizer = features
         faked.cnn.register_forward_hook(lambda cnn, _, maps: cnn.quantizer(maps))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from model import HybridCNNTransformer
 from stages import quantization
+from stages.exits import Exits
 from stages.masks import zero_channel_masks
 from stages.state import (
     CompressionArgs,
@@ -37,6 +38,7 @@ from train_eval import (
     evaluate,
     get_optimizer,
     get_scheduler,
+    over_exits,
     train_one_epoch,
 )
 
@@ -98,17 +100,23 @@ def fit(
     epochs: int,
     ctx: Context,
     criterion: Criterion | None = None,
+    *,
+    exits_only: bool = False,
 ) -> ModelState:
     """Train `state`'s network for `epochs` epochs and return the state that comes out.
 
-    A quantization-aware state (scheme 'qat') trains with fake quantization, its ranges moving in
-    the first half of the epochs. Whole channels that are zero stay zero. The parameters of a
-    Distillation train along and are dropped. Saves itself to `ctx.snapshot` at least every epoch
-    and goes on from there; on the CPU the result is the same to the bit. Raises
-    NonFiniteLossError and Interrupted, both with the last snapshot kept.
+    Early exits are trained with it, or `exits_only`, all else frozen. A quantization-aware state
+    (scheme 'qat') trains with fake quantization, its ranges moving in the first half of the epochs.
+    Whole channels that are zero stay zero. The parameters of a Distillation train along and are
+    dropped. Saves itself to `ctx.snapshot` at least every epoch and goes on from there; on the CPU
+    the result is the same to the bit. Raises NonFiniteLossError and Interrupted, both with the last
+    snapshot kept.
     """
     criterion = criterion or cross_entropy(recipe.label_smoothing)
-    training = _Training(state, recipe, epochs, ctx, criterion)
+    training = _Training(state, recipe, epochs, ctx, criterion, exits_only)
+    if state.model_args["exits"]:
+        weight = (state.exits or Exits()).loss_weight
+        criterion = over_exits(criterion, math.inf if exits_only else weight)
     if recipe.sparsity:
         criterion = _with_sparsity(criterion, training.module, recipe.sparsity)
     training.resume()
@@ -121,7 +129,13 @@ class _Training:
     """The moving parts of `fit`: everything that a snapshot must hold is an attribute here."""
 
     def __init__(
-        self, state: ModelState, recipe: Recipe, epochs: int, ctx: Context, criterion: Criterion
+        self,
+        state: ModelState,
+        recipe: Recipe,
+        epochs: int,
+        ctx: Context,
+        criterion: Criterion,
+        exits_only: bool,
     ):
         self.state, self.recipe, self.epochs, self.ctx = state, recipe, epochs, ctx
         torch.manual_seed(ctx.seed)
@@ -131,6 +145,10 @@ class _Training:
         in_bf16 = backend is None or quantization.trains_in_bf16(backend)
         self.precision = recipe.precision if in_bf16 else "fp32"
         self.module, self.names = _trainable(state, self.float_model, ctx.device)
+        self.judged = self.module
+        if exits_only:
+            _freeze_trunk(self.module, self.names)
+            self.judged = LastExit(self.module)
         self.masks = _masks_in(self.module, self.float_model, self.names)
         self.loaders = ctx.loaders(recipe)
         self.beside = criterion.to(ctx.device) if isinstance(criterion, Distillation) else None
@@ -176,7 +194,7 @@ class _Training:
         self.set_observing(False)  # validation images leave no trace in the ranges
         with _averaged(self.module, self.average):
             self.module.eval()
-            validation = evaluate(self.module, self.loaders.validation)
+            validation = evaluate(self.judged, self.loaders.validation)
             if self.recipe.keep == "best" and (
                 self.best is None or validation.loss < self.best["loss"]
             ):
@@ -308,8 +326,28 @@ def _trainable(
         names = quantization.master_names(module, model, state.quant)
     else:
         module = model
+        model.with_exits = bool(state.model_args["exits"])
         names = {name: name for name in state.weights}
     return module.to(device=device, memory_format=torch.channels_last), names  # type: ignore[call-overload]
+
+
+def _freeze_trunk(module: nn.Module, names: dict[str, str]) -> None:
+    """Only exits' heads get gradients, and all statistics stay as they are."""
+    heads = {source for name, source in names.items() if name.startswith("exits.")}
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name in heads)
+    module.register_forward_pre_hook(lambda module, inputs: module.eval() and None)
+
+
+class LastExit(nn.Module):
+    """A network that gives the logits of every exit, judged by the last before its end."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.module(images)[-2]
 
 
 def _masks_in(

@@ -148,11 +148,15 @@ def _whole(tensor: str, axis: int, role: str, weights: Weights) -> Member:
 
 
 def _gradients(model: HybridCNNTransformer, batches: Batches) -> Iterable[dict[str, Tensor]]:
-    """Gradients of the mean cross-entropy, batch by batch, of the network as it is deployed."""
+    """Gradients of the mean cross-entropy, batch by batch, of the network as it is deployed.
+
+    With early exits it is the mean over all of them.
+    """
     model.eval()
     for images, labels in batches:
         model.zero_grad(set_to_none=True)
-        F.cross_entropy(model(images), labels).backward()
+        every = model.every_logits(images)
+        torch.stack([F.cross_entropy(logits, labels) for logits in every]).mean().backward()
         yield {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad(set_to_none=True)
 

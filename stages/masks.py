@@ -39,14 +39,14 @@ def mask_channels(model: HybridCNNTransformer, ratio: float) -> dict[str, list[i
 def channel_tensors(model: HybridCNNTransformer) -> dict[str, list[str]]:
     """Layer → names of the tensors that are zero where an output channel is pruned, weight first.
 
-    Left out: the classifier, depthwise convolutions (their channels are the layer's before) and the
-    one-channel score of sequence pooling.
+    Left out: the classifiers, depthwise convolutions (their channels are the layer's before) and
+    the one-channel score of sequence pooling.
     """
     blocks = {f"{name}.conv": b for name, b in model.named_modules() if isinstance(b, ConvBlock)}
     known = model.state_dict().keys()
     owned = {}
     for name, layer in model.named_modules():
-        if not isinstance(layer, nn.Conv2d | nn.Linear) or name == "head":
+        if not isinstance(layer, nn.Conv2d | nn.Linear) or name.rpartition(".")[2] == "head":
             continue
         if name.endswith((".depthwise", ".score")):
             continue

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from typing import Any, Literal
 
+import torch
 from pydantic import Field, field_validator, model_validator
 
 from stages import quantization
+from stages.calibration import calibrated
+from stages.layer_sensitivity import Choice, choose_float_layers
 from stages.quantization import Quant
 from stages.state import CompressionArgs, Context, ModelState, StageSpec, blueprint, build
 from train_eval import TrainingArgs
@@ -17,7 +21,8 @@ class QuantSpec(StageSpec):
     """What `ptq` and `qat` share."""
 
     backend: str = "inductor"
-    float_layers: list[str] = []  # patterns of layers that stay float32, as in file names
+    float_layers: list[str] | Literal["auto"] = []  # patterns of layers that stay float32
+    max_accuracy_drop: float | None = Field(None, ge=0)  # points, for 'auto'; None: 0.5
     calibration_batches: int = Field(8, ge=1)
     calibration_batch_size: int = Field(128, ge=1)
 
@@ -42,15 +47,24 @@ class QuantSpec(StageSpec):
         slow = quantization.SLOW_BACKENDS.get(self.backend)
         return [f"backend {self.backend!r} {slow}"] if slow else []
 
+    @model_validator(mode="after")
+    def _drop_goes_with_auto(self) -> QuantSpec:
+        if self.max_accuracy_drop is not None and self.float_layers != "auto":
+            raise ValueError(
+                "max_accuracy_drop needs float_layers 'auto'; add it, or remove the key"
+            )
+        return self
+
     def check(self, model_args: dict[str, Any]) -> None:
-        quantization.float_layer_names(blueprint(model_args), self.float_layers)
+        if self.float_layers != "auto":
+            quantization.float_layer_names(blueprint(model_args), self.float_layers)
 
     def quant(self, scheme: str) -> Quant:
-        """The record of a network quantized so, its ranges not yet observed."""
+        """The record of a network quantized so; neither ranges nor 'auto' layers are known yet."""
         return Quant(
             scheme,
             self.backend,
-            float_layers=tuple(self.float_layers),
+            float_layers=() if self.float_layers == "auto" else tuple(self.float_layers),
             calibration_batches=self.calibration_batches,
             calibration_batch_size=self.calibration_batch_size,
         )
@@ -79,13 +93,29 @@ class PtqSpec(QuantSpec):
 
 
 def ptq(state: ModelState, spec: PtqSpec, ctx: Context) -> ModelState:
-    return calibrated(state.changed(state.weights, quant=spec.quant("ptq")), ctx)
+    return calibrated(quantized(state, spec, "ptq", ctx), ctx)
 
 
-def calibrated(state: ModelState, ctx: Context) -> ModelState:
-    """`state`, its int8 ranges observed where they are missing."""
-    if state.quant is None or state.quant.ranges is not None:
-        return state
-    loader = ctx.loaders(batch_size=state.quant.calibration_batch_size).calibration
-    quant = quantization.with_calibrated_ranges(build(state), state.quant, loader)
+def quantized(state: ModelState, spec: QuantSpec, scheme: str, ctx: Context) -> ModelState:
+    """`state` marked as quantized, ranges unobserved; 'auto' float layers are searched for here."""
+    quant = spec.quant(scheme)
+    if spec.float_layers == "auto":
+        choice = search_float_layers(state, spec, ctx)
+        ctx.details["float_layers"] = choice.record()
+        quant = replace(quant, float_layers=choice.float_layers)
     return state.changed(state.weights, quant=quant)
+
+
+def search_float_layers(state: ModelState, spec: QuantSpec, ctx: Context) -> Choice:
+    """The layers to keep float for `spec.max_accuracy_drop`, by the validation share."""
+    quant = spec.quant("ptq")
+    on_cpu = replace(ctx, device=torch.device("cpu"))
+    loader = on_cpu.loaders(batch_size=quant.calibration_batch_size).calibration
+    return choose_float_layers(
+        build(state),
+        quant,
+        list(itertools.islice(loader, quant.calibration_batches)),
+        on_cpu.loaders(batch_size=256).validation,
+        0.5 if spec.max_accuracy_drop is None else spec.max_accuracy_drop,
+        ctx.say,
+    )

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from stages import quantization
 from stages.finetuning import FitSpec, fit, recipe_of
-from stages.ptq import QuantSpec
+from stages.ptq import QuantSpec, quantized
 from stages.state import CompressionArgs, Context, ModelState
 from stages.teacher import TeacherSpec, taught
 from train_eval import TrainingArgs
@@ -44,5 +44,4 @@ class QatSpec(FitSpec, QuantSpec, TeacherSpec):
 
 def qat(state: ModelState, spec: QatSpec, ctx: Context) -> ModelState:
     criterion = taught(spec, state.model_args, state, ctx)
-    faked = state.changed(state.weights, quant=spec.quant("qat"))
-    return fit(faked, spec, spec.epochs, ctx, criterion)
+    return fit(quantized(state, spec, "qat", ctx), spec, spec.epochs, ctx, criterion)

@@ -21,7 +21,8 @@ from torch import Tensor, fx, nn
 
 from model import HybridCNNTransformer
 from stages import fake_quant
-from stages.compiled import CompiledNetwork
+from stages.compiled import PART_BATCH_SIZES, CompiledNetwork
+from stages.exits import SplitNetwork
 from stages.fake_quant import OBSERVERS, begin_observing, observed_ranges, set_observing
 
 __all__ = ["OBSERVERS", "begin_observing", "observed_ranges", "set_observing"]
@@ -64,9 +65,16 @@ def master_names(prepared: nn.Module, model: HybridCNNTransformer) -> dict[str, 
     return {name: name for name in model.state_dict()}
 
 
+def simulated(prepared: nn.Module, backend: str) -> nn.Module:
+    """The observed network itself, rounding from now on; deployed logits differ by 0.2 %."""
+    set_observing(prepared, False)
+    fake_quant.set_quantizing(prepared, True)
+    return prepared
+
+
 def convert(
     prepared: nn.Module, backend: str, ranges: dict[str, Tensor], artefacts: Path | None = None
-) -> CompiledNetwork:
+) -> CompiledNetwork | SplitNetwork:
     """The int8 network with activations quantized as `ranges` says, compiled when first called.
 
     `artefacts` is the folder of compiled code (None: a temporary one). Raises ValueError for ranges
@@ -75,43 +83,66 @@ def convert(
     why = unavailable(backend)
     if why is not None:
         raise ValueError(f"backend {backend!r} {why}")
-    model = fake_quant.float_copy(prepared)
-    graph = quantized_graph(model, ranges, fake_quant.float_layers_of(prepared))
-    return CompiledNetwork(graph, model.model_args, artefacts)
+    model, float_layers = fake_quant.float_copy(prepared), fake_quant.float_layers_of(prepared)
+    if not model.model_args["exits"]:
+        graph = quantized_graph(model, ranges, float_layers)
+        return CompiledNetwork(graph, model.model_args, artefacts)
+    parts, inputs = [], example_inputs(model)
+    for part in model.parts():
+        graph = quantized_graph(part, ranges, float_layers, inputs)
+        shapes = [tuple(value.shape[1:]) for value in inputs]
+        parts.append(
+            CompiledNetwork(graph, model.model_args, artefacts, PART_BATCH_SIZES, inputs=shapes)
+        )
+        with torch.no_grad():
+            inputs = part(*inputs)[1:]
+    return SplitNetwork(parts)
 
 
 def quantized_graph(
-    model: HybridCNNTransformer, ranges: dict[str, Tensor], float_layers: list[str]
+    model: HybridCNNTransformer,
+    ranges: dict[str, Tensor],
+    float_layers: list[str],
+    inputs: tuple[Tensor, ...] | None = None,
 ) -> fx.GraphModule:
     """`model` with int8 weights and quantize/dequantize operations, as torchao's graph.
+
+    `inputs` are an example of what a part of a network takes (None: images).
 
     Run as it is, it gives the int8 network's logits slowly: a reference for what is compiled.
     """
     with _quiet():
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
-        exported = export(model)
-        prepared = prepare_pt2e(exported, _quantizer(float_layers))
+        inputs = inputs or example_inputs(model)
+        prepared = prepare_pt2e(export(model, inputs), _quantizer(float_layers))
         _set_ranges(prepared, ranges)
         with torch.no_grad():
-            prepared(_example(model))  # the observers of the weights have to see them
+            prepared(*inputs)  # the observers of the weights have to see them
         graph = convert_pt2e(prepared)
-    _subtract_constants(graph)
+    subtract_what_must_stay(graph)
     _drop_unused(graph)
     return graph
 
 
-def export(model: HybridCNNTransformer) -> fx.GraphModule:
+def exportable(network: nn.Module) -> nn.Module:
+    """The graph that an int8 network was compiled from."""
+    assert isinstance(network, CompiledNetwork)
+    return network.graph
+
+
+def export(model: HybridCNNTransformer, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
     """`model`'s graph of aten operations for any batch size, in channels_last."""
     placed = model.eval().to(memory_format=torch.channels_last)
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
-    exported = torch.export.export(placed, (_example(model),), dynamic_shapes=({0: batch},))
+    exported = torch.export.export(placed, inputs, dynamic_shapes=({0: batch},) * len(inputs))
     return exported.module()
 
 
-def _example(model: HybridCNNTransformer) -> Tensor:
+def example_inputs(model: HybridCNNTransformer) -> tuple[Tensor, ...]:
+    """Two black images in channels_last."""
     shape = (2, model.model_args["in_channels"], *model.model_args["image_size"])
-    return torch.zeros(shape).to(memory_format=torch.channels_last)
+    return (torch.zeros(shape).to(memory_format=torch.channels_last),)
 
 
 def _quantizer(float_layers: list[str]) -> Any:
@@ -184,23 +215,28 @@ def _layer(node: fx.Node) -> str:
     return str(weight.target).removesuffix(".weight")
 
 
-def _subtract_constants(graph: fx.GraphModule) -> None:
-    """Write x + constant as x - (-constant), which is the same to the bit.
+def subtract_what_must_stay(graph: fx.GraphModule) -> None:
+    """Write x + c as x - (-c) where c is a constant or an input: the same to the bit.
 
-    Inductor (seen in 2.14) fuses linear + add into one kernel that adds in place, and at batch 1
-    the place may be the constant itself (the position embedding), which then grows at every call.
+    Inductor (seen in 2.14) fuses linear + add into one kernel that adds in place, and the place may
+    be a constant (the position embedding, at batch 1) or an input (the residual stream, in a part
+    between exits), which then grows at every call.
     """
     for number, node in enumerate(graph.graph.nodes):
         if node.target is not torch.ops.aten.add.Tensor:
             continue
-        constants = [a for a in node.args[:2] if isinstance(a, fx.Node) and a.op == "get_attr"]
-        if len(constants) != 1:
+        operands = [a for a in node.args[:2] if isinstance(a, fx.Node)]
+        fixed = [a for a in operands if a.op in ("get_attr", "placeholder")]
+        if len(operands) != 2 or len(fixed) != 1:
             continue
-        other = next(a for a in node.args[:2] if a is not constants[0])
-        value = _attribute(graph, str(constants[0].target))
-        graph.register_buffer(f"_negated_{number}", -value.detach())
+        other = next(a for a in operands if a is not fixed[0])
         with graph.graph.inserting_before(node):
-            negated = graph.graph.get_attr(f"_negated_{number}")
+            if fixed[0].op == "get_attr":
+                value = _attribute(graph, str(fixed[0].target))
+                graph.register_buffer(f"_negated_{number}", -value.detach())
+                negated = graph.graph.get_attr(f"_negated_{number}")
+            else:
+                negated = graph.graph.call_function(torch.ops.aten.neg.default, (fixed[0],))
             new = graph.graph.call_function(torch.ops.aten.sub.Tensor, (other, negated))
         new.meta = dict(node.meta)
         node.replace_all_uses_with(new)

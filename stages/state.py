@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from dataset import DataLoaders, Dataset, get_dataloaders
 from model import HybridCNNTransformer
 from stages import quantization
+from stages.exits import EarlyExitNetwork, Exits, exits_of
 from stages.quantization import Quant
 from train_eval import Recipe, TrainingArgs
 
@@ -33,12 +34,15 @@ class ModelState:
     model_args: dict[str, Any]  # resolved; HybridCNNTransformer(**model_args) rebuilds it
     weights: dict[str, Tensor]  # name → float32 master (parameters and buffers), on the CPU
     quant: Quant | None = None
-    exits: dict[str, Any] | None = None  # early-exit heads and thresholds
+    exits: Exits | None = None  # how it is left early; the exits' heads are among the weights
 
     def changed(self, weights: dict[str, Tensor], **fields: Any) -> ModelState:
-        """The state with new weights. What an int8 form had observed no longer holds."""
+        """The state with new weights. Ranges and thresholds found for others no longer hold."""
         quant = replace(self.quant, ranges=None) if self.quant is not None else None
-        return replace(self, weights=weights, **{"quant": quant, **fields})
+        exits = self.exits.stale() if self.exits is not None else None
+        if not fields.get("model_args", self.model_args)["exits"]:
+            exits = None  # pruned away
+        return replace(self, weights=weights, **{"quant": quant, "exits": exits, **fields})
 
 
 def initial_state(model_args: dict[str, Any], seed: int) -> ModelState:
@@ -79,12 +83,27 @@ def deploy(
     """The network that is evaluated, timed, sized and exported; the only maker of int8 modules.
 
     Float networks go to `device` in channels_last; int8 networks run on the CPU, their compiled
-    code kept in the folder `artefacts` (None: a temporary one). Raises ValueError for a quantized
-    state without observed ranges, or of a backend that this machine does not have.
+    code kept in the folder `artefacts` (None: a temporary one). With exits it is an
+    EarlyExitNetwork. Raises ValueError for a quantized state without observed ranges, or of a
+    backend that this machine does not have, and for exits without thresholds.
     """
+    network, parts = parts_of(state, device, artefacts)
+    if not state.model_args["exits"]:
+        return network
+    never = Exits(thresholds=(1.0,) * (len(parts) - 1))
+    return EarlyExitNetwork(network, parts, state.exits or never, state.model_args)
+
+
+def parts_of(
+    state: ModelState, device: torch.device | str = "cpu", artefacts: Path | None = None
+) -> tuple[nn.Module, list[nn.Module]]:
+    """The deployed network, and its parts between exits (itself where it has none)."""
+    model = build(state)
     if state.quant is not None:
-        return quantization.to_int8(build(state), state.quant, artefacts)
-    return build(state).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = quantization.to_int8(model, state.quant, artefacts)
+        return network, list(getattr(network, "parts", [network]))
+    placed = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return placed, list(placed.parts()) if state.model_args["exits"] else [placed]
 
 
 def to_plain(state: ModelState) -> dict[str, Any]:
@@ -96,7 +115,7 @@ def to_plain(state: ModelState) -> dict[str, Any]:
         "model_args": state.model_args,
         "weights": state.weights,
         "quant": quant,
-        "exits": state.exits,
+        "exits": state.exits.plain() if state.exits is not None else None,
     }
 
 
@@ -105,7 +124,8 @@ def from_plain(plain: dict[str, Any]) -> ModelState:
     quant = plain["quant"]
     if quant is not None:
         quant = Quant(**{**quant, "float_layers": tuple(quant["float_layers"])})
-    return ModelState(plain["model_args"], plain["weights"], quant, plain["exits"])
+    exits = exits_of(plain["exits"]) if plain["exits"] is not None else None
+    return ModelState({"exits": [], **plain["model_args"]}, plain["weights"], quant, exits)
 
 
 # --- What a stage is given besides the state ---------------------------------------------------
@@ -127,13 +147,13 @@ class Context:
     device: torch.device
     seed: int
     snapshot: Snapshot | None = None
+    artefacts: Path | None = None  # where compiled code is kept; None: a temporary folder
     snapshot_seconds: float = 120.0  # between snapshots inside an epoch
     stop_requested: Callable[[], bool] = lambda: False
     say: Callable[[str], None] = print
     details: dict[str, Any] = field(default_factory=dict)  # goes into the stage's JSON record
     earlier_seconds: float = 0.0  # spent on the stage before it was interrupted
     teacher: ModelState | None = None  # the network that the Spec's teacher names, if it names one
-    artefacts: Path | None = None  # folder of compiled int8 networks; None = a temporary one
 
     def loaders(self, recipe: Recipe | None = None, batch_size: int = 128) -> DataLoaders:
         """The data as `recipe` wants it, or plainly in batches of `batch_size`."""

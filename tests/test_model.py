@@ -7,16 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model import (
-    Attention,
-    HybridCNNTransformer,
-    LightweightCNN,
-    ModelArgs,
-    PositionalEncoding,
-    ScaledDotProduct,
-    attention_written_out,
-)
+from model import HybridCNNTransformer, LightweightCNN, ModelArgs, PositionalEncoding
 from tests.conftest import FUSIONS, TINY, tiny
+from transformer import Attention, ScaledDotProduct, attention_written_out
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)

@@ -17,12 +17,13 @@ from torch import Tensor, nn
 
 import costs
 from experiment.store import Store
-from model import HybridCNNTransformer
+from model import HybridCNNTransformer, exit_places
 from stages import importance
+from stages.calibration import calibrated
 from stages.dimensions import TARGETS, Dimension, cut, dimensions
 from stages.finetuning import FinetuneSpec, TrainSpec, finetune, train
 from stages.pruning import PruneSpec, prune
-from stages.ptq import PtqSpec, calibrated, ptq
+from stages.ptq import PtqSpec, ptq
 from stages.qat import QatSpec, qat
 from stages.sensitivity import ratios_for_drop
 from stages.state import (
@@ -99,9 +100,15 @@ def assert_cut_equals_masked(args: dict[str, Any], targets: Any, ratio: float = 
     smaller = cut_of(model, removed)
     shape = model.model_args["image_size"]
     images = torch.randn(3, model.model_args["in_channels"], *shape)
+    gone = [f"layer_{i}" for d, units in removed if d.target == "depth" for i in units.tolist()]
+    left = [f"layer_{i}" for i in range(model.model_args["num_layers"])]
+    left = [place for place in left if place not in gone]
+    gone += left[-1:]  # an exit behind what is now the last layer
+    rows = [place not in gone for place in model.model_args["exits"]]
     with torch.inference_mode():
-        expected = masked(model, removed)(images)
-        torch.testing.assert_close(smaller(images), expected, rtol=1e-5, atol=1e-5)
+        expected = masked(model, removed).every_logits(images)[[*rows, True]]
+        torch.testing.assert_close(smaller.every_logits(images), expected, rtol=1e-5, atol=1e-5)
+        assert torch.equal(smaller(images), smaller.every_logits(images)[-1])
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -119,7 +126,8 @@ def test_cut_equals_masked(fusion: str, target: str, args: dict[str, Any]) -> No
     if fusion == "parallel" and target in ("heads", "head_dim", "embed", "depth"):
         assert not dimensions(tiny(fusion=fusion), [target])
     else:
-        assert_cut_equals_masked({**args, "fusion": fusion}, [target])
+        exits = exit_places(fusion, 2)
+        assert_cut_equals_masked({**args, "fusion": fusion, "exits": exits}, [target])
 
 
 @settings(
@@ -150,6 +158,7 @@ def test_cut_equals_masked_on_random_architectures(data: st.DataObject) -> None:
         "pooling": draw(st.sampled_from(["mean", "class_token", "sequence"])),
         "mlp_dims": draw(st.lists(st.integers(2, 9), min_size=1, max_size=3)),
     }
+    args["exits"] = [p for p in exit_places(args["fusion"], layers) if draw(st.booleans())]
     targets = draw(st.lists(st.sampled_from(TARGETS), min_size=1, unique=True))
     assume(dimensions(HybridCNNTransformer(**{**TINY, **args}), targets))
     assert_cut_equals_masked(args, targets, draw(st.floats(0, 0.95)))

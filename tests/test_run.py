@@ -497,7 +497,11 @@ def test_store_ls_verify_and_gc(suites: Suites, monkeypatch: pytest.MonkeyPatch)
     assert main.main(["store", "verify", "--config", path]) == 0
     assert main.main(["store", "gc", "--config", path]) == 2  # no terminal to ask on
     assert "add --yes" in suites.capsys.readouterr().err
+    package = Store(suites.models).compiled / "0123.pt2"
+    package.parent.mkdir(exist_ok=True)
+    package.touch()
     assert main.main(["store", "gc", "--config", path, "--yes"]) == 0
+    assert not package.exists()
     left = {p.name for p in suites.models.glob("*.pth")}
     assert left == {"Base_fp32_baseline.pth", "QatPF_quantized_qat_int8.pth"}
     assert len(Store(suites.models).keys()) == 2

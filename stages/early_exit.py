@@ -1,0 +1,102 @@
+"""`early_exit`: heads on the way, trained, and thresholds at which a sample leaves.
+
+Heads stand after the CNN and after each encoder layer but the last (BranchyNet, arXiv:1709.01686).
+What leaving means is in exits.py; later stages train the heads along, cut them and quantize them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+
+from model import HybridCNNTransformer, exit_places
+from stages.exits import Exits
+from stages.finetuning import FitSpec, fit, recipe_of
+from stages.state import CompressionArgs, Context, ModelState
+from train_eval import TrainingArgs
+
+
+class EarlyExitSpec(FitSpec):
+    """Exit heads, and how certain one must be."""
+
+    epochs: int = Field(3, ge=1)
+    places: list[str] | None = None  # 'cnn', 'layer_0', ...; None: all that there are
+    trunk: Literal["joint", "frozen"] = "joint"  # whether all else is trained along
+    loss_weight: float = Field(0.3, gt=0)  # of each exit beside the network's end
+    criterion: Literal["confidence", "entropy", "patience"] = "confidence"
+    thresholds: float | list[float] | None = None  # for all exits, or one an exit
+    max_accuracy_drop: float | None = Field(None, ge=0)  # points of validation accuracy; None: 0.5
+    saving: float | None = Field(None, gt=0, lt=1)  # or: the share of MACs to save
+
+    @classmethod
+    def defaults(cls, training: TrainingArgs, compression: CompressionArgs) -> dict[str, Any]:
+        return {
+            **recipe_of(training),
+            "epochs": max(1, compression.finetune_epochs),
+            "learning_rate": compression.finetune_learning_rate,
+        }
+
+    @model_validator(mode="after")
+    def _one_target(self) -> EarlyExitSpec:
+        given = [
+            name
+            for name in ("thresholds", "max_accuracy_drop", "saving")
+            if getattr(self, name) is not None
+        ]
+        if len(given) > 1:
+            raise ValueError(f"{given[0]} and {given[1]} exclude one another; keep one")
+        values = self.thresholds if isinstance(self.thresholds, list) else [self.thresholds]
+        for value in values:
+            if value is None:
+                continue
+            if self.criterion == "patience" and (value < 1 or value != int(value)):
+                raise ValueError(
+                    f"thresholds of 'patience' should be whole numbers from 1: {value}"
+                )
+            if self.criterion != "patience" and not 0 <= value <= 1:
+                raise ValueError(f"thresholds should be from 0 (leave) to 1 (stay): {value}")
+        return self
+
+    def tags(self) -> tuple[str, str]:
+        return "e", "early_exit"
+
+    def check(self, model_args: dict[str, Any]) -> None:
+        super().check(model_args)
+        allowed = exit_places(model_args["fusion"], model_args["num_layers"])
+        places = allowed if self.places is None else self.places
+        if not places or places != [place for place in allowed if place in places]:
+            raise ValueError(f"places {places} should be some of {allowed}, in this order")
+        if isinstance(self.thresholds, list) and len(self.thresholds) != len(places):
+            raise ValueError(
+                f"thresholds has {len(self.thresholds)} entries, there are {len(places)} exits"
+            )
+
+    def exits(self, count: int) -> Exits:
+        """The record for `count` exits, thresholds unknown unless they are given."""
+        given = self.thresholds
+        if given is not None:
+            given = [given] * count if isinstance(given, float | int) else given
+        drop = self.max_accuracy_drop
+        if given is None and drop is None and self.saving is None:
+            drop = 0.5
+        return Exits(
+            self.criterion,
+            None if given is None else tuple(given),
+            max_accuracy_drop=drop,
+            saving=self.saving,
+            loss_weight=self.loss_weight,
+        )
+
+
+def early_exit(state: ModelState, spec: EarlyExitSpec, ctx: Context) -> ModelState:
+    spec.check(state.model_args)
+    allowed = exit_places(state.model_args["fusion"], state.model_args["num_layers"])
+    places = allowed if spec.places is None else spec.places
+    args = {**state.model_args, "exits": places}
+    torch.manual_seed(ctx.seed)
+    fresh = HybridCNNTransformer(**args).state_dict()  # heads that were there before stay
+    weights = {name: state.weights.get(name, value) for name, value in fresh.items()}
+    started = state.changed(weights, model_args=args, exits=spec.exits(len(places)))
+    return fit(started, spec, spec.epochs, ctx, exits_only=spec.trunk == "frozen")
