@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from dataset import DataError, DataInfo, DatasetArgs, describe
 from experiment.config_file import (
@@ -20,10 +20,11 @@ from experiment.config_file import (
     folder_of,
     overrides_of,
 )
-from experiment.messages import check, short, stop_at, unknown
+from experiment.messages import check, explain, short, stop_at, unknown
+from experiment.teachers import check_teachers, in_order, needs
 from model import ModelArgs
-from stages import STAGES
-from stages.state import CompressionArgs, StageSpec
+from stages import STAGES, quantization
+from stages.state import CompressionArgs, StageSpec, blueprint
 from train_eval import TrainingArgs, resolve_precision
 
 
@@ -91,7 +92,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Suite:
-    """What one run works through; baselines come before the chains that load them."""
+    """What one run works through; baselines and teachers come before who needs them."""
 
     source: str
     device: torch.device
@@ -125,9 +126,9 @@ def load_suite(
     chosen = _chosen(configs, only, problems)
     stop_at(problems)
     builder = _Builder(defaults, forced, device, data_dir, {c.name: c for c in configs})
-    built = [builder.experiment(c) for c in chosen]
+    experiments = in_order(builder.experiments(chosen), builder.problems)
+    check_teachers({e.name: e for e in experiments}, builder.configs, builder.problems)
     stop_at(builder.problems)
-    experiments = tuple(experiment for experiment in built if experiment is not None)
     explicit = {c.name for c in configs if c.seeds or "seed" in c.training_args}
     experiments = _with_seeds(experiments, explicit)
     return Suite(str(config), device, data_dir, model_dir, results_dir, experiments)
@@ -199,7 +200,7 @@ def _check_baselines(configs: list[ExperimentConfig], problems: list[str]) -> No
 def _chosen(
     configs: list[ExperimentConfig], only: list[str] | None, problems: list[str]
 ) -> list[ExperimentConfig]:
-    """The experiments to run, baselines first; `only` brings the baselines it needs."""
+    """The experiments to run; `only` brings the baselines it needs."""
     names = {config.name for config in configs}
     wanted = set(only or names)
     for name in sorted(wanted - names):
@@ -207,8 +208,7 @@ def _chosen(
     for config in configs:
         if config.name in wanted and config.load_fp32_baseline_from_experiment:
             wanted.add(config.load_fp32_baseline_from_experiment)
-    chosen = [config for config in configs if config.name in wanted]
-    return sorted(chosen, key=lambda config: not config.is_baseline)
+    return [config for config in configs if config.name in wanted]
 
 
 class _Builder:
@@ -226,6 +226,18 @@ class _Builder:
         self.data_dir, self.configs = data_dir, configs
         self.problems: list[str] = []
         self.described: dict[DatasetArgs, DataInfo | str] = {}
+
+    def experiments(self, chosen: list[ExperimentConfig]) -> list[Experiment]:
+        """Those chosen and the teachers that they name, as the config lists them."""
+        waiting = [config.name for config in chosen]
+        built = {}
+        for name in waiting:  # grows on the way
+            experiment = self.experiment(self.configs[name])
+            if experiment is not None:
+                built[name] = experiment
+                wanted = [other for other in needs(experiment) if other in self.configs]
+                waiting += [other for other in wanted if other not in waiting]
+        return [built[name] for name in self.configs if name in built]
 
     def experiment(self, config: ExperimentConfig) -> Experiment | None:
         before = len(self.problems)
@@ -362,17 +374,23 @@ class _Builder:
                 f"{where}: nothing to do; set sequence, pruning_ratio, finetune_epochs or "
                 "quantization"
             )
-        stages, kept_float = [], False
+        stages: list[tuple[str, StageSpec]] = []
+        kept_float: list[str] = []
         for name, options, place in items:
             spec = self.spec(name, options, place, training, compression)
             if spec is None:
                 continue
             try:
                 spec.check(model_args)
+                if (after := spec.outgoing(model_args)) is not model_args:
+                    quantization.float_layer_names(blueprint(after), kept_float)
+                    model_args = after
+            except ValidationError as error:
+                self.problems += explain(error, ModelArgs, f"{place}.student")
             except ValueError as error:
                 self.problems.append(f"{place}: {error}")
             stages.append((name, spec))
-            kept_float = kept_float or bool(getattr(spec, "float_layers", ()))
+            kept_float = getattr(spec, "float_layers", kept_float)
             if kept_float and "depth" in spec.settings().get("targets", ()):
                 self.problems.append(
                     f"{place}: target 'depth' renumbers the layers, so the float_layers of the "
@@ -460,19 +478,21 @@ def _spellings(value: Any) -> list[Any]:
 
 
 def _with_seeds(experiments: tuple[Experiment, ...], explicit: set[str]) -> tuple[Experiment, ...]:
-    """Give each baseline the seeds that its chains need; an explicit list must have them."""
-    problems, result = [], []
-    for experiment in experiments:
-        chains = [e for e in experiments if e.baseline == experiment.name]
+    """Give each the seeds of those that need it; an explicit list must have them."""
+    problems: list[str] = []
+    result: list[Experiment] = []
+    for experiment in reversed(experiments):  # who needs it comes later
+        chains = [e for e in reversed(result) if experiment.name in needs(e)]
         seeds = list(experiment.seeds) if experiment.name in explicit or not chains else []
         for chain in chains:
             missing = [seed for seed in chain.seeds if seed not in seeds]
             if missing and experiment.name in explicit:
+                role = "baseline" if chain.baseline == experiment.name else "teacher"
                 problems.append(
                     f"{chain.name}: seed {missing[0]} is not among the seeds {seeds} of its "
-                    f"baseline {experiment.name}; add it there, or remove the baseline's 'seeds'"
+                    f"{role} {experiment.name}; add it there, or remove the {role}'s 'seeds'"
                 )
             seeds += missing
         result.append(replace(experiment, seeds=tuple(seeds)))
     stop_at(problems)
-    return tuple(result)
+    return tuple(reversed(result))
