@@ -31,7 +31,7 @@ QUANT_SOURCES = {
     "stages/compiled.py", "stages/calibration.py",
 }  # fmt: skip
 EXIT_SOURCES = {"stages/exits.py", "stages/calibration.py"}
-TEACHER_SOURCES = {"stages/teacher.py", "stages/transfer.py"}
+TEACHER_SOURCES = {"stages/teacher.py", "stages/transfer.py"}  # of a stage that has a teacher
 Outcome = tuple[ModelState, dict[str, Any]]  # of a step: state and record
 
 

@@ -2,6 +2,7 @@
 
 The student takes the place of the network that enters. Where that is quantized, so is the student:
 after `qat` it trains with fake quantization on; after `ptq` its ranges are observed at the end.
+Where that leaves early, so does the student, at the places that it has too.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from model import ModelArgs
+from model import ModelArgs, exit_places
 from stages.changes import report
 from stages.finetuning import FitSpec, fit, recipe_of
 from stages.state import CompressionArgs, Context, ModelState, initial_state
@@ -83,7 +84,10 @@ def student_args(
                 args["head_dim"][i] = _scaled(dim, width * heads / fewer)
     if own.keys() & {"embed_dim", "num_heads"} and "head_dim" not in own:
         own["head_dim"] = None  # embed_dim / num_heads, as in any model_args
-    return ModelArgs(**{**args, **own}).resolved()
+    args = {**args, **own}
+    there = exit_places(args["fusion"], args["num_layers"])
+    args["exits"] = [place for place in args["exits"] if place in there]
+    return ModelArgs(**args).resolved()
 
 
 def _with_layers(args: dict[str, Any], count: int) -> dict[str, Any]:
@@ -103,8 +107,6 @@ def _scaled(value: int, factor: float) -> int:
 def distill(state: ModelState, spec: DistillSpec, ctx: Context) -> ModelState:
     args = spec.outgoing(state.model_args)
     fresh = initial_state(args, ctx.seed)
-    student = state.changed(fresh.weights, model_args=args, exits=None)
-    if state.exits is not None:
-        ctx.say("  the student has no early exits; put early_exit after distill to give it some")
+    student = state.changed(fresh.weights, model_args=args)
     report(state, student, ctx)
     return fit(student, spec, spec.epochs, ctx, taught(spec, args, state, ctx))

@@ -39,9 +39,8 @@ class ModelState:
     def changed(self, weights: dict[str, Tensor], **fields: Any) -> ModelState:
         """The state with new weights. Ranges and thresholds found for others no longer hold."""
         quant = replace(self.quant, ranges=None) if self.quant is not None else None
-        exits = self.exits.stale() if self.exits is not None else None
-        if not fields.get("model_args", self.model_args)["exits"]:
-            exits = None  # pruned away
+        places = fields.get("model_args", self.model_args)["exits"]
+        exits = self.exits.stale(len(places)) if self.exits is not None and places else None
         return replace(self, weights=weights, **{"quant": quant, "exits": exits, **fields})
 
 

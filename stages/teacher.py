@@ -14,9 +14,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from model import ModelArgs
-from stages.state import Context, ModelState, StageError, StageSpec, deploy
+from stages.state import Context, ModelState, StageError, StageSpec, parts_of
 from stages.transfer import attention_loss, dkd_loss, feature_loss, kd_loss
-from train_eval import Criterion, Recipe, cross_entropy, evaluate
+from train_eval import Criterion, Recipe, cross_entropy, evaluate, final_logits
 
 OPTIONS = (
     "temperature", "alpha", "logit_loss", "dkd_alpha", "dkd_beta", "feature_weight",
@@ -141,12 +141,13 @@ class Watch:
 class Teacher:
     """A frozen network that is asked about the images that a student sees.
 
-    It is what `deploy` makes of its state: an int8 one answers on the CPU.
+    It is what `deploy` makes of its state, none of its exits taken: an int8 one answers on the CPU.
     """
 
     def __init__(self, state: ModelState, ctx: Context, precision: str, watched: list[Place]):
         self.device = ctx.device if state.quant is None else torch.device("cpu")
-        self.network = deploy(state, self.device, ctx.artefacts).requires_grad_(False)
+        network, _ = parts_of(state, self.device, ctx.artefacts)
+        self.network = network.requires_grad_(False)
         self.bf16 = precision == "bf16" and state.quant is None
         self.watch = Watch(self.network, [(p.teacher, p.positions) for p in watched])
         self.known: tuple[Tensor, Tensor] | None = None  # sorted content keys, their logits
@@ -155,7 +156,7 @@ class Teacher:
     def __call__(self, images: Tensor) -> Tensor:
         """Its logits, float32 `[B, K]`, where the images are."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            logits = self.network(images.to(self.device))
+            logits = final_logits(self.network(images.to(self.device)))
         return logits.float().to(images.device)
 
     def remember(self, loader: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -202,6 +203,7 @@ class Distillation(nn.Module):
     def __init__(self, spec: TeacherSpec, labels: Criterion, teacher: Teacher, at: list[Place]):
         super().__init__()
         self.spec, self.labels, self.teacher, self.at = spec, labels, teacher, at
+        self.asked: tuple[Tensor, Tensor] | None = None  # the last images, and the answer
         self.projections = nn.ModuleList(
             [nn.Linear(*place.channels) for place in at] if spec.feature_weight else []
         )
@@ -211,7 +213,10 @@ class Distillation(nn.Module):
         self.watch = Watch(student, [(place.student, place.positions) for place in self.at])
 
     def forward(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
-        spec, teacher = self.spec, self.teacher.logits(images)
+        spec = self.spec
+        if self.asked is None or self.asked[0] is not images:  # each early exit has its turn
+            self.asked = images, self.teacher.logits(images)
+        teacher = self.asked[1]
         loss = (1 - spec.alpha) * self.labels(logits, labels, images)
         if spec.alpha and spec.logit_loss == "dkd":
             weights = spec.temperature, spec.dkd_alpha, spec.dkd_beta
