@@ -375,7 +375,7 @@ class _Builder:
                 "quantization"
             )
         stages: list[tuple[str, StageSpec]] = []
-        kept_float: list[str] = []
+        kept_float: list[str] | str = []
         for name, options, place in items:
             spec = self.spec(name, options, place, training, compression)
             if spec is None:
@@ -383,7 +383,8 @@ class _Builder:
             try:
                 spec.check(model_args)
                 if (after := spec.outgoing(model_args)) is not model_args:
-                    quantization.float_layer_names(blueprint(after), kept_float)
+                    if kept_float != "auto":
+                        quantization.float_layer_names(blueprint(after), kept_float)
                     model_args = after
             except ValidationError as error:
                 self.problems += explain(error, ModelArgs, f"{place}.student")

@@ -127,8 +127,10 @@ class Watch:
     def __init__(self, network: nn.Module, modules: Iterable[tuple[str, int]]):
         self.seen: dict[str, Tensor] = {}
         for name, positions in modules:
-            hook = self._keeper(name, positions)
-            network.get_submodule(name).register_forward_hook(hook)
+            found = [m for n, m in network.named_modules() if f".{n}".endswith(f".{name}")]
+            if len(found) != 1:  # under a part's name where FX has split a network with exits
+                raise ValueError(f"{name} stands {len(found)} times in the network")
+            found[0].register_forward_hook(self._keeper(name, positions))
 
     def _keeper(self, name: str, positions: int) -> Any:
         def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
