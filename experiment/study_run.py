@@ -44,7 +44,7 @@ class OnValidation:
 
     correct: Array  # [N] of bool
     metrics: dict[str, Any]  # as `measure` gives them
-    form: str  # digest of all that decides how long it takes: architecture, int8, exits
+    form: str  # of its architecture, int8 and exits: equal forms run the same code
 
 
 def study_path(study: Study) -> Path:
@@ -112,7 +112,7 @@ def on_validation(
         found = _measured(state, dataset(), device, store.compiled)
         kept.save(found)
     bits = np.unpackbits(found["correct"].numpy(), count=found["images"])
-    return OnValidation(bits.astype(bool), found["metrics"], found["form"])
+    return OnValidation(bits.astype(bool), found["metrics"], _form(state))
 
 
 @torch.inference_mode()
@@ -128,16 +128,17 @@ def _measured(
         "correct": torch.from_numpy(np.packbits(correct)),
         "images": len(correct),
         "metrics": measure(state, loader, device, artefacts, network),
-        "form": sha256(
-            canonical_json(
-                {
-                    "model_args": state.model_args,
-                    "quant": state.quant.settings() if state.quant else None,
-                    "exits": state.exits.plain() if state.exits else None,
-                }
-            )
-        ),
     }
+
+
+def _form(state: ModelState) -> str:
+    """Digest of all that decides how long a network takes."""
+    parts = {
+        "model_args": state.model_args,
+        "quant": state.quant.settings() if state.quant else None,
+        "exits": state.exits.plain() if state.exits else None,
+    }
+    return sha256(canonical_json(parts))
 
 
 def with_shared_latency(found: Mapping[str, list[OnValidation]]) -> dict[str, list[OnValidation]]:
