@@ -5,6 +5,7 @@
     python main.py --dry-run                         the plan, without running it
     python main.py sensitivity EXPERIMENT            accuracy against pruning, layer by layer
     python main.py export EXPERIMENT --format ...    its network as files for other runtimes
+    python main.py study NAME                        an order study of ORDER_STUDIES
     python main.py store ls|verify|gc                what is stored, is it intact, remove the rest
 
 Exit codes: 0 all done, 1 some experiment failed, 2 wrong config or command line and nothing ran,
@@ -19,19 +20,18 @@ from pathlib import Path
 from typing import Any
 
 from dataset import DataError
-from experiment.baselines import UserQuitError, baselines_to_retrain
+from experiment.baselines import UserQuitError
 from experiment.chain import plan
 from experiment.command_line import Parser
 from experiment.console import Console
-from experiment.executor import SerialExecutor
 from experiment.export_command import export_command
-from experiment.measure import environment
 from experiment.messages import ConfigError
-from experiment.results import Results
-from experiment.schema import Suite, load_suite
+from experiment.run import run_suite
+from experiment.schema import load_suite
 from experiment.sensitivity_command import sensitivity_command
 from experiment.store import CheckpointError, Store
 from experiment.store_command import store_command
+from experiment.study_command import study_command
 from stages.state import Interrupted, StageError
 from train_eval import NonFiniteLossError, get_optimizer, get_scheduler
 
@@ -39,9 +39,10 @@ SUBCOMMANDS = {
     "store": store_command,
     "sensitivity": sensitivity_command,
     "export": export_command,
+    "study": study_command,
 }
 
-__all__ = ["get_optimizer", "get_scheduler", "main", "run_experiment"]
+__all__ = ["get_optimizer", "get_scheduler", "main", "run_experiment", "run_suite"]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -75,33 +76,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"cannot go on: {error}; files written before are intact", file=sys.stderr)
         return 1
     return 1 if results.failures() else 0
-
-
-def run_suite(
-    suite: Suite,
-    baseline: str = "reuse",
-    console: Console | None = None,
-    *,
-    remeasure: bool = False,
-) -> Results:
-    """Run every chain of a suite and write its results.
-
-    `baseline` says what happens to trained baselines: 'ask' (on a terminal), 'reuse' or 'retrain'.
-    `remeasure` takes the metrics of stored stages again, for another or a quieter machine.
-    Raises DataError, CheckpointError or ConfigError before anything is trained, Interrupted after.
-    """
-    console = console or Console()
-    chains = plan(suite)
-    _check_folders(suite)
-    store = Store(suite.model_dir, console.say)
-    console.settings(suite, environment(suite.device), chains)
-    retrain = baselines_to_retrain(chains, store, baseline, console.say)
-    results = Results(suite, chains)
-    executor = SerialExecutor(suite, store, results, console, retrain, remeasure)
-    executor.load_data(chains)
-    executor.run(chains)
-    console.closing(results)
-    return results
 
 
 def run_experiment(name: str, config: Path | str = "config.py", **options: Any) -> dict[str, Any]:
@@ -149,25 +123,6 @@ def _parser() -> argparse.ArgumentParser:
         help="take the metrics of stored stages again (on another or a quieter machine)",
     )
     return parser
-
-
-def _check_folders(suite: Suite) -> None:
-    """Find out that a folder cannot be written before anything is trained."""
-    problems = []
-    for key, folder in [
-        ("DATA_DIR", suite.data_dir),
-        ("MODEL_SAVE_DIR", suite.model_dir),
-        ("RESULTS_DIR", suite.results_dir),
-    ]:
-        probe = folder / f".write_test_{id(suite)}"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe.write_bytes(b"")
-            probe.unlink()
-        except OSError as error:
-            problems.append(f"{key}: {folder} cannot be written ({error.strerror}); choose another")
-    if problems:
-        raise ConfigError(problems)
 
 
 def _refuse(problems: list[str]) -> int:
