@@ -3,6 +3,7 @@
     python main.py                                   run config.py
     python main.py --config configs/quickstart.py    another suite
     python main.py --dry-run                         the plan, without running it
+    python main.py --report                          results/report.html anew, from the JSON alone
     python main.py sensitivity EXPERIMENT            accuracy against pruning, layer by layer
     python main.py export EXPERIMENT --format ...    its network as files for other runtimes
     python main.py study NAME                        an order study of ORDER_STUDIES
@@ -26,6 +27,7 @@ from experiment.command_line import Parser
 from experiment.console import Console
 from experiment.export_command import export_command
 from experiment.messages import ConfigError
+from experiment.report import report_command
 from experiment.run import run_suite
 from experiment.schema import load_suite
 from experiment.sensitivity_command import sensitivity_command
@@ -53,6 +55,8 @@ def main(argv: list[str] | None = None) -> int:
         if arguments[:1] and arguments[0] in SUBCOMMANDS:
             return SUBCOMMANDS[arguments[0]](arguments[1:], console)
         args = _parser().parse_args(arguments)
+        if args.report:
+            return report_command(args.config, console)
         suite = load_suite(args.config, overrides=args.set, only=args.only)
         chains = plan(suite)
         if args.dry_run:
@@ -108,8 +112,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECTION.KEY=VALUE",
         help="override one key in every experiment, e.g. training_args.batch_size=64 (repeatable)",
     )
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         "--dry-run", action="store_true", help="print the plan: each stage, cached or to run"
+    )
+    instead.add_argument(
+        "--report", action="store_true", help="rebuild the report from results/*.json alone"
     )
     parser.add_argument(
         "--baseline",

@@ -8,9 +8,11 @@ from experiment.console import Console
 from experiment.executor import SerialExecutor
 from experiment.measure import environment
 from experiment.messages import ConfigError
+from experiment.report import write_report
 from experiment.results import Results
 from experiment.schema import Suite
 from experiment.store import Store
+from stages.state import Interrupted
 
 
 def run_suite(
@@ -25,7 +27,7 @@ def run_suite(
 
     `baseline` says what happens to trained baselines: 'ask' (on a terminal), 'reuse' or 'retrain'.
     `remeasure` takes the metrics of stored stages again, for another or a quieter machine;
-    without `table` no closing table is shown.
+    without `table` there is neither a closing table nor a report.
     Raises DataError, CheckpointError or ConfigError before anything is trained, Interrupted after.
     """
     console = console or Console()
@@ -37,9 +39,14 @@ def run_suite(
     results = Results(suite, chains)
     executor = SerialExecutor(suite, store, results, console, retrain, remeasure)
     executor.load_data(chains)
-    executor.run(chains)
+    try:
+        executor.run(chains)
+    except Interrupted:
+        write_report(suite.results_dir)
+        raise
     if table:
         console.closing(results)
+        console.say(f"report: {write_report(suite.results_dir)[0]}")
     return results
 
 

@@ -11,6 +11,7 @@ from experiment.chain import plan
 from experiment.command_line import Parser
 from experiment.console import Console
 from experiment.recommend import parse_wish, recommendation
+from experiment.report import write_report
 from experiment.store import Store
 from experiment.study import Study, load_studies, load_study
 from experiment.study_run import run_study, study_path
@@ -30,6 +31,7 @@ def study_command(arguments: list[str], console: Console) -> int:
     report = run_study(study, console, baseline=args.baseline, remeasure=args.remeasure)
     show(report, console)
     console.say(f"written to {study_path(study)}")
+    console.say(f"report: {write_report(study.suite.results_dir)[0]}")
     found = True
     if wish is not None:
         found, text = recommendation(wish, report)
