@@ -226,9 +226,7 @@ def read_image(path: Path, in_channels: int, size: tuple[int, int] | None = None
                 upright = ImageOps.fit(upright, size[::-1], Image.Resampling.BICUBIC)
             pixels = np.array(upright)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"{path} is not a readable image ({error}); repair or remove it"
-        ) from None
+        raise DataError(f"{path} is not a readable image ({error}); repair or remove it") from None
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
 
 

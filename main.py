@@ -22,14 +22,17 @@ from dataset import DataError
 from experiment.baselines import UserQuitError, baselines_to_retrain
 from experiment.chain import plan
 from experiment.command_line import Parser
+from experiment.compare_command import compare_command
 from experiment.console import Console
 from experiment.executor import SerialExecutor
 from experiment.export_command import export_command
 from experiment.measure import environment
 from experiment.messages import ConfigError
+from experiment.predict_command import predict_command
 from experiment.results import Results
 from experiment.schema import Suite, load_suite
 from experiment.sensitivity_command import sensitivity_command
+from experiment.show_command import show_command
 from experiment.store import CheckpointError, Store
 from experiment.store_command import store_command
 from stages.state import Interrupted, StageError
@@ -39,6 +42,9 @@ SUBCOMMANDS = {
     "store": store_command,
     "sensitivity": sensitivity_command,
     "export": export_command,
+    "show": show_command,
+    "compare": compare_command,
+    "predict": predict_command,
 }
 
 __all__ = ["get_optimizer", "get_scheduler", "main", "run_experiment"]
@@ -52,6 +58,7 @@ def main(argv: list[str] | None = None) -> int:
         if arguments[:1] and arguments[0] in SUBCOMMANDS:
             return SUBCOMMANDS[arguments[0]](arguments[1:], console)
         args = _parser().parse_args(arguments)
+        console.quiet = args.quiet
         suite = load_suite(args.config, overrides=args.set, only=args.only)
         chains = plan(suite)
         if args.dry_run:
@@ -66,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     except Interrupted:
         command = " ".join(["python main.py", *arguments])
-        console.say(f"\ninterrupted; what was done is saved. To go on: {command}")
+        console.note(f"\ninterrupted; what was done is saved. To go on: {command}")
         return 130
     except (StageError, NonFiniteLossError) as error:
         print(error, file=sys.stderr)
@@ -93,13 +100,14 @@ def run_suite(
     console = console or Console()
     chains = plan(suite)
     _check_folders(suite)
-    store = Store(suite.model_dir, console.say)
+    store = Store(suite.model_dir, console.note)
     console.settings(suite, environment(suite.device), chains)
-    retrain = baselines_to_retrain(chains, store, baseline, console.say)
+    retrain = baselines_to_retrain(chains, store, baseline, console.note)
     results = Results(suite, chains)
     executor = SerialExecutor(suite, store, results, console, retrain, remeasure)
-    executor.load_data(chains)
-    executor.run(chains)
+    with console.following(chains, store):
+        executor.load_data(chains)
+        executor.run(chains)
     console.closing(results)
     return results
 
@@ -144,6 +152,9 @@ def _parser() -> argparse.ArgumentParser:
         "--remeasure",
         action="store_true",
         help="take the metrics of stored stages again (on another or a quieter machine)",
+    )
+    parser.add_argument(
+        "--quiet", action="store_true", help="no bars, and lines only where something is wrong"
     )
     return parser
 

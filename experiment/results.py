@@ -179,8 +179,8 @@ def final_metrics(result: dict[str, Any], seeds: list[int] | None = None) -> dic
         if len(stages) == length:
             last.append(stages[-1]["metrics"])
     summary = {}
-    for name, path in SUMMARISED.items():
-        found = (_dig(metrics, path) for metrics in last)
+    for name in SUMMARISED:
+        found = (metric(metrics, name) for metrics in last)
         values = [value for value in found if value is not None]
         if values:
             summary[name] = {
@@ -225,8 +225,10 @@ def experiment_sequence(experiment: Experiment) -> str:
     return " → ".join(name for name, _ in experiment.sequence)
 
 
-def _dig(value: Any, path: tuple[str, ...]) -> float | None:
-    for part in path:
+def metric(metrics: dict[str, Any], name: str) -> float | None:
+    """A figure of SUMMARISED among a stage's metrics; None where it was not taken."""
+    value: Any = metrics
+    for part in SUMMARISED[name]:
         value = value.get(part) if isinstance(value, dict) else None
     return value
 
