@@ -3,9 +3,13 @@
     python main.py                                   run config.py
     python main.py --config configs/quickstart.py    another suite
     python main.py --dry-run                         the plan, without running it
+    python main.py show EXPERIMENT                   its stages, settings and warnings
+    python main.py compare A B                       two experiments, stage by stage
+    python main.py predict CHECKPOINT IMAGE ...      classes and confidences
     python main.py sensitivity EXPERIMENT            accuracy against pruning, layer by layer
     python main.py export EXPERIMENT --format ...    its network as files for other runtimes
     python main.py store ls|verify|gc                what is stored, is it intact, remove the rest
+    python main.py doctor                            what is missing here, and the remedy
 
 Exit codes: 0 all done, 1 some experiment failed, 2 wrong config or command line and nothing ran,
 130 interrupted.
@@ -18,25 +22,38 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dataset import DataError
-from experiment.baselines import UserQuitError, baselines_to_retrain
-from experiment.chain import plan
-from experiment.command_line import Parser
-from experiment.compare_command import compare_command
-from experiment.console import Console
-from experiment.executor import SerialExecutor
-from experiment.export_command import export_command
-from experiment.measure import environment
-from experiment.messages import ConfigError
-from experiment.predict_command import predict_command
-from experiment.results import Results
-from experiment.schema import Suite, load_suite
-from experiment.sensitivity_command import sensitivity_command
-from experiment.show_command import show_command
-from experiment.store import CheckpointError, Store
-from experiment.store_command import store_command
-from stages.state import Interrupted, StageError
-from train_eval import NonFiniteLossError, get_optimizer, get_scheduler
+from experiment.doctor_command import doctor_command
+from experiment.installation import cannot_start
+
+if __name__ == "__main__" and sys.argv[1:2] == ["doctor"]:
+    sys.exit(doctor_command(sys.argv[2:]))  # before torch, which may be what is broken
+
+try:
+    from dataset import DataError
+    from experiment.baselines import UserQuitError, baselines_to_retrain
+    from experiment.chain import plan
+    from experiment.command_line import Parser
+    from experiment.compare_command import compare_command
+    from experiment.console import Console
+    from experiment.executor import SerialExecutor
+    from experiment.export_command import export_command
+    from experiment.measure import environment
+    from experiment.messages import ConfigError, unknown
+    from experiment.predict_command import predict_command
+    from experiment.results import Results
+    from experiment.schema import Suite, load_suite
+    from experiment.sensitivity_command import sensitivity_command
+    from experiment.show_command import show_command
+    from experiment.store import CheckpointError, Store
+    from experiment.store_command import store_command
+    from experiment.tensorboard import Board
+    from stages.state import Interrupted, StageError
+    from train_eval import NonFiniteLossError, get_optimizer, get_scheduler
+except Exception as broken:  # whatever a half-installed package raises
+    if __name__ != "__main__":
+        raise
+    print(cannot_start(broken), file=sys.stderr)
+    sys.exit(2)
 
 SUBCOMMANDS = {
     "store": store_command,
@@ -45,6 +62,7 @@ SUBCOMMANDS = {
     "show": show_command,
     "compare": compare_command,
     "predict": predict_command,
+    "doctor": doctor_command,
 }
 
 __all__ = ["get_optimizer", "get_scheduler", "main", "run_experiment"]
@@ -57,6 +75,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if arguments[:1] and arguments[0] in SUBCOMMANDS:
             return SUBCOMMANDS[arguments[0]](arguments[1:], console)
+        if arguments[:1] and not arguments[0].startswith("-"):
+            raise ConfigError([f"command line: {unknown(arguments[0], SUBCOMMANDS, 'a command')}"])
         args = _parser().parse_args(arguments)
         console.quiet = args.quiet
         suite = load_suite(args.config, overrides=args.set, only=args.only)
@@ -64,7 +84,8 @@ def main(argv: list[str] | None = None) -> int:
         if args.dry_run:
             console.dry_run(chains, Store(suite.model_dir, console.say))
             return 0
-        results = run_suite(suite, args.baseline, console, remeasure=args.remeasure)
+        more = {"remeasure": args.remeasure, "tensorboard": args.tensorboard}
+        results = run_suite(suite, args.baseline, console, **more)
     except ConfigError as error:
         return _refuse(error.problems)
     except (DataError, CheckpointError) as error:
@@ -90,20 +111,23 @@ def run_suite(
     console: Console | None = None,
     *,
     remeasure: bool = False,
+    tensorboard: bool = False,
 ) -> Results:
     """Run every chain of a suite and write its results.
 
     `baseline` says what happens to trained baselines: 'ask' (on a terminal), 'reuse' or 'retrain'.
-    `remeasure` takes the metrics of stored stages again, for another or a quieter machine.
+    `remeasure` takes the metrics of stored stages again, for another or a quieter machine;
+    `tensorboard` writes curves and hparams for TensorBoard beside the results.
     Raises DataError, CheckpointError or ConfigError before anything is trained, Interrupted after.
     """
     console = console or Console()
     chains = plan(suite)
+    follow = Board(suite.results_dir).write if tensorboard else None
     _check_folders(suite)
     store = Store(suite.model_dir, console.note)
     console.settings(suite, environment(suite.device), chains)
     retrain = baselines_to_retrain(chains, store, baseline, console.note)
-    results = Results(suite, chains)
+    results = Results(suite, chains, follow)
     executor = SerialExecutor(suite, store, results, console, retrain, remeasure)
     with console.following(chains, store):
         executor.load_data(chains)
@@ -126,7 +150,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="python main.py",
         description="Run chains of compression stages, in any order, and measure every stage.",
-        epilog="Exit codes: 0 done, 1 an experiment failed, 2 wrong config, 130 interrupted.",
+        epilog=f"Commands, each with --help: {', '.join(SUBCOMMANDS)}. "
+        "Exit codes: 0 done, 1 an experiment failed, 2 wrong config, 130 interrupted.",
         allow_abbrev=False,
     )
     parser.add_argument("--config", default="config.py", metavar="FILE", help="the suite to run")
@@ -152,6 +177,11 @@ def _parser() -> argparse.ArgumentParser:
         "--remeasure",
         action="store_true",
         help="take the metrics of stored stages again (on another or a quieter machine)",
+    )
+    parser.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="curves, figures and hparams for TensorBoard in RESULTS_DIR/tensorboard",
     )
     parser.add_argument(
         "--quiet", action="store_true", help="no bars, and lines only where something is wrong"
