@@ -50,6 +50,7 @@ DEFAULT_COMPRESSION_PARAMS = {
     "ptq_calibration_batches": 8,
     "qat_epochs": 3,
     "qat_learning_rate": 5e-4,
+    "distill_epochs": 20,  # of a student, from random weights
 }
 
 EXPERIMENT_CONFIGS = [

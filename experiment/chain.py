@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 
-from dataset import Dataset
+from dataset import Dataset, preprocessing
 from experiment.measure import measure
 from experiment.messages import stop_at
 from experiment.schema import Experiment, Suite
 from experiment.store import Store
+from experiment.teachers import WORDS, teacher_of
 from files import canonical_json, sha256
 from stages import STAGES
 from stages.calibration import calibrated
@@ -30,6 +31,8 @@ QUANT_SOURCES = {
     "stages/compiled.py", "stages/calibration.py",
 }  # fmt: skip
 EXIT_SOURCES = {"stages/exits.py", "stages/calibration.py"}
+TEACHER_SOURCES = {"stages/teacher.py", "stages/transfer.py"}  # of a stage that has a teacher
+Outcome = tuple[ModelState, dict[str, Any]]  # of a step: state and record
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,15 @@ class Step:
     stage: str
     spec: StageSpec
     key: str
-    parent: str | None  # key of the stage before
+    before: Step | None  # whose network it starts from
+    teacher: Step | None  # whose network teaches
     checkpoint: str  # readable name, without folder and ending
     settings: dict[str, Any]  # all that the key is a digest of
+
+    @property
+    def parent(self) -> str | None:
+        """The key of the stage before."""
+        return self.before.key if self.before else None
 
     @property
     def label(self) -> str:
@@ -65,23 +74,29 @@ class Chain:
         return self.experiment.name + (f" (seed {self.seed})" if seeds > 1 else "")
 
     def all_steps(self) -> tuple[Step, ...]:
-        """The baseline's steps, then the chain's own."""
-        return (*(self.baseline.steps if self.baseline else ()), *self.steps)
+        """All that the chain rests on and its own steps, each after what it needs."""
+        found: dict[str, Step] = {}
+
+        def visit(step: Step) -> None:
+            for other in (step.before, step.teacher):
+                if other is not None and other.key not in found:
+                    visit(other)
+            found[step.key] = step
+
+        visit(self.steps[-1])
+        return tuple(found.values())
 
 
 def plan(suite: Suite) -> list[Chain]:
-    """Every chain of the suite, baselines first, with all keys known before anything runs."""
-    baselines: dict[tuple[str, int], Chain] = {}
-    chains = []
+    """Every chain of the suite, each after those it needs, all keys known before anything runs."""
+    chains: dict[tuple[str, int], Chain] = {}
     for experiment in suite.experiments:
         for seed in experiment.seeds:
-            baseline = baselines[experiment.baseline, seed] if experiment.baseline else None
-            chain = Chain(experiment, seed, _steps(experiment, seed, baseline, suite), baseline)
-            if experiment.is_baseline:
-                baselines[experiment.name, seed] = chain
-            chains.append(chain)
-    _check_names(chains)
-    return chains
+            baseline = chains[experiment.baseline, seed] if experiment.baseline else None
+            steps = _steps(experiment, seed, baseline, chains, suite)
+            chains[experiment.name, seed] = Chain(experiment, seed, steps, baseline)
+    _check_names(list(chains.values()))
+    return list(chains.values())
 
 
 def _check_names(chains: list[Chain]) -> None:
@@ -99,19 +114,35 @@ def _check_names(chains: list[Chain]) -> None:
 
 
 def _steps(
-    experiment: Experiment, seed: int, baseline: Chain | None, suite: Suite
+    experiment: Experiment,
+    seed: int,
+    baseline: Chain | None,
+    chains: dict[tuple[str, int], Chain],
+    suite: Suite,
 ) -> tuple[Step, ...]:
-    parent = baseline.steps[-1].key if baseline else None
-    before = [step.spec for step in baseline.steps] if baseline else []
+    steps = list(baseline.steps) if baseline else []
+    start = len(steps)
     names = _checkpoint_names(experiment, seed)
-    steps = []
     for (stage, spec), name in zip(experiment.sequence, names, strict=True):
-        before.append(spec)
-        settings = _settings(experiment, seed, stage, spec, parent, before, suite.device)
+        before = steps[-1] if steps else None
+        teacher = _teacher(spec, seed, steps, chains)
+        so_far = [*(step.spec for step in steps), spec]
+        settings = _settings(experiment, seed, stage, spec, before, teacher, so_far, suite.device)
         key = sha256(canonical_json(settings))
-        steps.append(Step(experiment, seed, stage, spec, key, parent, name, settings))
-        parent = key
-    return tuple(steps)
+        steps.append(Step(experiment, seed, stage, spec, key, before, teacher, name, settings))
+    return tuple(steps[start:])
+
+
+def _teacher(
+    spec: StageSpec, seed: int, so_far: list[Step], chains: dict[tuple[str, int], Chain]
+) -> Step | None:
+    """The step whose network a stage's teacher is; `so_far` begins with the baseline's."""
+    name = teacher_of(spec)
+    if name is None:
+        return None
+    if name in WORDS:
+        return so_far[0 if name == "baseline" else -1]
+    return chains[name, seed].steps[-1]
 
 
 def _settings(
@@ -119,24 +150,29 @@ def _settings(
     seed: int,
     stage: str,
     spec: StageSpec,
-    parent: str | None,
+    before: Step | None,
+    teacher: Step | None,
     so_far: list[StageSpec],
     device: torch.device,
 ) -> dict[str, Any]:
-    sources = set(_sources(STAGES[stage].run.__module__)) - QUANT_SOURCES - EXIT_SOURCES
+    sources = set(_sources(STAGES[stage].run.__module__))
+    sources -= QUANT_SOURCES | EXIT_SOURCES | TEACHER_SOURCES
     if any(hasattr(s, "quant") for s in so_far):
         sources |= QUANT_SOURCES
     if any(hasattr(s, "exits") for s in so_far):
         sources |= EXIT_SOURCES
+    if teacher is not None:
+        sources |= TEACHER_SOURCES
     return {
-        "parent": parent,
+        "parent": before.key if before else None,
         "stage": stage,
-        "spec": spec.settings(),
+        # what teaches counts, not what it is called
+        "spec": spec.settings() | ({"teacher": teacher.key} if teacher else {}),
         "data": {
             "fingerprint": experiment.data.fingerprint,
             "validation_share": experiment.dataset_args.validation_share,
         },
-        "model_args": experiment.model_args if parent is None else None,
+        "model_args": experiment.model_args if before is None else None,
         "seed": seed,
         "deterministic": experiment.training.deterministic,
         "device": device.type,
@@ -206,11 +242,12 @@ def _checkpoint_names(experiment: Experiment, seed: int) -> list[str]:
 
 def run_step(
     step: Step,
-    parent: tuple[ModelState, dict[str, Any]] | None,
+    parent: Outcome | None,
     store: Store,
     dataset: Callable[[], Dataset],
     device: torch.device,
     *,
+    teacher: Outcome | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
     say: Callable[[str], None] = print,
     recompute: bool = False,
@@ -218,29 +255,32 @@ def run_step(
 ) -> tuple[ModelState, dict[str, Any], bool]:
     """The step's state, its record, and whether it came from the store.
 
-    `parent` is the state and record before it (None: it starts from nothing). An entry made from
-    another parent's weights than these is computed anew, and so is any under `recompute`, the old
-    one set aside; `remeasure` takes only the metrics again. Raises whatever the stage raises.
+    `parent` is the state and record before it (None: it starts from nothing), `teacher` those of
+    what teaches it. An entry made from other weights than theirs is computed anew, and so is any
+    under `recompute`, the old one set aside; `remeasure` takes only the metrics again. Raises
+    whatever the stage raises.
     """
     parent_sha = parent[1]["checkpoint_sha256"] if parent else None
+    teacher_sha = teacher[1]["checkpoint_sha256"] if teacher else None
+    origin = {"parent_sha256": parent_sha, "teacher_sha256": teacher_sha}
     with store.lock(step.key, stop_requested):
         found = store.load(step.key)
         aside = "to be computed anew" if recompute else None
-        if found is not None and found[1]["parent_sha256"] != parent_sha:
-            aside = "was made from other weights than its parent now has"
+        if found is not None and origin != {name: found[1].get(name) for name in origin}:
+            aside = "was made from other weights than its parent or teacher now has"
         if found is not None and aside is None:
             state, record = found
             if remeasure:
                 test = Context(dataset(), device, step.seed).loaders(batch_size=256).test
                 record = {**record, "metrics": measure(state, test, device, store.compiled)}
-                record = store.put(step.key, state, record)
+                record = store.put_record(step.key, record)
             store.name(step.key, step.checkpoint)
             return state, record, True
         if step.experiment.training.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
         torch.use_deterministic_algorithms(step.experiment.training.deterministic)
         started = time.perf_counter()
-        snapshot = store.snapshot(step.key, parent_sha)
+        snapshot = store.snapshot(step.key, sha256(canonical_json(origin)))
         resumed = snapshot.exists()
         ctx = Context(
             dataset(),
@@ -249,6 +289,7 @@ def run_step(
             snapshot,
             stop_requested=stop_requested,
             say=say,
+            teacher=teacher[0] if teacher else None,
             artefacts=store.compiled,
         )
         if step.spec.warnings():
@@ -267,7 +308,8 @@ def run_step(
                 "stage": step.stage,
                 "key": step.key,
                 "parent": step.parent,
-                "parent_sha256": parent_sha,
+                "teacher": step.teacher.key if step.teacher else None,
+                **origin,
                 "settings": step.settings,
                 "seed": step.seed,
                 "seconds": seconds,
@@ -278,6 +320,7 @@ def run_step(
                 "details": ctx.details,
                 "metrics": metrics,
             },
+            preprocessing(ctx.dataset),
         )
         store.name(step.key, step.checkpoint)
         return state, record, False

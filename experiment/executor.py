@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 from dataset import Dataset, DatasetArgs, load_dataset
-from experiment.chain import Chain, Step, run_step
+from experiment.chain import Chain, Outcome, Step, run_step
 from experiment.console import Console
 from experiment.results import Results
 from experiment.schema import Suite
@@ -20,9 +20,6 @@ from stages.state import Interrupted, ModelState
 
 # A full disk, a forbidden or read-only folder, a quota, a broken device.
 UNWRITABLE = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.EIO}
-
-
-Outcome = tuple[ModelState, dict[str, Any]]  # of a stage: state and record
 
 
 class StopSignal:
@@ -84,7 +81,7 @@ class SerialExecutor:
 
     def run(self, chains: list[Chain]) -> None:
         """Run every chain. Raises Interrupted; a failing chain is recorded and the rest go on."""
-        with self.stop.listening(self.console.say):
+        with self.stop.listening(self.console.note):
             for chain in chains:
                 try:
                     self.run_chain(chain)
@@ -96,8 +93,9 @@ class SerialExecutor:
         self.console.begin(chain)
         self.results.begin(chain)
         broken = next((s for s in chain.all_steps() if s.key in self.failed), None)
-        if broken is not None and broken not in chain.steps:
-            reason = f"its baseline {broken.experiment.name} failed: {self.failed[broken.key]}"
+        if broken is not None and broken.experiment.name != chain.experiment.name:
+            role = "baseline" if broken.experiment.is_baseline else "teacher"
+            reason = f"its {role} {broken.experiment.name} failed: {self.failed[broken.key]}"
             self.results.skip(chain, reason)
             self.console.skipped(chain, reason)
             return
@@ -106,8 +104,8 @@ class SerialExecutor:
             if self.stop():
                 raise Interrupted
             try:
-                if before is None and chain.baseline is not None:
-                    before = self.load_baseline(chain.baseline)
+                if before is None and step.before is not None:
+                    before = self.outcome(step.before)
                 before = self.run_one(chain, position, step, before)
             except Interrupted:
                 raise
@@ -136,24 +134,25 @@ class SerialExecutor:
         self.console.stage_done(step, record, cached, baseline)
         return state, record
 
-    def load_baseline(self, baseline: Chain) -> Outcome:
-        """The baseline's outcome; computed again where its entry was damaged meanwhile."""
-        outcome: Outcome | None = None
-        for step in baseline.steps:
-            state, record, _ = self.run_step(step, outcome)
-            outcome = state, record
-        assert outcome is not None
-        return outcome
+    def outcome(self, step: Step) -> Outcome:
+        """What another chain's step made; computed again where its entry was damaged meanwhile."""
+        before = self.outcome(step.before) if step.before else None
+        state, record, _ = self.run_step(step, before)
+        return state, record
 
     def run_step(
         self, step: Step, before: Outcome | None, **how: bool
     ) -> tuple[ModelState, dict[str, Any], bool]:
+        teacher = before if step.teacher is step.before else None
+        if step.teacher is not None and teacher is None:
+            teacher = self.outcome(step.teacher)
         done = run_step(
             step,
             before,
             self.store,
             lambda: self.dataset(step.experiment.dataset_args),
             self.suite.device,
+            teacher=teacher,
             stop_requested=self.stop,
             say=self.console.say,
             **how,

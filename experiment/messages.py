@@ -33,10 +33,10 @@ def check(kind: type[Model], value: dict[str, Any], where: str) -> tuple[Model |
     try:
         return kind(**value), []
     except ValidationError as error:
-        return None, _explain(error, kind, where)
+        return None, explain(error, kind, where)
 
 
-def _explain(error: ValidationError, kind: type[BaseModel], where: str) -> list[str]:
+def explain(error: ValidationError, kind: type[BaseModel], where: str) -> list[str]:
     """One line a key; the branches of a union are joined by 'or'."""
     reasons: dict[str, tuple[Any, list[str]]] = {}
     for detail in error.errors(include_url=False):

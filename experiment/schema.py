@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from dataset import DataError, DataInfo, DatasetArgs, describe
 from experiment.config_file import (
@@ -20,11 +20,27 @@ from experiment.config_file import (
     folder_of,
     overrides_of,
 )
-from experiment.messages import check, short, stop_at, unknown
+from experiment.messages import check, explain, short, stop_at, unknown
+from experiment.teachers import check_teachers, in_order, needs
 from model import ModelArgs
-from stages import STAGES
-from stages.state import CompressionArgs, StageSpec
+from stages import STAGES, quantization
+from stages.state import CompressionArgs, StageSpec, blueprint
 from train_eval import TrainingArgs, resolve_precision
+
+
+def file_name(name: str) -> str:
+    """A name that may stand in file names. Raises ValueError."""
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or name.startswith("."):
+        raise ValueError("should have only letters, digits, '_', '-' and '.', and no '.' first")
+    return name
+
+
+def distinct_seeds(seeds: list[int] | None) -> list[int] | None:
+    """Seeds as they are. Raises ValueError where they are none, or one stands twice."""
+    for seed in seeds or []:
+        if not 0 <= seed < 2**31 or (seeds or []).count(seed) > 1:
+            raise ValueError("should be different whole numbers from 0 to 2147483647")
+    return seeds
 
 
 class ExperimentConfig(BaseModel):
@@ -41,20 +57,8 @@ class ExperimentConfig(BaseModel):
     compression_args: dict[str, Any] = {}
     seeds: list[int] | None = Field(None, min_length=1)
 
-    @field_validator("name")
-    @classmethod
-    def _file_name(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or name.startswith("."):
-            raise ValueError("should have only letters, digits, '_', '-' and '.', and no '.' first")
-        return name
-
-    @field_validator("seeds")
-    @classmethod
-    def _distinct(cls, seeds: list[int] | None) -> list[int] | None:
-        for seed in seeds or []:
-            if not 0 <= seed < 2**31 or (seeds or []).count(seed) > 1:
-                raise ValueError("should be different whole numbers from 0 to 2147483647")
-        return seeds
+    _file_name = field_validator("name")(file_name)
+    _distinct = field_validator("seeds")(distinct_seeds)
 
     @property
     def is_baseline(self) -> bool:
@@ -91,7 +95,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Suite:
-    """What one run works through; baselines come before the chains that load them."""
+    """What one run works through; baselines and teachers come before who needs them."""
 
     source: str
     device: torch.device
@@ -108,7 +112,17 @@ def load_suite(
 
     `overrides` are `section.key=value` strings, `only` names of experiments.
     """
-    values = config_values(Path(config))
+    return suite_of(config_values(Path(config)), str(config), overrides=overrides, only=only)
+
+
+def suite_of(
+    values: dict[str, Any],
+    source: str,
+    *,
+    overrides: list[str] | None = None,
+    only: list[str] | None = None,
+) -> Suite:
+    """The same from the names of a config module."""
     problems: list[str] = []
     device = device_of(values["DEVICE"], problems)
     data_dir, model_dir, results_dir = (
@@ -125,12 +139,12 @@ def load_suite(
     chosen = _chosen(configs, only, problems)
     stop_at(problems)
     builder = _Builder(defaults, forced, device, data_dir, {c.name: c for c in configs})
-    built = [builder.experiment(c) for c in chosen]
+    experiments = in_order(builder.experiments(chosen), builder.problems)
+    check_teachers({e.name: e for e in experiments}, builder.configs, builder.problems)
     stop_at(builder.problems)
-    experiments = tuple(experiment for experiment in built if experiment is not None)
     explicit = {c.name for c in configs if c.seeds or "seed" in c.training_args}
     experiments = _with_seeds(experiments, explicit)
-    return Suite(str(config), device, data_dir, model_dir, results_dir, experiments)
+    return Suite(source, device, data_dir, model_dir, results_dir, experiments)
 
 
 def _experiment_configs(value: Any, problems: list[str]) -> list[ExperimentConfig]:
@@ -199,7 +213,7 @@ def _check_baselines(configs: list[ExperimentConfig], problems: list[str]) -> No
 def _chosen(
     configs: list[ExperimentConfig], only: list[str] | None, problems: list[str]
 ) -> list[ExperimentConfig]:
-    """The experiments to run, baselines first; `only` brings the baselines it needs."""
+    """The experiments to run; `only` brings the baselines it needs."""
     names = {config.name for config in configs}
     wanted = set(only or names)
     for name in sorted(wanted - names):
@@ -207,8 +221,7 @@ def _chosen(
     for config in configs:
         if config.name in wanted and config.load_fp32_baseline_from_experiment:
             wanted.add(config.load_fp32_baseline_from_experiment)
-    chosen = [config for config in configs if config.name in wanted]
-    return sorted(chosen, key=lambda config: not config.is_baseline)
+    return [config for config in configs if config.name in wanted]
 
 
 class _Builder:
@@ -226,6 +239,18 @@ class _Builder:
         self.data_dir, self.configs = data_dir, configs
         self.problems: list[str] = []
         self.described: dict[DatasetArgs, DataInfo | str] = {}
+
+    def experiments(self, chosen: list[ExperimentConfig]) -> list[Experiment]:
+        """Those chosen and the teachers that they name, as the config lists them."""
+        waiting = [config.name for config in chosen]
+        built = {}
+        for name in waiting:  # grows on the way
+            experiment = self.experiment(self.configs[name])
+            if experiment is not None:
+                built[name] = experiment
+                wanted = [other for other in needs(experiment) if other in self.configs]
+                waiting += [other for other in wanted if other not in waiting]
+        return [built[name] for name in self.configs if name in built]
 
     def experiment(self, config: ExperimentConfig) -> Experiment | None:
         before = len(self.problems)
@@ -362,17 +387,24 @@ class _Builder:
                 f"{where}: nothing to do; set sequence, pruning_ratio, finetune_epochs or "
                 "quantization"
             )
-        stages, kept_float = [], False
+        stages: list[tuple[str, StageSpec]] = []
+        kept_float: list[str] | str = []
         for name, options, place in items:
             spec = self.spec(name, options, place, training, compression)
             if spec is None:
                 continue
             try:
                 spec.check(model_args)
+                if (after := spec.outgoing(model_args)) is not model_args:
+                    if kept_float != "auto":
+                        quantization.float_layer_names(blueprint(after), kept_float)
+                    model_args = after
+            except ValidationError as error:
+                self.problems += explain(error, ModelArgs, f"{place}.student")
             except ValueError as error:
                 self.problems.append(f"{place}: {error}")
             stages.append((name, spec))
-            kept_float = kept_float or bool(getattr(spec, "float_layers", ()))
+            kept_float = getattr(spec, "float_layers", kept_float)
             if kept_float and "depth" in spec.settings().get("targets", ()):
                 self.problems.append(
                     f"{place}: target 'depth' renumbers the layers, so the float_layers of the "
@@ -460,19 +492,21 @@ def _spellings(value: Any) -> list[Any]:
 
 
 def _with_seeds(experiments: tuple[Experiment, ...], explicit: set[str]) -> tuple[Experiment, ...]:
-    """Give each baseline the seeds that its chains need; an explicit list must have them."""
-    problems, result = [], []
-    for experiment in experiments:
-        chains = [e for e in experiments if e.baseline == experiment.name]
+    """Give each the seeds of those that need it; an explicit list must have them."""
+    problems: list[str] = []
+    result: list[Experiment] = []
+    for experiment in reversed(experiments):  # who needs it comes later
+        chains = [e for e in reversed(result) if experiment.name in needs(e)]
         seeds = list(experiment.seeds) if experiment.name in explicit or not chains else []
         for chain in chains:
             missing = [seed for seed in chain.seeds if seed not in seeds]
             if missing and experiment.name in explicit:
+                role = "baseline" if chain.baseline == experiment.name else "teacher"
                 problems.append(
                     f"{chain.name}: seed {missing[0]} is not among the seeds {seeds} of its "
-                    f"baseline {experiment.name}; add it there, or remove the baseline's 'seeds'"
+                    f"{role} {experiment.name}; add it there, or remove the {role}'s 'seeds'"
                 )
             seeds += missing
         result.append(replace(experiment, seeds=tuple(seeds)))
     stop_at(problems)
-    return tuple(result)
+    return tuple(reversed(result))

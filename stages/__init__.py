@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from stages.distillation import DistillSpec, distill
 from stages.early_exit import EarlyExitSpec, early_exit
 from stages.finetuning import FinetuneSpec, TrainSpec, finetune, train
 from stages.pruning import PruneSpec, prune
@@ -26,5 +27,6 @@ STAGES: dict[str, Stage] = {
     "finetune": Stage(FinetuneSpec, finetune),
     "ptq": Stage(PtqSpec, ptq),
     "qat": Stage(QatSpec, qat),
+    "distill": Stage(DistillSpec, distill),
     "early_exit": Stage(EarlyExitSpec, early_exit),
 }

@@ -100,13 +100,8 @@ class CompiledNetwork(nn.Module):
         self.folder.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if not path.exists():
-                inputs = tuple(self.examples(size))
                 partial = path.with_suffix(".part.pt2")
-                with torch.no_grad(), _quiet():
-                    exported = torch.export.export(self.graph, inputs)
-                    torch._inductor.aoti_compile_and_package(
-                        exported, package_path=str(partial), inductor_configs=_settings(size)
-                    )
+                compile_package(self.graph, self.examples(size), partial)
                 partial.replace(path)
         return path
 
@@ -154,6 +149,21 @@ def _placed(values: Tensor) -> Tensor:
     if values.ndim == 4:
         return values.contiguous(memory_format=torch.channels_last)
     return values.contiguous()
+
+
+def compile_package(
+    graph: nn.Module, inputs: Sequence[Tensor], path: Path, about: dict[str, str] | None = None
+) -> None:
+    """Compile `graph` for inputs of this very shape and layout into the package `path` (.pt2).
+
+    `about` can be read from it with `get_metadata()`.
+    """
+    configs = {**_settings(len(inputs[0])), "aot_inductor.metadata": about or {}}
+    with torch.no_grad(), _quiet():
+        exported = torch.export.export(graph, tuple(inputs))
+        torch._inductor.aoti_compile_and_package(
+            exported, package_path=str(path), inductor_configs=configs
+        )
 
 
 def _settings(size: int) -> dict[str, Any]:

@@ -15,10 +15,11 @@ from model import HybridCNNTransformer, exit_places
 from stages.exits import Exits
 from stages.finetuning import FitSpec, fit, recipe_of
 from stages.state import CompressionArgs, Context, ModelState
+from stages.teacher import TeacherSpec, taught
 from train_eval import TrainingArgs
 
 
-class EarlyExitSpec(FitSpec):
+class EarlyExitSpec(FitSpec, TeacherSpec):
     """Exit heads, and how certain one must be."""
 
     epochs: int = Field(3, ge=1)
@@ -65,13 +66,21 @@ class EarlyExitSpec(FitSpec):
     def check(self, model_args: dict[str, Any]) -> None:
         super().check(model_args)
         allowed = exit_places(model_args["fusion"], model_args["num_layers"])
-        places = allowed if self.places is None else self.places
+        places = self.places_in(model_args)
         if not places or places != [place for place in allowed if place in places]:
             raise ValueError(f"places {places} should be some of {allowed}, in this order")
         if isinstance(self.thresholds, list) and len(self.thresholds) != len(places):
             raise ValueError(
                 f"thresholds has {len(self.thresholds)} entries, there are {len(places)} exits"
             )
+
+    def outgoing(self, model_args: dict[str, Any]) -> dict[str, Any]:
+        return {**model_args, "exits": self.places_in(model_args)}
+
+    def places_in(self, model_args: dict[str, Any]) -> list[str]:
+        """Where the exits of such a network are."""
+        allowed = exit_places(model_args["fusion"], model_args["num_layers"])
+        return allowed if self.places is None else self.places
 
     def exits(self, count: int) -> Exits:
         """The record for `count` exits, thresholds unknown unless they are given."""
@@ -92,11 +101,10 @@ class EarlyExitSpec(FitSpec):
 
 def early_exit(state: ModelState, spec: EarlyExitSpec, ctx: Context) -> ModelState:
     spec.check(state.model_args)
-    allowed = exit_places(state.model_args["fusion"], state.model_args["num_layers"])
-    places = allowed if spec.places is None else spec.places
-    args = {**state.model_args, "exits": places}
+    args = spec.outgoing(state.model_args)
     torch.manual_seed(ctx.seed)
     fresh = HybridCNNTransformer(**args).state_dict()  # heads that were there before stay
     weights = {name: state.weights.get(name, value) for name, value in fresh.items()}
-    started = state.changed(weights, model_args=args, exits=spec.exits(len(places)))
-    return fit(started, spec, spec.epochs, ctx, exits_only=spec.trunk == "frozen")
+    started = state.changed(weights, model_args=args, exits=spec.exits(len(args["exits"])))
+    criterion = taught(spec, args, state, ctx)
+    return fit(started, spec, spec.epochs, ctx, criterion, exits_only=spec.trunk == "frozen")

@@ -37,9 +37,12 @@ class Exits:
         """Whether the thresholds are found for a target, not given."""
         return self.max_accuracy_drop is not None or self.saving is not None
 
-    def stale(self) -> Exits:
-        """The record for other weights: thresholds that were found no longer hold."""
-        return replace(self, thresholds=None) if self.is_calibrated else self
+    def stale(self, count: int) -> Exits:
+        """The record for other weights and `count` exits: thresholds that were found no longer
+        hold, those that were given stay, the first of them where there are fewer exits."""
+        if self.is_calibrated or self.thresholds is None:
+            return replace(self, thresholds=None)
+        return replace(self, thresholds=self.thresholds[:count])
 
     def plain(self) -> dict[str, Any]:
         """The record as plain data."""

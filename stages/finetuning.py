@@ -26,6 +26,7 @@ from stages.state import (
     build,
     cpu_copy,
 )
+from stages.teacher import Distillation, TeacherSpec, taught
 from train_eval import (
     Criterion,
     EpochProgress,
@@ -63,7 +64,7 @@ class TrainSpec(FitSpec):
         return "t", "trained"
 
 
-class FinetuneSpec(FitSpec):
+class FinetuneSpec(FitSpec, TeacherSpec):
     """Train the present network on: pruned channels stay pruned, fake quantization stays on."""
 
     epochs: int = Field(3, ge=1)
@@ -90,7 +91,7 @@ def train(state: ModelState, spec: TrainSpec, ctx: Context) -> ModelState:
 
 
 def finetune(state: ModelState, spec: FinetuneSpec, ctx: Context) -> ModelState:
-    return fit(state, spec, spec.epochs, ctx)
+    return fit(state, spec, spec.epochs, ctx, taught(spec, state.model_args, state, ctx))
 
 
 def fit(
@@ -106,12 +107,13 @@ def fit(
 
     Early exits are trained with it, or `exits_only`, all else frozen. A quantization-aware state
     (scheme 'qat') trains with fake quantization, its ranges moving in the first half of the epochs.
-    Whole channels that are zero stay zero. Saves itself to `ctx.snapshot` at least every epoch and
-    goes on from there; on the CPU the result is the same to the bit. Raises NonFiniteLossError and
-    Interrupted, both with the last snapshot kept.
+    Whole channels that are zero stay zero. The parameters of a Distillation train along and are
+    dropped. Saves itself to `ctx.snapshot` at least every epoch and goes on from there; on the CPU
+    the result is the same to the bit. Raises NonFiniteLossError and Interrupted, both with the last
+    snapshot kept.
     """
-    training = _Training(state, recipe, epochs, ctx, exits_only)
     criterion = criterion or cross_entropy(recipe.label_smoothing)
+    training = _Training(state, recipe, epochs, ctx, criterion, exits_only)
     if state.model_args["exits"]:
         weight = (state.exits or Exits()).loss_weight
         criterion = over_exits(criterion, math.inf if exits_only else weight)
@@ -127,7 +129,13 @@ class _Training:
     """The moving parts of `fit`: everything that a snapshot must hold is an attribute here."""
 
     def __init__(
-        self, state: ModelState, recipe: Recipe, epochs: int, ctx: Context, exits_only: bool
+        self,
+        state: ModelState,
+        recipe: Recipe,
+        epochs: int,
+        ctx: Context,
+        criterion: Criterion,
+        exits_only: bool,
     ):
         self.state, self.recipe, self.epochs, self.ctx = state, recipe, epochs, ctx
         torch.manual_seed(ctx.seed)
@@ -143,7 +151,11 @@ class _Training:
             self.judged = LastExit(self.module)
         self.masks = _masks_in(self.module, self.float_model, self.names)
         self.loaders = ctx.loaders(recipe)
-        self.optimizer = get_optimizer(self.module, recipe)
+        self.beside = criterion.to(ctx.device) if isinstance(criterion, Distillation) else None
+        if self.beside is not None:
+            self.beside.attach(self.module)
+        trained = nn.ModuleList([m for m in (self.module, self.beside) if m is not None])
+        self.optimizer = get_optimizer(trained, recipe)
         self.schedule = get_scheduler(self.optimizer, recipe, epochs, len(self.loaders.train))
         self.average = (
             ExponentialMovingAverage(self.module, recipe.ema_decay, self.names.values())
@@ -247,6 +259,7 @@ class _Training:
                 "epoch": self.epoch,
                 "progress": asdict(self.progress),
                 "module": self.module.state_dict(),
+                "beside": self.beside and self.beside.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.scheduler.state_dict(),
                 "average": self.average and (self.average.updates, self.average.average),
@@ -265,6 +278,8 @@ class _Training:
             return
         self.epoch, self.progress = found["epoch"], EpochProgress(**found["progress"])
         self.module.load_state_dict(found["module"])
+        if self.beside is not None:
+            self.beside.load_state_dict(found["beside"])
         self.optimizer.load_state_dict(found["optimizer"])
         self.schedule.scheduler.load_state_dict(found["schedule"])
         if self.average is not None:

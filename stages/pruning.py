@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-import costs
 from model import HybridCNNTransformer
 from stages import importance
+from stages.changes import report
 from stages.dimensions import TARGETS, Dimension, cut, dimensions
 from stages.finetuning import FinetuneSpec, fit
 from stages.masks import mask_channels
@@ -94,6 +94,8 @@ class PruneSpec(StageSpec):
 
     @model_validator(mode="after")
     def _agree(self) -> PruneSpec:
+        if self.finetune is not None and self.finetune.teacher is not None:
+            raise ValueError("finetune between cuts has no teacher; add a finetune stage with one")
         if self.mode == "mask":
             changed = [n for n in STRUCTURAL_ONLY if n in self.model_fields_set]
             if changed:
@@ -313,35 +315,3 @@ def _kept(spec: PruneSpec, final: float, step: int) -> float:
 
 def _named(keep: dict[Any, float]) -> Any:
     return next(name for name in keep if name != "batch")
-
-
-def report(before: ModelState, after: ModelState, ctx: Context) -> None:
-    """Note widths, MACs and parameters before and after, by layer, and show where they went."""
-    one, other = build(before), build(after)
-    macs, layers = costs.count_macs(one)
-    macs_after, layers_after = costs.count_macs(other)
-    if "num_layers" in _changed(before, after):  # the layers have other numbers now
-        layers, layers_after = {}, {}
-    params, params_after = (sum(p.numel() for p in m.parameters()) for m in (one, other))
-    widths = _changed(before, after)
-    ctx.details.update(
-        widths=widths,
-        macs=[macs, macs_after],
-        params=[params, params_after],
-        layer_macs={name: [layers[name], layers_after[name]] for name in layers},
-    )
-    for key, (old, new) in widths.items():
-        ctx.say(f"       {key:13} {old} → {new}")
-    lost = sorted(layers, key=lambda name: layers_after[name] - layers[name])
-    for name in lost[:5]:
-        now = layers_after[name] / 1e6
-        ctx.say(f"       {name:38} {layers[name] / 1e6:8.3f} → {now:8.3f} M MACs")
-    ctx.say(
-        f"       in all {macs / 1e6:.2f} → {macs_after / 1e6:.2f} M MACs "
-        f"({macs_after / macs:.1%}), {params / 1e3:.1f} → {params_after / 1e3:.1f} k parameters"
-    )
-
-
-def _changed(before: ModelState, after: ModelState) -> dict[str, list[Any]]:
-    old, new = before.model_args, after.model_args
-    return {key: [old[key], new[key]] for key in old if old[key] != new[key]}

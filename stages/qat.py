@@ -10,10 +10,11 @@ from stages import quantization
 from stages.finetuning import FitSpec, fit, recipe_of
 from stages.ptq import QuantSpec, quantized
 from stages.state import CompressionArgs, Context, ModelState
+from stages.teacher import TeacherSpec, taught
 from train_eval import TrainingArgs
 
 
-class QatSpec(FitSpec, QuantSpec):
+class QatSpec(FitSpec, QuantSpec, TeacherSpec):
     """Quantization-aware training from the present weights."""
 
     epochs: int = Field(3, ge=1)
@@ -42,4 +43,5 @@ class QatSpec(FitSpec, QuantSpec):
 
 
 def qat(state: ModelState, spec: QatSpec, ctx: Context) -> ModelState:
-    return fit(quantized(state, spec, "qat", ctx), spec, spec.epochs, ctx)
+    criterion = taught(spec, state.model_args, state, ctx)
+    return fit(quantized(state, spec, "qat", ctx), spec, spec.epochs, ctx, criterion)

@@ -7,13 +7,17 @@ in int8; residual adds, layer norms, softmax and attention's matmuls stay float3
 from __future__ import annotations
 
 import copy
+import functools
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+import torch.ao.nn.intrinsic.quantized as nniq
+import torch.ao.nn.quantized as nnq
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
 from torch.ao.quantization import (
     FakeQuantizeBase,
     ObserverBase,
@@ -164,6 +168,73 @@ def convert(
         if isinstance(prepared, SplitNetwork):
             return SplitNetwork(convert_fx(part.eval()) for part in prepared.parts)  # type: ignore[arg-type]
         return convert_fx(prepared.eval())  # type: ignore[arg-type]
+
+
+def exportable(network: nn.Module) -> nn.Module:
+    """What `convert` made, with int8 layers and tensors written out as quantize and dequantize.
+
+    Raises ValueError for an int8 module that is not a convolution or linear layer.
+    """
+    assert isinstance(network, fx.GraphModule)
+    plain = copy.deepcopy(network)
+    for node in plain.graph.nodes:
+        if node.target is torch.quantize_per_tensor:
+            values, *place = node.args[:3]
+            scale, zero_point = (getattr(plain, str(number.target)).item() for number in place)
+            with plain.graph.inserting_before(node):
+                args = (values, float(scale), int(zero_point))
+                node.replace_all_uses_with(plain.graph.call_function(_rounded, args))
+        elif node.op == "call_method" and node.target == "dequantize":
+            node.replace_all_uses_with(node.args[0])
+        elif node.op == "call_module":
+            parent, _, leaf = node.target.rpartition(".")
+            layer = plain.get_submodule(node.target)
+            if isinstance(layer, nnq.Conv2d | nnq.Linear):
+                setattr(plain.get_submodule(parent), leaf, _WrittenOut(layer))
+            elif isinstance(layer, nnq.Dropout):
+                setattr(plain.get_submodule(parent), leaf, nn.Identity())
+            elif ".quantized." in type(layer).__module__:
+                raise ValueError(f"{node.target}: a {type(layer).__name__} cannot be exported")
+    plain.graph.eliminate_dead_code()
+    plain.recompile()
+    return plain
+
+
+class _WrittenOut(nn.Module):
+    """An int8 layer in floating point: its weight dequantized, its output rounded."""
+
+    def __init__(self, layer: nnq.Conv2d | nnq.Linear):
+        super().__init__()
+        weight, bias = layer.weight(), layer.bias()
+        if weight.qscheme() == torch.per_tensor_affine:
+            scales = torch.full((len(weight),), weight.q_scale())
+            zero_points = torch.full((len(weight),), weight.q_zero_point())
+        else:
+            scales, zero_points = weight.q_per_channel_scales(), weight.q_per_channel_zero_points()
+        self.register_buffer("weight", weight.int_repr().contiguous())
+        self.register_buffer("scales", scales.float())
+        self.register_buffer("zero_points", zero_points)
+        self.register_buffer("bias", None if bias is None else bias.detach())
+        self.range = float(layer.scale), int(layer.zero_point)
+        self.relu = isinstance(layer, nniq.ConvReLU2d | nniq.LinearReLU)
+        self.operation: Callable[..., Tensor] = F.linear
+        if isinstance(layer, nnq.Conv2d):
+            how = {k: getattr(layer, k) for k in ("stride", "padding", "dilation", "groups")}
+            self.operation = functools.partial(F.conv2d, **how)
+
+    def forward(self, values: Tensor) -> Tensor:
+        weight = torch.ops.quantized_decomposed.dequantize_per_channel(
+            self.weight, self.scales, self.zero_points, 0, -128, 127, torch.int8
+        )
+        values = self.operation(values, weight, self.bias)
+        return _rounded(values.relu() if self.relu else values, *self.range)
+
+
+def _rounded(values: Tensor, scale: float, zero_point: int) -> Tensor:
+    """`values` as the nearest of 256 levels."""
+    place = (scale, zero_point, 0, 255, torch.uint8)
+    small = torch.ops.quantized_decomposed.quantize_per_tensor(values, *place)
+    return torch.ops.quantized_decomposed.dequantize_per_tensor(small, *place)
 
 
 def _activation_observers(prepared: nn.Module) -> list[tuple[str, nn.Module]]:

@@ -120,9 +120,15 @@ def quantized_graph(
         with torch.no_grad():
             prepared(*inputs)  # the observers of the weights have to see them
         graph = convert_pt2e(prepared)
-    _subtract_what_must_stay(graph)
+    subtract_what_must_stay(graph)
     _drop_unused(graph)
     return graph
+
+
+def exportable(network: nn.Module) -> nn.Module:
+    """The graph that an int8 network was compiled from."""
+    assert isinstance(network, CompiledNetwork)
+    return network.graph
 
 
 def export(model: HybridCNNTransformer, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
@@ -209,7 +215,7 @@ def _layer(node: fx.Node) -> str:
     return str(weight.target).removesuffix(".weight")
 
 
-def _subtract_what_must_stay(graph: fx.GraphModule) -> None:
+def subtract_what_must_stay(graph: fx.GraphModule) -> None:
     """Write x + c as x - (-c) where c is a constant or an input: the same to the bit.
 
     Inductor (seen in 2.14) fuses linear + add into one kernel that adds in place, and the place may

@@ -1,9 +1,9 @@
 """Quantization behind one interface: what a network's int8 form is, and who makes it.
 
 `Quant` is the plain record that travels in a ModelState. A backend module offers `unavailable`,
-`prepare`, `begin_observing`, `set_observing`, `observed_ranges`, `master_names`, `simulated` and
-`convert`, and says what OBSERVERS it has and whether it TRAINS_IN_BF16; BACKENDS says which serves
-which name.
+`prepare`, `begin_observing`, `set_observing`, `observed_ranges`, `master_names`, `simulated`,
+`convert` and `exportable`, and says what OBSERVERS it has and whether it TRAINS_IN_BF16; BACKENDS
+says which serves which name.
 """
 
 from __future__ import annotations
@@ -162,3 +162,11 @@ def to_int8(model: HybridCNNTransformer, quant: Quant, artefacts: Path | None = 
         raise ValueError("the network's ranges were never observed; calibrate it first")
     prepared = prepare(model, quant)
     return BACKENDS[quant.backend].convert(prepared, quant.backend, quant.ranges, artefacts)
+
+
+def exportable(network: nn.Module, backend: str) -> nn.Module:
+    """What `to_int8` made, as aten and quantized_decomposed operations, which exporters read.
+
+    Its int8 weights are buffers; run as it is, it gives the same logits, slowly.
+    """
+    return BACKENDS[backend].exportable(network)

@@ -39,9 +39,8 @@ class ModelState:
     def changed(self, weights: dict[str, Tensor], **fields: Any) -> ModelState:
         """The state with new weights. Ranges and thresholds found for others no longer hold."""
         quant = replace(self.quant, ranges=None) if self.quant is not None else None
-        exits = self.exits.stale() if self.exits is not None else None
-        if not fields.get("model_args", self.model_args)["exits"]:
-            exits = None  # pruned away
+        places = fields.get("model_args", self.model_args)["exits"]
+        exits = self.exits.stale(len(places)) if self.exits is not None and places else None
         return replace(self, weights=weights, **{"quant": quant, "exits": exits, **fields})
 
 
@@ -153,6 +152,7 @@ class Context:
     say: Callable[[str], None] = print
     details: dict[str, Any] = field(default_factory=dict)  # goes into the stage's JSON record
     earlier_seconds: float = 0.0  # spent on the stage before it was interrupted
+    teacher: ModelState | None = None  # the network that the Spec's teacher names, if it names one
 
     def loaders(self, recipe: Recipe | None = None, batch_size: int = 128) -> DataLoaders:
         """The data as `recipe` wants it, or plainly in batches of `batch_size`."""
@@ -189,6 +189,7 @@ class CompressionArgs(BaseModel):
     ptq_calibration_batches: int = Field(8, ge=1)
     qat_epochs: int = Field(3, ge=1)
     qat_learning_rate: float = Field(5e-4, gt=0)
+    distill_epochs: int = Field(20, ge=1)
 
 
 class StageSpec(BaseModel):
@@ -215,3 +216,7 @@ class StageSpec(BaseModel):
 
     def check(self, model_args: dict[str, Any]) -> None:
         """Raise ValueError where the stage cannot be done to this architecture."""
+
+    def outgoing(self, model_args: dict[str, Any]) -> dict[str, Any]:
+        """The architecture after the stage, as far as it is known before it runs."""
+        return model_args

@@ -18,6 +18,7 @@ from dataset import DatasetArgs, load_dataset
 from experiment import measure
 from model import HybridCNNTransformer, exit_places
 from stages.calibration import calibrated
+from stages.distillation import DistillSpec, distill
 from stages.early_exit import EarlyExitSpec, early_exit
 from stages.exits import (
     CRITERIA,
@@ -33,6 +34,7 @@ from stages.pruning import PruneSpec, prune
 from stages.ptq import PtqSpec, ptq
 from stages.qat import QatSpec, qat
 from stages.state import Context, ModelState, StageError, build, deploy, initial_state, state_of
+from stages.teacher import Teacher
 from tests.conftest import FUSIONS, TINY, Suites, tiny
 from train_eval import over_exits
 
@@ -304,6 +306,7 @@ NEIGHBOURS = {
     "finetune": (finetune, FinetuneSpec(**FAST)),
     "ptq": (ptq, PtqSpec(backend="x86", calibration_batches=2)),
     "qat": (qat, QatSpec(backend="x86", calibration_batches=2, **FAST)),
+    "distill": (distill, DistillSpec(width=0.5, temperature=2.0, **FAST)),
 }
 
 
@@ -358,6 +361,22 @@ def test_qat_trains_exits_in_the_simulation(trained: ModelState, ctx: Context) -
     assert state.exits is not None and state.exits.thresholds == (0.5, 0.5)
     name = "exits.layer_0.head.weight"
     assert not torch.equal(state.weights[name], started.weights[name])
+
+
+def test_a_teacher_for_exits(trained: ModelState, ctx: Context) -> None:
+    """The whole network teaches its own exits; it is asked once a batch, not once an exit."""
+    asked: list[int] = []
+    spec = EarlyExitSpec(**FAST, trunk="frozen", teacher="current", thresholds=0.5)
+    before = Teacher.logits
+
+    def counted(self: Teacher, images: Tensor) -> Tensor:
+        asked.append(len(images))
+        return before(self, images)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Teacher, "logits", counted)
+        early_exit(trained, spec, ctx)
+    assert len(asked) == len(ctx.loaders(spec).train)
 
 
 def test_thresholds_of_other_weights_are_not_used(trained: ModelState, ctx: Context) -> None:

@@ -265,14 +265,14 @@ def test_damaged_code_is_compiled_again(int8: Compiled, tmp_path: Path) -> None:
 def test_wrong_code_is_found_out(int8: Compiled) -> None:
     calls: list[int] = []
 
-    def drifting(images: Tensor) -> Tensor:
+    def drifting(inputs: list[Tensor]) -> list[Tensor]:
         calls.append(1)
-        return int8.network.graph(images) + 0.01 * len(calls)
+        return [int8.network.graph(*inputs) + 0.01 * len(calls)]
 
     with pytest.raises(RuntimeError, match="from call to call; choose quantization_backend 'x86'"):
         int8.network._verify(drifting, 1)
     with pytest.raises(RuntimeError, match="differs from its graph by"):
-        int8.network._verify(lambda images: -int8.network.graph(images), 1)
+        int8.network._verify(lambda inputs: [-int8.network.graph(*inputs)], 1)
 
 
 def test_a_new_process_gives_the_same_logits(int8: Compiled, tmp_path: Path) -> None:

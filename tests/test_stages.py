@@ -18,6 +18,7 @@ from model import HybridCNNTransformer
 from stages import STAGES, quantization
 from stages.calibration import calibrated
 from stages.compiled import CompiledNetwork
+from stages.distillation import DistillSpec
 from stages.finetuning import FinetuneSpec, finetune
 from stages.masks import channel_scores, channel_tensors, mask_channels, zero_channel_masks
 from stages.pruning import PruneSpec, prune
@@ -37,6 +38,10 @@ def specs(backend: str) -> dict[str, Any]:
         "finetune": FinetuneSpec(**FAST),
         "ptq": PtqSpec(backend=backend, calibration_batches=2),
         "qat": QatSpec(backend=backend, calibration_batches=2, **FAST),
+        # the start teaches where an int8 teacher would have to be compiled first
+        "distill": DistillSpec(
+            width=0.5, teacher="current" if backend == "x86" else "baseline", **FAST
+        ),
     }
 
 
@@ -45,7 +50,7 @@ ORDERS = [
     order
     for quantize in ("ptq", "qat")
     for length in (1, 2, 3)
-    for order in itertools.permutations(["prune", "finetune", quantize], length)
+    for order in itertools.permutations(["prune", "finetune", "distill", quantize], length)
 ]
 
 
@@ -68,12 +73,21 @@ def zero_filters(state: ModelState) -> dict[str, set[int]]:
 # --- every order --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["x86", "inductor"])
-@pytest.mark.parametrize("order", dict.fromkeys(ORDERS), ids="-".join)
+def cases() -> list[Any]:
+    """Every order with both backends; long ones with a student and inductor take their time."""
+    found = []
+    for order, backend in itertools.product(dict.fromkeys(ORDERS), ["x86", "inductor"]):
+        long = "distill" in order and len(order) == 3 and backend == "inductor"
+        marks = [pytest.mark.slow] if long else []
+        found.append(pytest.param(order, backend, marks=marks, id="-".join([*order, backend])))
+    return found
+
+
+@pytest.mark.parametrize(("order", "backend"), cases())
 def test_every_order_runs_and_means_what_it_says(
     order: tuple[str, ...], backend: str, ctx: Context
 ) -> None:
-    start = state_of(tiny(num_layers=1))
+    start = ctx.teacher = state_of(tiny(num_layers=1))
     end = run_chain(start, order, ctx, backend)
     network = deploy(end)
     images = torch.randn(5, 1, 8, 8)
@@ -89,7 +103,10 @@ def test_every_order_runs_and_means_what_it_says(
     with torch.inference_mode():
         assert torch.isfinite(network(images)).all()
     assert all(value.dtype != torch.qint8 for value in end.weights.values())
-    if "prune" in order:  # what was pruned is zero at the end, whatever came after
+    params, before = (sum(v.numel() for v in s.weights.values()) for s in (end, start))
+    assert (params < before) == ("distill" in order)
+    since = order[order.index("distill") :] if "distill" in order else order
+    if "prune" in since:  # what was pruned is zero at the end, whatever came after
         for layer, zero in zero_filters(end).items():
             rows = end.weights[f"{layer}.weight"].shape[0]
             assert len(zero) == min(round(0.4 * rows), rows - 1), layer
@@ -290,7 +307,7 @@ def test_notebook_functions_do_a_whole_compression() -> None:
 def test_stages_that_train_take_every_key_of_a_recipe() -> None:
     for name, stage in STAGES.items():
         trains = issubclass(stage.spec, Recipe)
-        assert trains == (name in ("train", "finetune", "qat"))
+        assert trains == (name not in ("prune", "ptq"))
         assert not trains or set(Recipe.model_fields) < set(stage.spec.model_fields)
 
 

@@ -1,0 +1,123 @@
+"""`distill`: a smaller student, trained from random weights by a teacher. The loop is `fit`.
+
+The student takes the place of the network that enters. Where that is quantized, so is the student:
+after `qat` it trains with fake quantization on; after `ptq` its ranges are observed at the end.
+Where that leaves early, so does the student, at the places that it has too.
+"""
+
+from __future__ import annotations
+
+import copy
+import fnmatch
+from dataclasses import replace
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from model import ModelArgs, exit_places
+from stages.changes import report
+from stages.finetuning import FitSpec, fit, recipe_of
+from stages.quantization import Quant, quantizable_layers
+from stages.state import CompressionArgs, Context, ModelState, blueprint, initial_state
+from stages.teacher import TeacherSpec, taught
+from train_eval import TrainingArgs
+
+MULTIPLE = 8  # widths of a scaled student are multiples of it
+FROM_DATA = ("image_size", "in_channels", "num_classes")
+PER_LAYER = ("num_heads", "head_dim", "ffn_dim")
+
+
+class DistillSpec(FitSpec, TeacherSpec):
+    """Who teaches, and what the student is: the incoming network scaled, then overridden."""
+
+    epochs: int = Field(20, ge=1)
+    teacher: str = "current"
+    width: float = Field(1.0, gt=0, le=1)  # share of channels, token width, heads, FFN and MLP
+    depth: float = Field(1.0, gt=0, le=1)  # share of encoder layers; at least one stays
+    student: dict[str, Any] = {}  # model_args over the scaled ones
+
+    @model_validator(mode="after")
+    def _says_the_student(self) -> DistillSpec:
+        if not self.model_fields_set & {"width", "depth", "student"}:
+            raise ValueError("should say the student: width, depth or student (model_args)")
+        return self
+
+    @classmethod
+    def defaults(cls, training: TrainingArgs, compression: CompressionArgs) -> dict[str, Any]:
+        return {**recipe_of(training), "epochs": compression.distill_epochs}
+
+    def tags(self) -> tuple[str, str]:
+        return "d", "distilled"
+
+    def check(self, model_args: dict[str, Any]) -> None:
+        if self.depth < 1 and model_args["fusion"] == "parallel":
+            raise ValueError("depth is of encoder layers, which fusion 'parallel' has not")
+        super().check(self.outgoing(model_args))
+
+    def outgoing(self, model_args: dict[str, Any]) -> dict[str, Any]:
+        """The student's arguments. Raises ValueError (pydantic's) where they build no network."""
+        return student_args(model_args, self.width, self.depth, self.student)
+
+
+def student_args(
+    model_args: dict[str, Any], width: float, depth: float, own: dict[str, Any]
+) -> dict[str, Any]:
+    """Resolved `model_args` scaled by `width` and `depth`, then with a student's `own` over them.
+
+    Widths become multiples of 8, at least 8, but never more than they were. Layers that go are
+    spread evenly over the depth. Heads keep their size and become fewer, as in DeiT's family
+    (arXiv:2012.12877); what that cannot give, head_dim does. Raises ValueError.
+    """
+    for key in FROM_DATA:
+        if key in own:
+            raise ValueError(f"student.{key} comes from the data; remove the key")
+    args, own = copy.deepcopy(model_args), dict(own)
+    layers = args["num_layers"]
+    args = _with_layers(args, max(1, round(depth * layers)) if layers else 0)
+    if isinstance(own.get("num_layers"), int) and 0 <= own["num_layers"] <= 256:
+        args = _with_layers(args, own["num_layers"])  # lists fit the number that is asked for
+    if width < 1:
+        parallel = own.get("fusion", args["fusion"]) == "parallel"
+        for key in ("cnn_channels", "mlp_dims" if parallel else "ffn_dim"):
+            args[key] = [_scaled(value, width) for value in args[key]]
+        if not parallel:
+            args["embed_dim"] = _scaled(args["embed_dim"], width)
+            for i, (heads, dim) in enumerate(zip(args["num_heads"], args["head_dim"], strict=True)):
+                args["num_heads"][i] = fewer = max(1, round(width * heads))
+                args["head_dim"][i] = _scaled(dim, width * heads / fewer)
+    if own.keys() & {"embed_dim", "num_heads"} and "head_dim" not in own:
+        own["head_dim"] = None  # embed_dim / num_heads, as in any model_args
+    args = {**args, **own}
+    there = exit_places(args["fusion"], args["num_layers"])
+    args["exits"] = [place for place in args["exits"] if place in there]
+    return ModelArgs(**args).resolved()
+
+
+def _with_layers(args: dict[str, Any], count: int) -> dict[str, Any]:
+    """With `count` encoder layers, the per-layer widths taken from evenly spaced ones."""
+    layers = args["num_layers"]
+    if count == layers or not layers:
+        return args
+    taken = [int((i + 0.5) * layers / count) for i in range(count)]
+    lists = {key: [args[key][i] for i in taken] for key in PER_LAYER}
+    return {**args, "num_layers": count, **lists}
+
+
+def _scaled(value: int, factor: float) -> int:
+    return min(value, max(MULTIPLE, MULTIPLE * round(factor * value / MULTIPLE)))
+
+
+def distill(state: ModelState, spec: DistillSpec, ctx: Context) -> ModelState:
+    args = spec.outgoing(state.model_args)
+    fresh = initial_state(args, ctx.seed)
+    quant = _quant_of_student(state.quant, args) if state.quant is not None else None
+    student = state.changed(fresh.weights, model_args=args, quant=quant)
+    report(state, student, ctx)
+    return fit(student, spec, spec.epochs, ctx, taught(spec, args, state, ctx))
+
+
+def _quant_of_student(quant: Quant, args: dict[str, Any]) -> Quant:
+    """The same quantization; of layers that were found to stay float, those that it has too."""
+    layers = quantizable_layers(blueprint(args))
+    there = tuple(p for p in quant.float_layers if fnmatch.filter(layers, p))
+    return replace(quant, float_layers=there, ranges=None)
