@@ -341,11 +341,10 @@ class Tags(HTMLParser):
             self.scripts[-1] += data
 
 
-@pytest.fixture
-def evil(tmp_path: Path) -> Path:
+def hostile(folder: Path) -> None:
     """Hostile text wherever results can hold text."""
-    small_suite(tmp_path)
-    result = json.loads((tmp_path / "PFQ_results.json").read_text())
+    small_suite(folder)
+    result = json.loads((folder / "PFQ_results.json").read_text())
     for key in ("suite", "command", "git_commit", "written", "status"):
         result[key] = EVIL
     result["errors"] = [{"seed": EVIL, "stage": EVIL, "error": EVIL, "message": EVIL}]
@@ -361,22 +360,22 @@ def evil(tmp_path: Path) -> Path:
             "history": history(2),
             "sensitivity": {EVIL: [[0.0, 1.0]]},
         }
-    (tmp_path / "PFQ_results.json").write_text(json.dumps(result))
+    (folder / "PFQ_results.json").write_text(json.dumps(result))
     named = {**result, "experiment": f"x{EVIL}".replace("/", ""), "baseline": EVIL}
-    (tmp_path / f"{named['experiment']}_results.json").write_text(json.dumps(named))
+    (folder / f"{named['experiment']}_results.json").write_text(json.dumps(named))
     pair = {"first": EVIL, "second": "Q", "difference": 1.0}
     text = {"order": [EVIL], "pairs": [pair], "undecided": [[EVIL]], "cycles": [[EVIL]],
             "chains": [{"name": EVIL, "metrics": {"accuracy": 1}}], "failed": [EVIL],
             "config": {"stages": {EVIL: EVIL}}}  # fmt: skip
-    (tmp_path / "study_S.json").write_text(json.dumps(text))
-    (tmp_path / "Z_sensitivity.json").write_text(
+    (folder / "study_S.json").write_text(json.dumps(text))
+    (folder / "Z_sensitivity.json").write_text(
         json.dumps({"experiment": EVIL, "curves": {EVIL: [{"ratio": 0, "accuracy": 1}]}})
     )
-    return tmp_path
 
 
-def test_every_text_is_escaped(evil: Path) -> None:
-    tags = Tags(html(read_folder(evil)))
+def test_every_text_is_escaped(tmp_path: Path) -> None:
+    hostile(tmp_path)
+    tags = Tags(html(read_folder(tmp_path)))
     assert len(tags.scripts) == 3  # the data, ours, Plotly: no other
     assert not any(tag == "img" for tag, _ in tags.tags)
     assert not any(name.startswith("on") for _, attributes in tags.tags for name in attributes)
