@@ -7,6 +7,7 @@ import shlex
 import statistics
 import sys
 import traceback
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,15 @@ SUMMARISED = {
 
 
 class Results:
-    """The JSON of one run of a suite."""
+    """The JSON of one run of a suite; `follow` is given each experiment's as it is written."""
 
-    def __init__(self, suite: Suite, chains: list[Chain]):
-        self.folder = suite.results_dir
+    def __init__(
+        self,
+        suite: Suite,
+        chains: list[Chain],
+        follow: Callable[[dict[str, Any]], None] | None = None,
+    ):
+        self.folder, self.follow = suite.results_dir, follow
         self.chains = chains
         shared = {
             "suite": suite.source,
@@ -143,6 +149,8 @@ class Results:
         if result["status"] != "interrupted" or result["stages"]:
             write_json(self.path(experiment), result)
         write_json(self.folder / SUMMARY_NAME, self.summary())
+        if self.follow is not None:
+            self.follow(result)
 
     def summary(self) -> dict[str, Any]:
         """One row an experiment, with its change against its baseline.
@@ -179,8 +187,8 @@ def final_metrics(result: dict[str, Any], seeds: list[int] | None = None) -> dic
         if len(stages) == length:
             last.append(stages[-1]["metrics"])
     summary = {}
-    for name, path in SUMMARISED.items():
-        found = (_dig(metrics, path) for metrics in last)
+    for name in SUMMARISED:
+        found = (metric(metrics, name) for metrics in last)
         values = [value for value in found if value is not None]
         if values:
             summary[name] = {
@@ -225,8 +233,10 @@ def experiment_sequence(experiment: Experiment) -> str:
     return " → ".join(name for name, _ in experiment.sequence)
 
 
-def _dig(value: Any, path: tuple[str, ...]) -> float | None:
-    for part in path:
+def metric(metrics: dict[str, Any], name: str) -> float | None:
+    """A figure of SUMMARISED among a stage's metrics; None where it was not taken."""
+    value: Any = metrics
+    for part in SUMMARISED[name]:
         value = value.get(part) if isinstance(value, dict) else None
     return value
 
