@@ -3,11 +3,13 @@
     python main.py                                   run config.py
     python main.py --config configs/quickstart.py    another suite
     python main.py --dry-run                         the plan, without running it
+    python main.py --report                          results/report.html anew, from the JSON alone
     python main.py show EXPERIMENT                   its stages, settings and warnings
     python main.py compare A B                       two experiments, stage by stage
     python main.py predict CHECKPOINT IMAGE ...      classes and confidences
     python main.py sensitivity EXPERIMENT            accuracy against pruning, layer by layer
     python main.py export EXPERIMENT --format ...    its network as files for other runtimes
+    python main.py study NAME                        an order study of ORDER_STUDIES
     python main.py store ls|verify|gc                what is stored, is it intact, remove the rest
     python main.py doctor                            what is missing here, and the remedy
 
@@ -30,23 +32,22 @@ if __name__ == "__main__" and sys.argv[1:2] == ["doctor"]:
 
 try:
     from dataset import DataError
-    from experiment.baselines import UserQuitError, baselines_to_retrain
+    from experiment.baselines import UserQuitError
     from experiment.chain import plan
     from experiment.command_line import Parser
     from experiment.compare_command import compare_command
     from experiment.console import Console
-    from experiment.executor import SerialExecutor
     from experiment.export_command import export_command
-    from experiment.measure import environment
     from experiment.messages import ConfigError, unknown
     from experiment.predict_command import predict_command
-    from experiment.results import Results
-    from experiment.schema import Suite, load_suite
+    from experiment.report import report_command
+    from experiment.run import run_suite
+    from experiment.schema import load_suite
     from experiment.sensitivity_command import sensitivity_command
     from experiment.show_command import show_command
     from experiment.store import CheckpointError, Store
     from experiment.store_command import store_command
-    from experiment.tensorboard import Board
+    from experiment.study_command import study_command
     from stages.state import Interrupted, StageError
     from train_eval import NonFiniteLossError, get_optimizer, get_scheduler
 except Exception as broken:  # whatever a half-installed package raises
@@ -59,13 +60,14 @@ SUBCOMMANDS = {
     "store": store_command,
     "sensitivity": sensitivity_command,
     "export": export_command,
+    "study": study_command,
     "show": show_command,
     "compare": compare_command,
     "predict": predict_command,
     "doctor": doctor_command,
 }
 
-__all__ = ["get_optimizer", "get_scheduler", "main", "run_experiment"]
+__all__ = ["get_optimizer", "get_scheduler", "main", "run_experiment", "run_suite"]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -79,6 +81,8 @@ def main(argv: list[str] | None = None) -> int:
             raise ConfigError([f"command line: {unknown(arguments[0], SUBCOMMANDS, 'a command')}"])
         args = _parser().parse_args(arguments)
         console.quiet = args.quiet
+        if args.report:
+            return report_command(args.config, console)
         suite = load_suite(args.config, overrides=args.set, only=args.only)
         chains = plan(suite)
         if args.dry_run:
@@ -105,37 +109,6 @@ def main(argv: list[str] | None = None) -> int:
     return 1 if results.failures() else 0
 
 
-def run_suite(
-    suite: Suite,
-    baseline: str = "reuse",
-    console: Console | None = None,
-    *,
-    remeasure: bool = False,
-    tensorboard: bool = False,
-) -> Results:
-    """Run every chain of a suite and write its results.
-
-    `baseline` says what happens to trained baselines: 'ask' (on a terminal), 'reuse' or 'retrain'.
-    `remeasure` takes the metrics of stored stages again, for another or a quieter machine;
-    `tensorboard` writes curves and hparams for TensorBoard beside the results.
-    Raises DataError, CheckpointError or ConfigError before anything is trained, Interrupted after.
-    """
-    console = console or Console()
-    chains = plan(suite)
-    follow = Board(suite.results_dir).write if tensorboard else None
-    _check_folders(suite)
-    store = Store(suite.model_dir, console.note)
-    console.settings(suite, environment(suite.device), chains)
-    retrain = baselines_to_retrain(chains, store, baseline, console.note)
-    results = Results(suite, chains, follow)
-    executor = SerialExecutor(suite, store, results, console, retrain, remeasure)
-    with console.following(chains, store):
-        executor.load_data(chains)
-        executor.run(chains)
-    console.closing(results)
-    return results
-
-
 def run_experiment(name: str, config: Path | str = "config.py", **options: Any) -> dict[str, Any]:
     """Run one experiment of a config (with the baseline it needs); returns its results as written.
 
@@ -156,7 +129,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", default="config.py", metavar="FILE", help="the suite to run")
     parser.add_argument(
-        "--only", nargs="+", metavar="NAME", help="some experiments; baselines they need come along"
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        help="some experiments; baselines and teachers come along",
     )
     parser.add_argument(
         "--set",
@@ -164,8 +140,12 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECTION.KEY=VALUE",
         help="override one key in every experiment, e.g. training_args.batch_size=64 (repeatable)",
     )
-    parser.add_argument(
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
         "--dry-run", action="store_true", help="print the plan: each stage, cached or to run"
+    )
+    instead.add_argument(
+        "--report", action="store_true", help="rebuild the report from results/*.json alone"
     )
     parser.add_argument(
         "--baseline",
@@ -187,25 +167,6 @@ def _parser() -> argparse.ArgumentParser:
         "--quiet", action="store_true", help="no bars, and lines only where something is wrong"
     )
     return parser
-
-
-def _check_folders(suite: Suite) -> None:
-    """Find out that a folder cannot be written before anything is trained."""
-    problems = []
-    for key, folder in [
-        ("DATA_DIR", suite.data_dir),
-        ("MODEL_SAVE_DIR", suite.model_dir),
-        ("RESULTS_DIR", suite.results_dir),
-    ]:
-        probe = folder / f".write_test_{id(suite)}"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe.write_bytes(b"")
-            probe.unlink()
-        except OSError as error:
-            problems.append(f"{key}: {folder} cannot be written ({error.strerror}); choose another")
-    if problems:
-        raise ConfigError(problems)
 
 
 def _refuse(problems: list[str]) -> int:

@@ -38,14 +38,19 @@ LATENCY_BATCHES = (1, 64)
 
 
 def measure(
-    state: ModelState, test: BatchLoader, device: torch.device, artefacts: Path | None = None
+    state: ModelState,
+    test: BatchLoader,
+    device: torch.device,
+    artefacts: Path | None = None,
+    network: nn.Module | None = None,
 ) -> dict[str, Any]:
-    """Every metric of the network that `deploy(state)` makes, on the whole test split.
+    """Every metric of the network that `deploy(state)` makes, on the whole of a split.
 
     An int8 network is timed in turn with its float form; 'warnings' says where it is no faster.
-    With early exits, MACs and BitOps are means over the test split; 'exits' says who left where.
+    With early exits, MACs and BitOps are means over the split; 'exits' says who left where.
+    `network` is the deployed one, where it is at hand.
     """
-    network = deploy(state, device, artefacts)
+    network = deploy(state, device, artefacts) if network is None else network
     runs_on = torch.device("cpu") if state.quant is not None else device
     test = test if runs_on == test.device else _moved(test, runs_on)
     quality = evaluate(network, test)

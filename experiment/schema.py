@@ -28,6 +28,21 @@ from stages.state import CompressionArgs, StageSpec, blueprint
 from train_eval import TrainingArgs, resolve_precision
 
 
+def file_name(name: str) -> str:
+    """A name that may stand in file names. Raises ValueError."""
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or name.startswith("."):
+        raise ValueError("should have only letters, digits, '_', '-' and '.', and no '.' first")
+    return name
+
+
+def distinct_seeds(seeds: list[int] | None) -> list[int] | None:
+    """Seeds as they are. Raises ValueError where they are none, or one stands twice."""
+    for seed in seeds or []:
+        if not 0 <= seed < 2**31 or (seeds or []).count(seed) > 1:
+            raise ValueError("should be different whole numbers from 0 to 2147483647")
+    return seeds
+
+
 class ExperimentConfig(BaseModel):
     """One dict of EXPERIMENT_CONFIGS."""
 
@@ -42,20 +57,8 @@ class ExperimentConfig(BaseModel):
     compression_args: dict[str, Any] = {}
     seeds: list[int] | None = Field(None, min_length=1)
 
-    @field_validator("name")
-    @classmethod
-    def _file_name(cls, name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z0-9_.-]+", name) or name.startswith("."):
-            raise ValueError("should have only letters, digits, '_', '-' and '.', and no '.' first")
-        return name
-
-    @field_validator("seeds")
-    @classmethod
-    def _distinct(cls, seeds: list[int] | None) -> list[int] | None:
-        for seed in seeds or []:
-            if not 0 <= seed < 2**31 or (seeds or []).count(seed) > 1:
-                raise ValueError("should be different whole numbers from 0 to 2147483647")
-        return seeds
+    _file_name = field_validator("name")(file_name)
+    _distinct = field_validator("seeds")(distinct_seeds)
 
     @property
     def is_baseline(self) -> bool:
@@ -109,7 +112,17 @@ def load_suite(
 
     `overrides` are `section.key=value` strings, `only` names of experiments.
     """
-    values = config_values(Path(config))
+    return suite_of(config_values(Path(config)), str(config), overrides=overrides, only=only)
+
+
+def suite_of(
+    values: dict[str, Any],
+    source: str,
+    *,
+    overrides: list[str] | None = None,
+    only: list[str] | None = None,
+) -> Suite:
+    """The same from the names of a config module."""
     problems: list[str] = []
     device = device_of(values["DEVICE"], problems)
     data_dir, model_dir, results_dir = (
@@ -131,7 +144,7 @@ def load_suite(
     stop_at(builder.problems)
     explicit = {c.name for c in configs if c.seeds or "seed" in c.training_args}
     experiments = _with_seeds(experiments, explicit)
-    return Suite(str(config), device, data_dir, model_dir, results_dir, experiments)
+    return Suite(source, device, data_dir, model_dir, results_dir, experiments)
 
 
 def _experiment_configs(value: Any, problems: list[str]) -> list[ExperimentConfig]:
@@ -375,7 +388,7 @@ class _Builder:
                 "quantization"
             )
         stages: list[tuple[str, StageSpec]] = []
-        kept_float: list[str] = []
+        kept_float: list[str] | str = []
         for name, options, place in items:
             spec = self.spec(name, options, place, training, compression)
             if spec is None:
@@ -383,7 +396,8 @@ class _Builder:
             try:
                 spec.check(model_args)
                 if (after := spec.outgoing(model_args)) is not model_args:
-                    quantization.float_layer_names(blueprint(after), kept_float)
+                    if kept_float != "auto":
+                        quantization.float_layer_names(blueprint(after), kept_float)
                     model_args = after
             except ValidationError as error:
                 self.problems += explain(error, ModelArgs, f"{place}.student")

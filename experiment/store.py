@@ -125,6 +125,7 @@ class Store:
         record = finite(record)
         sealed = {"sha256": sha256(canonical_json(record)), "record": record}
         write_json(self.record_path(key), sealed)
+        self.validation(key).clear()
         return record
 
     def name(self, key: str, name: str) -> Path:
@@ -165,6 +166,10 @@ class Store:
     def snapshot(self, key: str, parent: str | None = None) -> StoredSnapshot:
         return StoredSnapshot(self.entries / f"{key}.snapshot", self, parent)
 
+    def validation(self, key: str, checkpoint: str | None = None) -> StoredSnapshot:
+        """What a study found of an entry on the validation share; `checkpoint` is its sha256."""
+        return StoredSnapshot(self.entries / f"{key}.validation", self, checkpoint)
+
     def is_locked(self, key: str) -> bool:
         """Whether another process is at this key now."""
         lock = FileLock(self.entries / f"{key}.lock")
@@ -196,7 +201,7 @@ class Store:
 
 
 class StoredSnapshot:
-    """The half-way state of a running stage, in one verified file.
+    """What belongs to an entry, as the half-way state of its stage, in one verified file.
 
     `parent` is the sha256 of the weights that the stage began from; a snapshot from others is not
     gone on with.

@@ -12,8 +12,9 @@ from experiment.chain import plan
 from experiment.command_line import Parser
 from experiment.console import Console
 from experiment.messages import ConfigError
-from experiment.schema import load_suite
+from experiment.schema import Suite, load_suite
 from experiment.store import Store
+from experiment.study import load_studies, load_study
 
 HOME = Path(__file__).parent.parent
 
@@ -59,20 +60,24 @@ def _named_keys(
     folders: set[Path] = set()
     for path in paths:
         try:
-            suite = load_suite(path, overrides=overrides)
+            suites = [load_suite(path, overrides=overrides), *_study_suites(path, overrides)]
         except ConfigError as error:
             unread = f"{path} cannot be read, so what it names is unknown: {error.problems[0]}"
             if needed:
                 raise ConfigError([f"{unread}; name the suites with --config"]) from None
             console.say(unread)
             continue
-        folders.add(suite.model_dir)
-        for chain in plan(suite):
+        folders.add(suites[0].model_dir)
+        for chain in (chain for suite in suites for chain in plan(suite)):
             named.update({step.key: step.checkpoint for step in chain.steps})
     if len(folders) != 1:
         listed = ", ".join(sorted(map(str, folders))) or "none can be read"
         raise ConfigError([f"not one folder for all suites ({listed}); choose with --config"])
     return named, folders.pop()
+
+
+def _study_suites(path: Path, overrides: list[str] | None) -> list[Suite]:
+    return [load_study(path, s.name, overrides=overrides).suite for s in load_studies(path)]
 
 
 def _list(store: Store, named: dict[str, str], console: Console) -> int:
@@ -101,9 +106,9 @@ def _verify(store: Store, console: Console) -> int:
     keys = store.keys()
     damaged = [key for key in keys if store.load(key) is None]
     orphans = {p.stem for p in store.entries.glob("*.pth")} - set(keys)
-    for snapshot in sorted(store.entries.glob("*.snapshot")):
-        if not store.snapshot(snapshot.stem).intact():
-            damaged.append(snapshot.stem)
+    for kind, file in [("snapshot", store.snapshot), ("validation", store.validation)]:
+        found = sorted(path.stem for path in store.entries.glob(f"*.{kind}"))
+        damaged += [key for key in found if not file(key).intact()]
     for key in sorted(orphans):
         console.say(f"{store.path(key)}: has no record; it will be computed again when needed")
     console.say(f"{len(keys)} stages read, {len(damaged)} damaged, {len(orphans)} without record")

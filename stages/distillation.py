@@ -8,6 +8,8 @@ Where that leaves early, so does the student, at the places that it has too.
 from __future__ import annotations
 
 import copy
+import fnmatch
+from dataclasses import replace
 from typing import Any
 
 from pydantic import Field, model_validator
@@ -15,7 +17,8 @@ from pydantic import Field, model_validator
 from model import ModelArgs, exit_places
 from stages.changes import report
 from stages.finetuning import FitSpec, fit, recipe_of
-from stages.state import CompressionArgs, Context, ModelState, initial_state
+from stages.quantization import Quant, quantizable_layers
+from stages.state import CompressionArgs, Context, ModelState, blueprint, initial_state
 from stages.teacher import TeacherSpec, taught
 from train_eval import TrainingArgs
 
@@ -107,6 +110,14 @@ def _scaled(value: int, factor: float) -> int:
 def distill(state: ModelState, spec: DistillSpec, ctx: Context) -> ModelState:
     args = spec.outgoing(state.model_args)
     fresh = initial_state(args, ctx.seed)
-    student = state.changed(fresh.weights, model_args=args)
+    quant = _quant_of_student(state.quant, args) if state.quant is not None else None
+    student = state.changed(fresh.weights, model_args=args, quant=quant)
     report(state, student, ctx)
     return fit(student, spec, spec.epochs, ctx, taught(spec, args, state, ctx))
+
+
+def _quant_of_student(quant: Quant, args: dict[str, Any]) -> Quant:
+    """The same quantization; of layers that were found to stay float, those that it has too."""
+    layers = quantizable_layers(blueprint(args))
+    there = tuple(p for p in quant.float_layers if fnmatch.filter(layers, p))
+    return replace(quant, float_layers=there, ranges=None)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import Any, Literal, NamedTuple
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from model import ModelArgs
 from stages.state import Context, ModelState, StageError, StageSpec, parts_of
 from stages.transfer import attention_loss, dkd_loss, feature_loss, kd_loss
-from train_eval import Criterion, cross_entropy, evaluate, final_logits
+from train_eval import Criterion, Recipe, cross_entropy, evaluate, final_logits
 
 OPTIONS = (
     "temperature", "alpha", "logit_loss", "dkd_alpha", "dkd_beta", "feature_weight",
@@ -23,7 +24,7 @@ OPTIONS = (
 )  # fmt: skip
 
 
-class TeacherSpec(StageSpec):
+class TeacherSpec(Recipe, StageSpec):
     """Who teaches, and how its say is weighed against the labels'."""
 
     # 'baseline', 'current' (the network as it enters the stage) or an experiment; None = nobody
@@ -45,7 +46,7 @@ class TeacherSpec(StageSpec):
             raise ValueError(
                 "the teacher has no say; set alpha, feature_weight or attention_weight above 0"
             )
-        if self.teacher is not None and self.logit_loss == "dkd" and getattr(self, "mixup", False):
+        if self.teacher is not None and self.logit_loss == "dkd" and self.mixup:
             raise ValueError(
                 "logit_loss 'dkd' needs one label an image, which mixup takes away; set mixup to "
                 "0, or logit_loss to 'kd'"
@@ -126,8 +127,10 @@ class Watch:
     def __init__(self, network: nn.Module, modules: Iterable[tuple[str, int]]):
         self.seen: dict[str, Tensor] = {}
         for name, positions in modules:
-            hook = self._keeper(name, positions)
-            network.get_submodule(name).register_forward_hook(hook)
+            found = [m for n, m in network.named_modules() if f".{n}".endswith(f".{name}")]
+            if len(found) != 1:  # under a part's name where FX has split a network with exits
+                raise ValueError(f"{name} stands {len(found)} times in the network")
+            found[0].register_forward_hook(self._keeper(name, positions))
 
     def _keeper(self, name: str, positions: int) -> Any:
         def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
@@ -162,7 +165,7 @@ class Teacher:
         """Ask once about every image of `loader`; `logits` then knows the answers."""
         answers = [(content_keys(images), self(images)) for images, _ in loader]
         keys, order = torch.cat([key for key, _ in answers]).sort()
-        self.known = keys, torch.cat([logits for _, logits in answers])[order].clone()
+        self.known = keys, torch.cat([logits for _, logits in answers])[order]
 
     def logits(self, images: Tensor) -> Tensor:
         """As a call, or from memory, in a form that a gradient may pass by."""
@@ -183,9 +186,13 @@ class Teacher:
 def content_keys(images: Tensor) -> Tensor:
     """A 64-bit key of each image's content: its bits times fixed random numbers, modulo 2^64."""
     bits = images.flatten(1).contiguous().view(torch.int32).long()  # [B, C*H*W]
-    generator = torch.Generator().manual_seed(0)
-    factors = torch.randint(2**62, (bits.shape[1],), generator=generator) * 2 + 1
-    return (bits * factors.to(bits.device)).sum(1)
+    return (bits * _odd_numbers(bits.shape[1], bits.device)).sum(1)
+
+
+@functools.cache
+def _odd_numbers(count: int, device: torch.device) -> Tensor:
+    numbers = torch.randint(2**62, (count,), generator=torch.Generator().manual_seed(0))
+    return (2 * numbers + 1).to(device)
 
 
 class Distillation(nn.Module):
@@ -229,7 +236,7 @@ class Distillation(nn.Module):
 
 
 def taught(
-    spec: Any, student_args: dict[str, Any], current: ModelState, ctx: Context
+    spec: TeacherSpec, student_args: dict[str, Any], current: ModelState, ctx: Context
 ) -> Distillation | None:
     """The criterion with `spec`'s teacher (`current`: the network as it enters the stage).
 

@@ -113,4 +113,5 @@ class Suites:
 @pytest.fixture
 def suites(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> Suites:
     monkeypatch.setattr("costs.LATENCY_SECONDS", 0.01)
+    monkeypatch.setattr("experiment.report.pictures", lambda rows: {})  # half a second a run
     return Suites(tmp_path, capsys)

@@ -239,6 +239,17 @@ def test_features_of_a_network_in_quantization_are_at_the_same_places(
     assert one.seen["transformer.norm"].shape == (4, 16, 16)  # without the class token
 
 
+@pytest.mark.parametrize("backend", ["x86", "inductor"])
+def test_features_of_a_network_with_exits_are_seen_as_well(ctx: Context, backend: str) -> None:
+    start = state_of(tiny(exits=["cnn", "layer_0"]))
+    ctx.teacher = state_of(tiny())
+    quantized = qat(start, QatSpec(backend=backend, teacher="baseline", **TWO_KINDS, **FAST), ctx)
+    student = distill(
+        quantized, DistillSpec(width=0.5, teacher="baseline", **TWO_KINDS, **FAST), ctx
+    )
+    assert student.model_args["exits"] == ["cnn", "layer_0"]
+
+
 def test_places_are_the_ends_of_each_resolution_that_both_have() -> None:
     def args(**more: Any) -> dict[str, Any]:
         return HybridCNNTransformer(**{**TINY, **more}).model_args
@@ -464,6 +475,16 @@ def test_a_student_of_a_quantized_network_is_quantized_as_well(
     with torch.inference_mode():
         expected, found = build(student)(images), network(images)
     assert 0 < float((expected - found).norm() / expected.norm()) < 0.2
+
+
+def test_layers_found_to_stay_float_stay_so_where_the_student_has_them(ctx: Context) -> None:
+    found = ("cnn.blocks.1.conv", "transformer.layers.1.fc1")
+    quant = Quant("ptq", "x86", float_layers=found)
+    start = state_of(tiny()).changed(state_of(tiny()).weights, quant=quant)
+    ctx.teacher = state_of(tiny())
+    student = distill(start, DistillSpec(depth=0.5, teacher="baseline", **FAST), ctx)
+    assert student.quant is not None and student.quant.float_layers == found[:1]
+    deploy(calibrated(student, ctx))
 
 
 def test_int8_and_masked_teachers_teach_what_they_deploy(ctx: Context) -> None:
@@ -737,3 +758,5 @@ def test_stages_after_a_student_are_checked_against_it(suites: Suites) -> None:
     (line,) = suites.refused(text)
     assert line.startswith("C.compression_args.sequence[1]: float_layers: 'transformer.layers.1.*'")
     assert suites.run(text.replace("layers.1", "layers.0"), "--dry-run") == 0
+    auto = 'EXPERIMENT_CONFIGS.append(chain("C", {"ptq": {"float_layers": "auto"}}, STUDENT))'
+    assert suites.run(f'STUDENT = {{"distill": {{"width": 0.5}}}}\n{auto}', "--dry-run") == 0

@@ -73,8 +73,17 @@ def zero_filters(state: ModelState) -> dict[str, set[int]]:
 # --- every order --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["x86", "inductor"])
-@pytest.mark.parametrize("order", dict.fromkeys(ORDERS), ids="-".join)
+def cases() -> list[Any]:
+    """Every order with both backends; long ones with a student and inductor take their time."""
+    found = []
+    for order, backend in itertools.product(dict.fromkeys(ORDERS), ["x86", "inductor"]):
+        long = "distill" in order and len(order) == 3 and backend == "inductor"
+        marks = [pytest.mark.slow] if long else []
+        found.append(pytest.param(order, backend, marks=marks, id="-".join([*order, backend])))
+    return found
+
+
+@pytest.mark.parametrize(("order", "backend"), cases())
 def test_every_order_runs_and_means_what_it_says(
     order: tuple[str, ...], backend: str, ctx: Context
 ) -> None:

@@ -1,0 +1,59 @@
+"""Handwritten digits: in which order to distill, prune, quantize and add exits. Offline.
+
+Run: python main.py study Digits --config configs/order_study_digits.py
+"""
+
+DEFAULT_DATASET_CONFIG = {
+    "name": "Digits",
+    "validation_share": 0.35,  # 503 images, on which orders are compared
+}
+
+DEFAULT_MODEL_PARAMS = {
+    "fusion": "serial",
+    "cnn_channels": [16, 32],
+    "cnn_pools": [1, 2],  # 8×8 pixels → 16 tokens
+    "embed_dim": 64,
+    "num_layers": 2,
+    "num_heads": 4,
+    "ffn_dim": 128,
+}
+
+DEFAULT_TRAINING_PARAMS = {
+    "initial_train_epochs": 30,
+    "batch_size": 64,
+    "learning_rate": 4e-3,
+    "weight_decay": 0.05,
+    "scheduler": "onecycle",
+    "label_smoothing": 0.1,
+    "augmentation": "standard",
+    "precision": "fp32",
+    "seed": 0,
+}
+
+DEFAULT_COMPRESSION_PARAMS = {
+    "finetune_learning_rate": 2e-3,
+    "qat_learning_rate": 2e-3,
+    "ptq_calibration_batches": 8,
+    "quantization_backend": "x86",  # 'inductor' is faster, but compiles each int8 network for 20 s
+}
+
+EXPERIMENT_CONFIGS = [{"name": "Digits_Baseline_FP32", "is_fp32_baseline_generation": True}]
+
+ORDER_STUDIES = [
+    {
+        "name": "Digits",
+        "baseline": "Digits_Baseline_FP32",
+        "stages": {
+            "D": {"distill": {"width": 0.5, "epochs": 15}},
+            "P": [
+                {"prune": {"mode": "structural", "criterion": "taylor"}},
+                {"finetune": {"epochs": 6}},
+            ],
+            "Q": {"qat": {"epochs": 6}},
+            "E": {"early_exit": {"epochs": 6, "max_accuracy_drop": 0.5}},
+        },
+        "strengths": {"P": [{"keep": {"macs": 0.6}}, {"keep": {"macs": 0.3}}]},
+        "orders": "pairs",  # 'permutations': also of three and four
+        "seeds": [0, 1],
+    }
+]
