@@ -204,6 +204,32 @@ def get_dataloaders(
     )
 
 
+def preprocessing(dataset: Dataset) -> dict[str, Any]:
+    """What a checkpoint says of its data, as plain data: enough to classify a new image."""
+    return {
+        "name": dataset.info.name,
+        "classes": list(dataset.info.classes),
+        "mean": dataset.mean,
+        "std": dataset.std,
+    }
+
+
+def read_image(path: Path, in_channels: int, size: tuple[int, int] | None = None) -> Tensor:
+    """One image as uint8 `[C, H, W]`: upright, shorter side resized, centre cropped.
+
+    `size` is height and width; None leaves it as it is stored. Raises DataError.
+    """
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image).convert("L" if in_channels == 1 else "RGB")
+            if size is not None:
+                upright = ImageOps.fit(upright, size[::-1], Image.Resampling.BICUBIC)
+            pixels = np.array(upright)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} is not a readable image ({error}); repair or remove it") from None
+    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
+
+
 def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:
     """Mean and standard deviation a channel of uint8 `[N, C, H, W]`, on the scale 0 to 1."""
     total, squares = 0.0, 0.0
@@ -424,21 +450,8 @@ def _load_folder(args: DatasetArgs, data_dir: Path) -> Arrays:
 
 
 def _decode(path: Path, args: DatasetArgs) -> Tensor:
-    """One image as uint8 `[C, H, W]`: upright, shorter side resized, centre cropped."""
-    try:
-        with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert(
-                "L" if args.in_channels == 1 else "RGB"
-            )
-            if args.image_size is not None:
-                box = (args.image_size, args.image_size)
-                upright = ImageOps.fit(upright, box, Image.Resampling.BICUBIC)
-            pixels = np.array(upright)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(
-            f"ImageFolder: {path} is not a readable image ({error}); repair or remove it"
-        ) from None
-    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
+    size = None if args.image_size is None else (args.image_size, args.image_size)
+    return read_image(path, args.in_channels or 3, size)
 
 
 DATASET_REGISTRY: dict[str, DatasetEntry] = {

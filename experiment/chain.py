@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from dataset import Dataset
+from dataset import Dataset, preprocessing
 from experiment.measure import measure
 from experiment.messages import stop_at
 from experiment.schema import Experiment, Suite
@@ -273,7 +273,7 @@ def run_step(
             if remeasure:
                 test = Context(dataset(), device, step.seed).loaders(batch_size=256).test
                 record = {**record, "metrics": measure(state, test, device, store.compiled)}
-                record = store.put(step.key, state, record)
+                record = store.put_record(step.key, record)
             store.name(step.key, step.checkpoint)
             return state, record, True
         if step.experiment.training.deterministic:
@@ -320,6 +320,7 @@ def run_step(
                 "details": ctx.details,
                 "metrics": metrics,
             },
+            preprocessing(ctx.dataset),
         )
         store.name(step.key, step.checkpoint)
         return state, record, False

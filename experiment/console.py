@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import statistics
-from typing import Any
+import contextlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
 
 from rich.console import Console as RichConsole
+from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 from tqdm import tqdm
 
 from experiment.chain import Chain, Step
+from experiment.progress import Forecast, Progress
 from experiment.results import SUMMARY_NAME, Results, experiment_sequence
 from experiment.schema import Suite
 from experiment.store import Store
@@ -19,18 +24,57 @@ from experiment.store import Store
 STATUS_STYLE = {"done": "green", "failed": "red", "skipped": "yellow", "interrupted": "yellow"}
 
 
-class Console:
-    """All printing of a run goes through here, so that bars and lines do not tear each other."""
+# What tables show of a network: heading, metric, unit's scale, digits.
+COLUMNS = (
+    ("accuracy %", "accuracy", 1, 2),
+    ("size MB", "model_size_mb", 1, 3),
+    ("M BitOps", "bitops", 1e6, 0),
+    ("ms at 1", "latency_ms_batch_1", 1, 3),
+    ("ms at 64", "latency_ms_batch_64", 1, 2),
+)
 
-    def __init__(self) -> None:
+
+class Console:
+    """All printing of a run goes through here, so that bars and lines do not tear each other.
+
+    A quiet one has no bars and shows only what is out of the ordinary, and the closing table.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.progress: Progress | None = None
+        self.chain = ""  # that runs now
         self.rich = RichConsole(highlight=False, soft_wrap=True)
         if not self.rich.is_terminal:
             self.rich.width = 160  # a log file has no width; rich would guess 80
 
     def say(self, text: str) -> None:
-        """A line as it is, above any running bar."""
+        """A line as it is, above any running bar; not in a quiet console."""
+        if not self.quiet:
+            self.show(Text(text))
+
+    def note(self, text: str) -> None:
+        """A line that a quiet console shows as well."""
+        self.show(Text(text))
+
+    def show(self, what: RenderableType) -> None:
+        """Print above any running bar."""
         with tqdm.external_write_mode():
-            self.rich.print(Text(text))
+            self.rich.print(what)
+        if self.progress is not None:
+            self.progress.refresh()
+
+    @contextmanager
+    def following(self, chains: list[Chain], store: Store) -> Iterator[None]:
+        """Inside, these chains run: a bar over them all, below it those of a stage."""
+        quiet = contextlib.redirect_stderr(_NoTerminal(sys.stderr))  # where bars find no terminal
+        with quiet if self.quiet else contextlib.nullcontext():
+            self.progress = Progress(chains, store)
+            try:
+                yield
+            finally:
+                self.progress.close()
+                self.progress = None
 
     def settings(self, suite: Suite, environment: dict[str, Any], chains: list[Chain]) -> None:
         """The global settings, before the first experiment."""
@@ -46,10 +90,13 @@ class Console:
         self.say(f"stages      {len(stages)} different ones in {len(chains)} chains")
 
     def begin(self, chain: Chain) -> None:
-        experiment = chain.experiment
+        self.chain, experiment = chain.name, chain.experiment
         data, model, training = experiment.data, experiment.model_args, experiment.training
         self.say("")
-        self.rich.print(Text(f"━━ {chain.name}", style="bold"))
+        if self.quiet:
+            return
+        where = f"  ({self.progress.begin_chain()})" if self.progress is not None else ""
+        self.show(Text.assemble((f"━━ {chain.name}", "bold"), where))
         start = f"from {experiment.baseline}: " if experiment.baseline else ""
         self.say(f"   {start}{experiment_sequence(experiment)}")
         self.say(
@@ -60,25 +107,29 @@ class Console:
         )
 
     def stage(self, chain: Chain, position: int, step: Step) -> None:
+        if self.progress is not None:
+            self.progress.begin_stage(step)
         options = _spec_differences(step)
         self.say(f"   [{position + 1}/{len(chain.steps)}] {step.stage} {options}".rstrip())
         for warning in step.spec.warnings():
             self.warn(warning)
 
     def warn(self, text: str) -> None:
-        with tqdm.external_write_mode():
-            self.rich.print(Text(f"       warning: {text}", style="yellow"))
+        where = f"{self.chain}: " if self.quiet else "       "
+        self.show(Text(f"{where}warning: {text}", style="yellow"))
 
     def stage_done(
         self, step: Step, record: dict[str, Any], cached: bool, baseline: dict[str, Any] | None
     ) -> None:
         """The stage's numbers, and the baseline's beside them."""
+        if self.progress is not None:
+            self.progress.end_stage(step, cached)
         metrics = record["metrics"]
         reference = baseline["metrics"] if baseline else None
         how = "from the store" if cached else f"{record['seconds']:.1f} s"
         line = (
             f"       accuracy {metrics['accuracy']:.2f} %{_points(metrics, reference)}"
-            f" | loss {_number(metrics['loss'], 4)}"
+            f" | loss {number(metrics['loss'], 4)}"
             f" | {metrics['model_size_mb']:.3f} MB{_ratio(metrics, reference, 'model_size_mb')}"
             f" | nonzero {metrics['nonzero_params'] / 1e3:.1f} of {metrics['params'] / 1e3:.1f} k"
             f" | {metrics['macs'] / 1e6:.2f} M MACs"
@@ -91,54 +142,57 @@ class Console:
             self.warn(warning)
 
     def failed(self, chain: Chain, step: Step, error: BaseException) -> None:
-        text = f"   FAILED in {step.stage}: {type(error).__name__}: {error}"
-        self.rich.print(Text(text, style="red"))
+        if self.progress is not None:
+            self.progress.give_up(chain, chain.steps.index(step))
+        where = f"{chain.name}: " if self.quiet else "   "
+        text = f"{where}FAILED in {step.stage}: {type(error).__name__}: {error}"
+        self.show(Text(text, style="red"))
 
     def skipped(self, chain: Chain, reason: str) -> None:
-        self.rich.print(Text(f"   skipped: {reason}", style="yellow"))
+        if self.progress is not None:
+            self.progress.give_up(chain)
+        where = f"{chain.name}: " if self.quiet else "   "
+        self.show(Text(f"{where}skipped: {reason}", style="yellow"))
 
     def closing(self, results: Results) -> None:
         """The summary table over all experiments."""
         table = Table(title="Results (change against the baseline)", title_justify="left")
         table.add_column("experiment", overflow="fold", min_width=12)
         table.add_column("stages", overflow="fold")
-        for heading in ("accuracy %", "size MB", "M BitOps", "ms at 1", "ms at 64"):
+        for heading, *_ in COLUMNS:
             table.add_column(heading, justify="right")
         table.add_column("status")
         rows = results.summary()["experiments"]
         rows = [row for row in rows if row["experiment"] in results.experiments]
         for row in rows:
-            final, change = row["final"], row.get("against_baseline", {})
+            change = row.get("against_baseline", {})
             cells = [
-                _cell(final, "accuracy", 1, 2, change.get("accuracy_points"), points=True),
-                _cell(final, "model_size_mb", 1, 3, change.get("model_size_mb_ratio")),
-                _cell(final, "bitops", 1e6, 0, change.get("bitops_ratio")),
-                _cell(final, "latency_ms_batch_1", 1, 3, change.get("latency_ms_batch_1_ratio")),
-                _cell(final, "latency_ms_batch_64", 1, 2, change.get("latency_ms_batch_64_ratio")),
+                cell(row["final"], change, name, scale, digits)
+                for _, name, scale, digits in COLUMNS
             ]
             status = Text(row["status"], style=STATUS_STYLE.get(row["status"], ""))
             table.add_row(row["experiment"], " → ".join(row["sequence"]), *cells, status)
         self.say("")
-        self.rich.print(table)
+        self.show(table)
         for row in rows:
             for error in row["errors"]:
-                self.say(f"{row['experiment']}: {row['status']}: {error['message']}")
-        self.say(f"written to {results.folder}/: one JSON an experiment, and {SUMMARY_NAME}")
+                self.note(f"{row['experiment']}: {row['status']}: {error['message']}")
+        self.note(f"written to {results.folder}/: one JSON an experiment, and {SUMMARY_NAME}")
 
     def dry_run(self, chains: list[Chain], store: Store) -> None:
         """The plan as a tree: what shares a beginning hangs on one branch."""
         root = Tree("plan")
         branches: dict[str | None, Tree] = {None: root}
         counts = {"cached": 0, "resumable": 0, "to run": 0}
-        known, seconds = 0.0, _seconds_by_stage(store)
+        known, forecast = 0.0, Forecast(store.records())
         for chain in chains:
             for position, step in enumerate(chain.steps):
                 if step.key not in branches:
                     status = _status(step, store)
                     counts[status] += 1
                     note = ""
-                    if status != "cached" and step.stage in seconds:
-                        expected = seconds[step.stage] * getattr(step.spec, "epochs", 1)
+                    expected = forecast.seconds(step)
+                    if status != "cached" and expected is not None:
                         known += expected
                         note = f" ≈ {expected:.0f} s"
                     text = f"{step.stage} {_spec_differences(step)} [{status}{note}]"
@@ -148,10 +202,10 @@ class Console:
                     )
                 if position == len(chain.steps) - 1:
                     branches[step.key].add(Text(f"= {chain.name}", style="bold"))
-        self.rich.print(root)
+        self.show(root)
         line = ", ".join(f"{count} {status}" for status, count in counts.items())
-        self.say(f"{line}{f'; about {known:.0f} s by earlier runs' if known else ''}")
-        self.say("dry run: nothing was trained or written")
+        self.note(f"{line}{f'; about {known:.0f} s by earlier runs' if known else ''}")
+        self.note("dry run: nothing was trained or written")
 
 
 def _status(step: Step, store: Store) -> str:
@@ -160,28 +214,22 @@ def _status(step: Step, store: Store) -> str:
     return "resumable" if store.snapshot(step.key).exists() else "to run"
 
 
-def _seconds_by_stage(store: Store) -> dict[str, float]:
-    """Median seconds of each kind of stage in the store, an epoch where it has epochs."""
-    spent: dict[str, list[float]] = {}
-    for record in store.records():
-        epochs = record["settings"]["spec"].get("epochs", 1)
-        spent.setdefault(record["stage"], []).append(record["seconds"] / epochs)
-    return {stage: statistics.median(values) for stage, values in spent.items()}
-
-
 def _spec_differences(step: Step) -> str:
+    return options(step.spec.settings(), step.experiment.training.model_dump())
+
+
+def options(spec: dict[str, Any], training: dict[str, Any]) -> str:
     """The options of a stage that tell most: what it has and training_args has not."""
-    training = step.experiment.training.model_dump()
     return " ".join(
         f"{name}={value}"
-        for name, value in step.spec.settings().items()
+        for name, value in spec.items()
         if training.get(name) != value
-        and value not in ([], None)
-        and not (name == "precision" and training[name] == "auto")
+        and value not in ([], {}, None)
+        and not (name == "precision" and training.get(name) == "auto")
     )
 
 
-def _number(value: float | None, digits: int) -> str:
+def number(value: float | None, digits: int) -> str:
     return "not finite" if value is None else f"{value:.{digits}f}"
 
 
@@ -197,20 +245,31 @@ def _latency(metrics: dict[str, Any], batch: int) -> float:
     return metrics["inference_time_ms"][f"batch_{batch}"]["median"]
 
 
-def _cell(
-    final: dict[str, Any],
-    name: str,
-    scale: float,
-    digits: int,
-    change: float | None,
-    points: bool = False,
+def cell(
+    stats: dict[str, Any], change: dict[str, float], name: str, scale: float, digits: int
 ) -> str:
-    if name not in final:
+    """A figure over seeds as a table shows it, with its change against the baseline."""
+    if name not in stats:
         return "–"
-    mean, std, n = final[name]["mean"], final[name]["std"], final[name]["n"]
+    mean, std, n = stats[name]["mean"], stats[name]["std"], stats[name]["n"]
     text = f"{mean / scale:,.{digits}f}"
     if std is not None:
         text += f" ± {std / scale:,.{digits}f} ({n})"
-    if change is not None:
-        text += f" ({change:+.2f})" if points else f" (×{change:.2f})"
+    if f"{name}_points" in change:
+        text += f" ({change[f'{name}_points']:+.2f})"
+    elif f"{name}_ratio" in change:
+        text += f" (×{change[f'{name}_ratio']:.2f})"
     return text
+
+
+class _NoTerminal:
+    """A stream that says it is no terminal, which is what tqdm asks before it draws."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def isatty(self) -> bool:
+        return False

@@ -81,7 +81,7 @@ class SerialExecutor:
 
     def run(self, chains: list[Chain]) -> None:
         """Run every chain. Raises Interrupted; a failing chain is recorded and the rest go on."""
-        with self.stop.listening(self.console.say):
+        with self.stop.listening(self.console.note):
             for chain in chains:
                 try:
                     self.run_chain(chain)

@@ -7,6 +7,7 @@ import shlex
 import statistics
 import sys
 import traceback
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,15 @@ SUMMARISED = {
 
 
 class Results:
-    """The JSON of one run of a suite."""
+    """The JSON of one run of a suite; `follow` is given each experiment's as it is written."""
 
-    def __init__(self, suite: Suite, chains: list[Chain]):
-        self.folder = suite.results_dir
+    def __init__(
+        self,
+        suite: Suite,
+        chains: list[Chain],
+        follow: Callable[[dict[str, Any]], None] | None = None,
+    ):
+        self.folder, self.follow = suite.results_dir, follow
         self.chains = chains
         shared = {
             "suite": suite.source,
@@ -143,6 +149,8 @@ class Results:
         if result["status"] != "interrupted" or result["stages"]:
             write_json(self.path(experiment), result)
         write_json(self.folder / SUMMARY_NAME, self.summary())
+        if self.follow is not None:
+            self.follow(result)
 
     def summary(self) -> dict[str, Any]:
         """One row an experiment, with its change against its baseline.

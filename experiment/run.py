@@ -12,6 +12,7 @@ from experiment.report import write_report
 from experiment.results import Results
 from experiment.schema import Suite
 from experiment.store import Store
+from experiment.tensorboard import Board
 from stages.state import Interrupted
 
 
@@ -21,26 +22,30 @@ def run_suite(
     console: Console | None = None,
     *,
     remeasure: bool = False,
+    tensorboard: bool = False,
     table: bool = True,
 ) -> Results:
     """Run every chain of a suite and write its results.
 
     `baseline` says what happens to trained baselines: 'ask' (on a terminal), 'reuse' or 'retrain'.
     `remeasure` takes the metrics of stored stages again, for another or a quieter machine;
+    `tensorboard` writes curves and hparams for TensorBoard beside the results;
     without `table` there is neither a closing table nor a report.
     Raises DataError, CheckpointError or ConfigError before anything is trained, Interrupted after.
     """
     console = console or Console()
     chains = plan(suite)
+    follow = Board(suite.results_dir).write if tensorboard else None
     _check_folders(suite)
-    store = Store(suite.model_dir, console.say)
+    store = Store(suite.model_dir, console.note)
     console.settings(suite, environment(suite.device), chains)
-    retrain = baselines_to_retrain(chains, store, baseline, console.say)
-    results = Results(suite, chains)
+    retrain = baselines_to_retrain(chains, store, baseline, console.note)
+    results = Results(suite, chains, follow)
     executor = SerialExecutor(suite, store, results, console, retrain, remeasure)
-    executor.load_data(chains)
     try:
-        executor.run(chains)
+        with console.following(chains, store):
+            executor.load_data(chains)
+            executor.run(chains)
     except Interrupted:
         write_report(suite.results_dir)
         raise

@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from filelock import FileLock, Timeout
@@ -28,6 +28,14 @@ FORMAT = 1
 
 class CheckpointError(ValueError):
     """A file that is not, or no longer, a checkpoint of this project; the message names it."""
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint file holds."""
+
+    state: ModelState
+    key: str  # that it was stored under
+    data: dict[str, Any] | None  # see `dataset.preprocessing`; None in files of earlier versions
 
 
 class Store:
@@ -85,25 +93,38 @@ class Store:
         try:
             if sha256(content) != record["checkpoint_sha256"]:
                 raise CheckpointError(f"{self.path(key)}: its sha256 is not the recorded one")
-            return _open_state(content, self.path(key))[0], record
+            return _open_checkpoint(content, self.path(key)).state, record
         except CheckpointError as error:
             self.set_aside(self.path(key), str(error))
             self.set_aside(self.record_path(key), f"{self.record_path(key)}: with it")
             return None
 
-    def put(self, key: str, state: ModelState, record: dict[str, Any]) -> dict[str, Any]:
+    def put(
+        self,
+        key: str,
+        state: ModelState,
+        record: dict[str, Any],
+        data: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """Keep a finished stage; returns its record with the checkpoint's sha256 and size.
 
-        The checkpoint goes first, so that a record never stands without what it speaks of.
+        `data` is what the checkpoint says of its data: see `dataset.preprocessing`. The checkpoint
+        goes first, so that a record never stands without what it speaks of.
         """
-        content = tensor_bytes({"format": FORMAT, "key": key, "state": to_plain(state)})
-        write_atomically(self.path(key), content)
-        record = finite(
-            {**record, "checkpoint_sha256": sha256(content), "checkpoint_bytes": len(content)}
+        content = tensor_bytes(
+            {"format": FORMAT, "key": key, "state": to_plain(state), "data": data}
         )
+        write_atomically(self.path(key), content)
+        written = {"checkpoint_sha256": sha256(content), "checkpoint_bytes": len(content)}
+        record = self.put_record(key, {**record, **written})
+        self.snapshot(key).clear()
+        return record
+
+    def put_record(self, key: str, record: dict[str, Any]) -> dict[str, Any]:
+        """Write the record alone, beside a checkpoint that stays as it is."""
+        record = finite(record)
         sealed = {"sha256": sha256(canonical_json(record)), "record": record}
         write_json(self.record_path(key), sealed)
-        self.snapshot(key).clear()
         self.validation(key).clear()
         return record
 
@@ -220,16 +241,23 @@ class StoredSnapshot:
 
 def load_checkpoint(path: Path | str) -> ModelState:
     """The state in any checkpoint file of this project. Raises CheckpointError."""
-    path = Path(path)
-    try:
-        return _open_state(path.read_bytes(), path)[0]
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: there is no such file") from None
+    return read_checkpoint(path).state
 
 
 def read_key(path: Path) -> str:
     """The key that a checkpoint file was stored under. Raises CheckpointError."""
-    return _open_state(path.read_bytes(), path)[1]
+    return read_checkpoint(path).key
+
+
+def read_checkpoint(path: Path | str) -> Checkpoint:
+    """All that a checkpoint file of this project holds. Raises CheckpointError."""
+    path = Path(path)
+    try:
+        return _open_checkpoint(path.read_bytes(), path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: there is no such file") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def _open_record(path: Path) -> dict[str, Any]:
@@ -244,15 +272,15 @@ def _open_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def _open_state(content: bytes, path: Path) -> tuple[ModelState, str]:
+def _open_checkpoint(content: bytes, path: Path) -> Checkpoint:
     plain = _load_plain(content, path)
     try:
         if plain["format"] != FORMAT:
             raise CheckpointError(
                 f"{path}: written in format {plain['format']}, this version reads {FORMAT}"
             )
-        return from_plain(plain["state"]), plain["key"]
-    except (KeyError, TypeError):
+        return Checkpoint(from_plain(plain["state"]), plain["key"], plain.get("data"))
+    except (KeyError, TypeError, AttributeError):
         raise CheckpointError(f"{path}: is not a checkpoint of this project") from None
 
 

@@ -19,7 +19,6 @@ import pytest
 import torch
 from onnx import numpy_helper
 from PIL import Image
-from torch import Tensor
 
 import main
 from dataset import Dataset
@@ -41,23 +40,20 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def subject(ctx: Context, backend: str | None = None, **model_args: Any) -> Subject:
-    """A tiny network, with ranges observed on digits where it is quantized."""
+    """A tiny network, with ranges observed on digits where it is quantized.
+
+    A compiled network runs as its graph here, which takes no compiling.
+    """
     loaders = ctx.loaders(batch_size=64)
     state = state_of(tiny(**{"num_layers": 1, **model_args}))
     if backend is not None:
         quant = Quant("ptq", backend, calibration_batches=2)
         quant = quantization.with_calibrated_ranges(build(state), quant, loaders.calibration)
         state = state.changed(state.weights, quant=quant)
-    return Subject(state, deploy(state), loaders.test, ABOUT)
-
-
-def reference(subject: Subject) -> Tensor:
-    """Logits of the test split; compiled networks by their graph, which takes no compiling."""
-    network = subject.network
+    network = deploy(state)
     if isinstance(network, compiled.CompiledNetwork):
-        network = network.graph
-    with torch.inference_mode():
-        return torch.cat([network(images) for images, _ in subject.test])
+        network.forward = network.graph.forward  # type: ignore[method-assign]
+    return Subject(state, network, loaders.test, ABOUT)
 
 
 def pixels(digits: Dataset, count: int) -> np.ndarray:
@@ -70,14 +66,14 @@ def pixels(digits: Dataset, count: int) -> np.ndarray:
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_float_onnx(fusion: str, ctx: Context, digits: Dataset, tmp_path: Path) -> None:
     made = subject(ctx, fusion=fusion, pooling="class_token")
-    path, expected = tmp_path / "network.onnx", reference(made)
+    path, expected = tmp_path / "network.onnx", export.reference(made)
     found = export.export(made, FORMATS["onnx"], path, None, expected)
     assert found.accuracy == found.network_accuracy and found.other_class == 0
     assert [p.name for p in tmp_path.iterdir()] == ["network.onnx"]
     session = onnxruntime.InferenceSession(path)
     for count in (1, 3, 64):
         (logits,) = session.run(["logits"], {"images": pixels(digits, count)})
-        np.testing.assert_allclose(logits, expected[:count].numpy(), rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(logits, expected.logits[:count].numpy(), rtol=1e-3, atol=1e-4)
     assert session.get_modelmeta().custom_metadata_map == ABOUT
     onnx.checker.check_model(onnx.load(path), full_check=True)
     assert str(HOME).encode() not in path.read_bytes()
@@ -87,7 +83,7 @@ def test_float_onnx(fusion: str, ctx: Context, digits: Dataset, tmp_path: Path) 
 def test_int8_onnx(backend: str, ctx: Context, digits: Dataset, tmp_path: Path) -> None:
     """QDQ with our ranges and int8 weights: the file's own numbers, and its classes."""
     made = subject(ctx, backend, fusion="parallel")
-    path, expected = tmp_path / "network.onnx", reference(made)
+    path, expected = tmp_path / "network.onnx", export.reference(made)
     found = export.export(made, FORMATS["onnx-int8"], path, None, expected)
     assert found.other_class < 0.02
     graph = onnx.load(path).graph
@@ -103,7 +99,7 @@ def test_int8_onnx(backend: str, ctx: Context, digits: Dataset, tmp_path: Path) 
     assert {round(float(scale), 7) for scale in scales} <= ours
     session = onnxruntime.InferenceSession(path)
     (logits,) = session.run(None, {"images": pixels(digits, 360)})
-    assert (logits.argmax(1) == expected.argmax(1).numpy()).mean() > 0.98
+    assert (logits.argmax(1) == expected.logits.argmax(1).numpy()).mean() > 0.98
 
 
 @pytest.mark.parametrize("scheme", ["ptq", "qat"])
@@ -128,7 +124,7 @@ def test_fx_networks_written_out_give_the_same_logits(scheme: str, args: dict[st
 @pytest.mark.parametrize("backend", [None, "inductor"])
 def test_openvino(backend: str | None, ctx: Context, digits: Dataset, tmp_path: Path) -> None:
     made = subject(ctx, backend)
-    path, expected = tmp_path / "network.xml", reference(made)
+    path, expected = tmp_path / "network.xml", export.reference(made)
     export.export(made, FORMATS["openvino"], path, None, expected)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["network.bin", "network.xml"]
     model = openvino.Core().read_model(path)
@@ -136,7 +132,7 @@ def test_openvino(backend: str | None, ctx: Context, digits: Dataset, tmp_path: 
         assert model.get_rt_info(["model_info", key]).astype(str) == value
     network = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     logits = network([pixels(digits, 360)])[0]
-    assert (logits.argmax(1) == expected.argmax(1).numpy()).mean() > 0.98
+    assert (logits.argmax(1) == expected.logits.argmax(1).numpy()).mean() > 0.98
     assert FORMATS["openvino"].read(path).about == ABOUT
     weights = path.with_suffix(".bin").stat().st_size
     parameters = sum(p.numel() for p in build(made.state).parameters())
@@ -167,7 +163,7 @@ def test_aoti_packages_run_without_this_project(
         "image_size": "[8, 8]",
         "channels": "grey",
     }
-    made, path, expected = replace(made, about=about), tmp_path / "n.pt2", reference(made)
+    made, path, expected = replace(made, about=about), tmp_path / "n.pt2", export.reference(made)
     export.export(made, FORMATS["aoti"], path, 1, expected)
     assert FORMATS["aoti"].read(path).about["batch"] == "1"
     (tmp_path / "classify.py").write_text(readme_script())
@@ -176,7 +172,7 @@ def test_aoti_packages_run_without_this_project(
     command = [sys.executable, "-I", "classify.py", "n.pt2", "image.png"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == classes[int(expected[7].argmax())]
+    assert done.stdout.strip() == classes[int(expected.logits[7].argmax())]
     monkeypatch.setenv("AOTI_RUNTIME_CHECK_INPUTS", "1")  # as the script does
     with pytest.raises(RuntimeError, match="expected: 1, but got: 2"):
         FORMATS["aoti"].read(path).run(torch.zeros(2, 1, 8, 8))
@@ -203,7 +199,7 @@ def altered(logits: Any) -> Any:
 
 def test_files_that_differ_are_not_kept(ctx: Context, tmp_path: Path) -> None:
     made, kept, path = subject(ctx, num_layers=0), tmp_path / "kept", tmp_path / "out" / "n.onnx"
-    expected = reference(made)
+    expected = export.reference(made)
     export.export(made, FORMATS["onnx"], kept, None, expected)
     calls = iter(range(10_000))
     for logits, message in [
@@ -223,6 +219,25 @@ def test_files_that_differ_are_not_kept(ctx: Context, tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == []
 
 
+def test_an_int8_file_with_one_wrong_range_is_not_kept(ctx: Context, tmp_path: Path) -> None:
+    made = subject(ctx, "x86")
+    expected = export.reference(made)
+    with torch.inference_mode():
+        plain = torch.cat([build(made.state)(images) for images, _ in made.test])
+    moved = float((expected.logits - plain).norm() / plain.norm())
+    assert expected.relative == pytest.approx(2 * moved) and expected.relative < 0.1
+    quant = made.state.quant
+    assert quant is not None and quant.ranges is not None
+    place = list(quant.ranges)[-2]  # what the classifier takes
+    scale, zero_point = quant.ranges[place].tolist()
+    ranges = {**quant.ranges, place: torch.tensor([scale / 3, zero_point])}
+    state = replace(made.state, quant=replace(quant, ranges=ranges))
+    wrong = replace(made, state=state, network=deploy(state))
+    with pytest.raises(ExportError, match="differs from the network by"):
+        export.export(wrong, FORMATS["onnx-int8"], tmp_path / "n.onnx", None, expected)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_cannot_be_written_is_one_line(ctx: Context, tmp_path: Path) -> None:
     def write(subject: Subject, path: Path, batch: int | None) -> None:
         raise RuntimeError("no such operator\nand a long story")
@@ -230,7 +245,7 @@ def test_what_cannot_be_written_is_one_line(ctx: Context, tmp_path: Path) -> Non
     broken = replace(FORMATS["onnx"], write=write)
     made = subject(ctx, num_layers=0)
     with pytest.raises(ExportError) as error:
-        export.export(made, broken, tmp_path / "network.onnx", None, reference(made))
+        export.export(made, broken, tmp_path / "network.onnx", None, export.reference(made))
     assert str(error.value) == "cannot be written and read again: no such operator"
     assert list(tmp_path.iterdir()) == []
 

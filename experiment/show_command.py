@@ -1,0 +1,175 @@
+"""`python main.py show NAME`: one experiment on the terminal, from its results file alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from experiment.command_line import Parser
+from experiment.config_file import config_values, folder_of
+from experiment.console import COLUMNS, STATUS_STYLE, Console, cell, number, options
+from experiment.messages import ConfigError, stop_at
+from experiment.result_file import Exits, Result, StageEntry, read_result
+from experiment.results import against
+
+MORE_COLUMNS = (
+    COLUMNS[0],
+    ("loss", "loss", 1, 4),
+    COLUMNS[1],
+    ("k params", "params", 1e3, 1),
+    ("M MACs", "macs", 1e6, 2),
+    *COLUMNS[2:],
+)
+
+
+def show_command(arguments: list[str], console: Console) -> int:
+    """Run the subcommand; returns the exit code."""
+    args = _parser().parse_args(arguments)
+    folder = results_folder(args.config)
+    result = read_result(args.experiment, folder)
+    baseline, remark = _baseline(result, args.experiment, folder)
+    console.show(heading(result))
+    console.say(
+        f"   suite {result.suite} | seed{'s' if len(result.seeds) > 1 else ''} "
+        f"{', '.join(map(str, result.seeds))} | written {result.written} | commit "
+        f"{(result.git_commit or 'unknown')[:12]}"
+    )
+    console.say(f"   run by: {result.command}")
+    for error in result.errors:
+        where = f"seed {error.get('seed')}, {error.get('stage') or 'before its first stage'}"
+        console.warn(f"{where}: {error.get('message')}")
+    if remark:
+        console.warn(remark)
+    console.show(_stages(result, baseline))
+    for warning in _warnings(result):
+        console.warn(warning)
+    last = next((e for p in reversed(range(len(result.sequence))) for e in result.at(p)), None)
+    if last is not None and last.metrics.exits is not None:
+        console.show(_exits(last.metrics.exits))
+    console.show(_settings(result))
+    if last is not None:
+        console.say(f"network: {last.checkpoint}")
+    return 0
+
+
+def results_folder(config: str) -> Path:
+    """RESULTS_DIR of a config. Raises ConfigError."""
+    problems: list[str] = []
+    folder = folder_of(config_values(Path(config)), "RESULTS_DIR", problems)
+    stop_at(problems)
+    return folder
+
+
+def heading(result: Result, mark: str = "━━ ") -> Text:
+    """Name, status, and the chain in a line."""
+    start = f"from {result.baseline}: " if result.baseline else ""
+    return Text.assemble(
+        (f"{mark}{result.experiment}  ", "bold"),
+        (result.status, STATUS_STYLE.get(result.status, "")),
+        f"\n   {start}{' → '.join(result.stage_names)}",
+    )
+
+
+def _baseline(result: Result, name: str, folder: Path) -> tuple[Result | None, str]:
+    """The baseline's results, or why there is nothing to compare with."""
+    if result.baseline is None:
+        return None, ""
+    folder = Path(name).parent if name.endswith(".json") else folder
+    try:
+        return read_result(result.baseline, folder), ""
+    except ConfigError as error:
+        return None, f"no change against the baseline: {error}"
+
+
+def _stages(result: Result, baseline: Result | None) -> Table:
+    """A row a stage, with its change against the baseline on the same seeds."""
+    base = baseline.stats(seeds=result.seeds) if baseline is not None else {}
+    title = "Stages (change against the baseline)" if base else "Stages"
+    table = Table(title=title, title_justify="left")
+    table.add_column("stage", no_wrap=True)
+    for name, *_ in MORE_COLUMNS:
+        table.add_column(name, justify="right")
+    table.add_column("seconds", justify="right")
+    if baseline is not None:
+        table.add_row(baseline.experiment, *_cells(base, {}), "", end_section=True)
+    for position, (stage, _) in enumerate(result.sequence):
+        entries, stats = result.at(position), result.stats(position)
+        took = f"{sum(e.seconds for e in entries):,.1f}" if entries else "did not run"
+        cells = _cells(stats, against(stats, base))
+        table.add_row(f"{position + 1} {stage}", *cells, took, style="" if entries else "dim")
+    return table
+
+
+def _cells(stats: dict[str, Any], change: dict[str, float]) -> list[str]:
+    return [cell(stats, change, name, scale, digits) for _, name, scale, digits in MORE_COLUMNS]
+
+
+def _warnings(result: Result) -> list[str]:
+    found = []
+    for position, (stage, _) in enumerate(result.sequence):
+        for entry in result.at(position):
+            told = [*entry.details.warnings, *entry.metrics.warnings]
+            found += [f"{position + 1} {stage}: {warning}" for warning in told]
+    return list(dict.fromkeys(found))
+
+
+def _exits(exits: Exits) -> Table:
+    table = Table(title=f"Early exits by {exits.criterion}, at the end", title_justify="left")
+    for name in ("exit", "leave there %", "threshold", "M MACs", "M BitOps"):
+        table.add_column(name, justify="left" if name == "exit" else "right")
+    thresholds = [*(f"{threshold:.4g}" for threshold in exits.thresholds), "–"]
+    rows = zip(exits.places, exits.share, thresholds, exits.macs, exits.bitops, strict=False)
+    for place, share, threshold, macs, bitops in rows:
+        figures = f"{100 * share:.1f}", threshold, f"{macs / 1e6:.2f}", f"{bitops / 1e6:,.0f}"
+        table.add_row(str(place), *figures)
+    return table
+
+
+def _settings(result: Result) -> Table:
+    """What the experiment was asked, what its stages found, and the machine."""
+    config, table = result.config, Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(overflow="fold")
+    table.add_row("data", options(config.dataset_args, {}))
+    table.add_row("model", options(config.model_args, {}))
+    if any("optimizer" in spec for _, spec in result.sequence):
+        table.add_row("training", options(config.training_args, {}))
+    for position, (stage, spec) in enumerate(result.sequence):
+        table.add_row(f"{position + 1} {stage}", options(spec, config.training_args))
+        for entry in result.at(position)[:1]:
+            for line in _found(entry):
+                table.add_row("", line)
+    table.add_row("machine", options(result.environment, {}))
+    return table
+
+
+def _found(entry: StageEntry) -> list[str]:
+    """What a stage found out or did to the architecture, a line each."""
+    lines = [f"{name}: {old} → {new}" for name, (old, new) in entry.details.widths.items()]
+    if entry.quant is not None:
+        kept = ", ".join(entry.quant.float_layers) or "none"
+        lines.append(f"int8 by {entry.quant.backend}, layers kept float: {kept}")
+    if entry.details.history:
+        end = entry.details.history[-1]
+        losses = [number(end.get(name), 4) for name in ("train_loss", "validation_loss")]
+        lines.append(
+            f"epoch {len(entry.details.history)}: loss {losses[0]}, validation loss {losses[1]}, "
+            f"{number(end.get('validation_accuracy'), 2)} %"
+        )
+    return lines
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python main.py show",
+        description="One experiment: its stages with their change against the baseline, settings.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("experiment", help="a name that has results, or a results file (.json)")
+    parser.add_argument(
+        "--config", default="config.py", metavar="FILE", help="the suite, for its RESULTS_DIR"
+    )
+    return parser
