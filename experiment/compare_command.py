@@ -15,7 +15,8 @@ from rich.table import Table
 
 from experiment.command_line import Parser
 from experiment.console import COLUMNS, Console, cell, options
-from experiment.result_file import Result, read_result
+from experiment.report_files import Result
+from experiment.result_file import read_result, specs, stats_after, stats_at_end
 from experiment.results import against
 from experiment.show_command import heading, results_folder
 
@@ -61,31 +62,31 @@ def paired(first: list[str], second: list[str]) -> list[Pair]:
 def config_differences(first: Result, second: Result) -> Iterator[tuple[str, Any, Any]]:
     """Key, value in A, value in B: sections key by key, then the stages' options."""
     for section in ("dataset_args", "model_args", "training_args"):
-        mine, its = getattr(first.config, section), getattr(second.config, section)
+        mine, its = first.config[section], second.config[section]
         yield from _differing(section, mine, its)
     yield from _differing(
         "",
         {"load_fp32_baseline_from_experiment": first.baseline, "seeds": first.seeds},
         {"load_fp32_baseline_from_experiment": second.baseline, "seeds": second.seeds},
     )
-    if first.stage_names != second.stage_names:
-        yield "sequence", " → ".join(first.stage_names), " → ".join(second.stage_names)
+    if first.sequence != second.sequence:
+        yield "sequence", " → ".join(first.sequence), " → ".join(second.sequence)
     stages = _by_occurrence(first), _by_occurrence(second)
     for label in {**stages[0], **stages[1]}:
         mine, its = (found.get(label) for found in stages)
         if mine is not None and its is not None:
             yield from _differing(label, mine, its)
         elif mine is not None:
-            yield label, options(mine, first.config.training_args), None
+            yield label, options(mine, first.config["training_args"]), None
         elif its is not None:
-            yield label, None, options(its, second.config.training_args)
+            yield label, None, options(its, second.config["training_args"])
 
 
 def _by_occurrence(result: Result) -> dict[str, dict[str, Any]]:
     """Options by stage: the first finetune of a chain is 'finetune', its second 'finetune 2'."""
     seen: Counter[str] = Counter()
     found = {}
-    for name, spec in result.sequence:
+    for name, spec in specs(result):
         seen[name] += 1
         found[name if seen[name] == 1 else f"{name} {seen[name]}"] = spec
     return found
@@ -106,13 +107,13 @@ def _stages(first: Result, second: Result) -> Table:
     table.add_column("stage", no_wrap=True)
     for name, *_ in COLUMNS:
         table.add_column(name, justify="right")
-    for name, a, b in paired(first.stage_names, second.stage_names):
+    for name, a, b in paired(first.sequence, second.sequence):
         only = "" if None not in (a, b) else f" ({'A' if b is None else 'B'} only)"
-        mine = first.stats(a) if a is not None else {}
-        its = second.stats(b) if b is not None else {}
+        mine = stats_after(first, a) if a is not None else {}
+        its = stats_after(second, b) if b is not None else {}
         table.add_row(f"{name}{only}", *_cells(mine, its))
     table.add_section()
-    table.add_row("end", *_cells(first.stats(), second.stats()), style="bold")
+    table.add_row("end", *_cells(stats_at_end(first), stats_at_end(second)), style="bold")
     return table
 
 

@@ -46,7 +46,7 @@ class Console:
         self.chain = ""  # that runs now
         self.rich = RichConsole(highlight=False, soft_wrap=True)
         if not self.rich.is_terminal:
-            self.rich.width = 160  # a log file has no width; rich would guess 80
+            self.rich.width = 200  # a log file has no width; rich would guess 80
 
     def say(self, text: str) -> None:
         """A line as it is, above any running bar; not in a quiet console."""

@@ -34,6 +34,8 @@ class StageEntry(BaseModel):
     metrics: dict[str, Any] = {}
     details: dict[str, Any] = {}
     spec: dict[str, Any] = {}
+    quant: dict[str, Any] | None = None
+    checkpoint: str = ""
 
     @field_validator("metrics")
     @classmethod

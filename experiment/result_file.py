@@ -1,4 +1,4 @@
-"""One experiment's results, read back from `results/NAME_results.json`."""
+"""One experiment's results, read back to be shown: what a name means, and nothing damaged."""
 
 from __future__ import annotations
 
@@ -7,116 +7,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 
 from experiment.messages import ConfigError
-from experiment.results import SUMMARISED, final_metrics, metric
+from experiment.report_files import Result, StageEntry
+from experiment.results import final_metrics
 
 ENDING = "_results.json"
-
-
-class Exits(BaseModel):
-    """Where samples left: an entry a place, the network's end last."""
-
-    criterion: str
-    places: list[str | int]
-    share: list[float]
-    macs: list[int]
-    bitops: list[int]
-    thresholds: list[float]
-
-
-class Quantization(BaseModel):
-    backend: str
-    float_layers: list[str]
-
-
-class Details(BaseModel):
-    """What a stage notes beside its metrics, as far as it is shown."""
-
-    history: list[dict[str, float | None]] = []  # a row an epoch
-    widths: dict[str, tuple[Any, Any]] = {}  # before and after
-    warnings: list[str] = []
-
-
-class Metrics(BaseModel):
-    """The metrics that are not in SUMMARISED; `plain` has all."""
-
-    plain: dict[str, Any]
-    exits: Exits | None = None
-    warnings: list[str] = []
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_plain(cls, plain: Any) -> Any:
-        if not isinstance(plain, dict):
-            raise ValueError("should be a dictionary")
-        for name in SUMMARISED:
-            if not isinstance(metric(plain, name), int | float | None):
-                raise ValueError(f"{name} is not a number")
-        return {**plain, "plain": plain}
-
-
-class StageEntry(BaseModel):
-    """One stage of one seed."""
-
-    stage: str
-    seed: int
-    metrics: Metrics
-    seconds: float
-    checkpoint: str
-    details: Details
-    quant: Quantization | None
-
-
-class Config(BaseModel):
-    """The resolved configuration."""
-
-    dataset_args: dict[str, Any]
-    model_args: dict[str, Any]
-    training_args: dict[str, Any]
-    sequence: list[dict[str, dict[str, Any]]]
-
-
-class Result(BaseModel):
-    """What the file holds."""
-
-    experiment: str
-    status: str
-    baseline: str | None
-    config: Config
-    seeds: list[int]
-    stages: list[StageEntry]
-    errors: list[dict[str, Any]]
-    suite: str
-    command: str
-    git_commit: str | None
-    environment: dict[str, Any]
-    written: str
-
-    @property
-    def sequence(self) -> list[tuple[str, dict[str, Any]]]:
-        """Name and options of every stage, whether or not it ran."""
-        return [pair for item in self.config.sequence for pair in item.items()]
-
-    @property
-    def stage_names(self) -> list[str]:
-        return [name for name, _ in self.sequence]
-
-    def at(self, position: int) -> list[StageEntry]:
-        """The stage at a position of the chain, of every seed that came so far."""
-        chains = [[e for e in self.stages if e.seed == seed] for seed in self.seeds]
-        return [chain[position] for chain in chains if position < len(chain)]
-
-    def stats(self, position: int = -1, seeds: list[int] | None = None) -> dict[str, Any]:
-        """Metric → mean, std and n over seeds (None: all), after the stage at `position`."""
-        number = range(len(self.sequence))[position]
-        plain = {
-            "config": {"sequence": [{}]},
-            "seeds": self.seeds,
-            "stages": [{"seed": e.seed, "metrics": e.metrics.plain} for e in self.at(number)],
-        }
-        return final_metrics(plain, seeds)
 
 
 def read_result(name: str, folder: Path) -> Result:
@@ -126,7 +23,9 @@ def read_result(name: str, folder: Path) -> Result:
     """
     path = Path(name) if name.endswith(".json") else folder / f"{name}{ENDING}"
     try:
-        return Result.model_validate(json.loads(path.read_bytes()))
+        plain = json.loads(path.read_bytes())
+        _Complete.model_validate(plain)
+        return Result.model_validate(plain)
     except FileNotFoundError:
         raise ConfigError([f"{name}: {_missing(path)}"]) from None
     except OSError as error:
@@ -142,6 +41,29 @@ def read_result(name: str, folder: Path) -> Result:
     )
 
 
+def specs(result: Result) -> list[tuple[str, dict[str, Any]]]:
+    """Name and options of every stage, whether or not it ran."""
+    return [pair for item in result.config["sequence"] for pair in item.items()]
+
+
+def at(result: Result, position: int) -> list[StageEntry]:
+    """The stage at a position of the chain, of every seed that came so far."""
+    chains = [result.of_seed(seed) for seed in result.seeds]
+    return [chain[position] for chain in chains if position < len(chain)]
+
+
+def stats_after(result: Result, position: int, seeds: list[int] | None = None) -> dict[str, Any]:
+    """Metric → mean, std and n over seeds (None: all), after the stage at a position."""
+    entries = [{"seed": entry.seed, "metrics": entry.metrics} for entry in at(result, position)]
+    plain = {"config": {"sequence": [{}]}, "seeds": result.seeds, "stages": entries}
+    return final_metrics(plain, seeds)
+
+
+def stats_at_end(result: Result, seeds: list[int] | None = None) -> dict[str, Any]:
+    """The same after the last stage."""
+    return stats_after(result, len(specs(result)) - 1, seeds)
+
+
 def _missing(path: Path) -> str:
     """What to say of a results file that is not there."""
     names = sorted(p.name.removesuffix(ENDING) for p in path.parent.glob(f"*{ENDING}"))
@@ -150,3 +72,52 @@ def _missing(path: Path) -> str:
     close = difflib.get_close_matches(path.name.removesuffix(ENDING), names, 1)
     hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
     return f"has no results in {path.parent}/; {hint}"
+
+
+# --- what must be there to be shown, beyond what the report needs ------------------------------
+
+
+class _Exits(BaseModel):
+    criterion: str
+    places: list[str | int]
+    share: list[float]
+    macs: list[int]
+    bitops: list[int]
+    thresholds: list[float]
+
+
+class _Metrics(BaseModel):
+    exits: _Exits | None = None
+    warnings: list[str] = []
+
+
+class _Quantization(BaseModel):
+    backend: str
+    float_layers: list[str]
+
+
+class _Details(BaseModel):
+    history: list[dict[str, float | None]] = []
+    widths: dict[str, tuple[Any, Any]] = {}
+    warnings: list[str] = []
+
+
+class _Stage(BaseModel):
+    metrics: _Metrics
+    seconds: float
+    checkpoint: str
+    details: _Details
+    quant: _Quantization | None
+
+
+class _Config(BaseModel):
+    dataset_args: dict[str, Any]
+    model_args: dict[str, Any]
+    training_args: dict[str, Any]
+    sequence: list[dict[str, dict[str, Any]]]
+
+
+class _Complete(BaseModel):
+    config: _Config
+    stages: list[_Stage]
+    status: str

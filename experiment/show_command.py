@@ -12,9 +12,11 @@ from experiment.command_line import Parser
 from experiment.config_file import config_values, folder_of
 from experiment.console import COLUMNS, STATUS_STYLE, Console, cell, number, options
 from experiment.messages import ConfigError, stop_at
-from experiment.result_file import Exits, Result, StageEntry, read_result
+from experiment.report_files import Result, StageEntry
+from experiment.result_file import at, read_result, specs, stats_after, stats_at_end
 from experiment.results import against
 
+LINE = 120  # characters, of settings
 MORE_COLUMNS = (
     COLUMNS[0],
     ("loss", "loss", 1, 4),
@@ -46,10 +48,10 @@ def show_command(arguments: list[str], console: Console) -> int:
     console.show(_stages(result, baseline))
     for warning in _warnings(result):
         console.warn(warning)
-    last = next((e for p in reversed(range(len(result.sequence))) for e in result.at(p)), None)
-    if last is not None and last.metrics.exits is not None:
-        console.show(_exits(last.metrics.exits))
-    console.show(_settings(result))
+    last = next((e for p in reversed(range(len(specs(result)))) for e in at(result, p)), None)
+    if last is not None and last.metrics.get("exits"):
+        console.show(_exits(last.metrics["exits"]))
+    console.show(_settings(result, min(console.rich.width, LINE)))
     if last is not None:
         console.say(f"network: {last.checkpoint}")
     return 0
@@ -69,7 +71,7 @@ def heading(result: Result, mark: str = "━━ ") -> Text:
     return Text.assemble(
         (f"{mark}{result.experiment}  ", "bold"),
         (result.status, STATUS_STYLE.get(result.status, "")),
-        f"\n   {start}{' → '.join(result.stage_names)}",
+        f"\n   {start}{' → '.join(result.sequence)}",
     )
 
 
@@ -86,7 +88,7 @@ def _baseline(result: Result, name: str, folder: Path) -> tuple[Result | None, s
 
 def _stages(result: Result, baseline: Result | None) -> Table:
     """A row a stage, with its change against the baseline on the same seeds."""
-    base = baseline.stats(seeds=result.seeds) if baseline is not None else {}
+    base = stats_at_end(baseline, result.seeds) if baseline is not None else {}
     title = "Stages (change against the baseline)" if base else "Stages"
     table = Table(title=title, title_justify="left")
     table.add_column("stage", no_wrap=True)
@@ -95,9 +97,9 @@ def _stages(result: Result, baseline: Result | None) -> Table:
     table.add_column("seconds", justify="right")
     if baseline is not None:
         table.add_row(baseline.experiment, *_cells(base, {}), "", end_section=True)
-    for position, (stage, _) in enumerate(result.sequence):
-        entries, stats = result.at(position), result.stats(position)
-        took = f"{sum(e.seconds for e in entries):,.1f}" if entries else "did not run"
+    for position, stage in enumerate(result.sequence):
+        entries, stats = at(result, position), stats_after(result, position)
+        took = f"{sum(e.seconds or 0 for e in entries):,.1f}" if entries else "did not run"
         cells = _cells(stats, against(stats, base))
         table.add_row(f"{position + 1} {stage}", *cells, took, style="" if entries else "dim")
     return table
@@ -109,37 +111,38 @@ def _cells(stats: dict[str, Any], change: dict[str, float]) -> list[str]:
 
 def _warnings(result: Result) -> list[str]:
     found = []
-    for position, (stage, _) in enumerate(result.sequence):
-        for entry in result.at(position):
-            told = [*entry.details.warnings, *entry.metrics.warnings]
+    for position, stage in enumerate(result.sequence):
+        for entry in at(result, position):
+            told = [*entry.details.get("warnings", []), *entry.metrics.get("warnings", [])]
             found += [f"{position + 1} {stage}: {warning}" for warning in told]
     return list(dict.fromkeys(found))
 
 
-def _exits(exits: Exits) -> Table:
-    table = Table(title=f"Early exits by {exits.criterion}, at the end", title_justify="left")
+def _exits(exits: dict[str, Any]) -> Table:
+    table = Table(title=f"Early exits by {exits['criterion']}, at the end", title_justify="left")
     for name in ("exit", "leave there %", "threshold", "M MACs", "M BitOps"):
         table.add_column(name, justify="left" if name == "exit" else "right")
-    thresholds = [*(f"{threshold:.4g}" for threshold in exits.thresholds), "–"]
-    rows = zip(exits.places, exits.share, thresholds, exits.macs, exits.bitops, strict=False)
-    for place, share, threshold, macs, bitops in rows:
+    thresholds = [*(f"{threshold:.4g}" for threshold in exits["thresholds"]), "–"]
+    columns = exits["places"], exits["share"], thresholds, exits["macs"], exits["bitops"]
+    for place, share, threshold, macs, bitops in zip(*columns, strict=False):
         figures = f"{100 * share:.1f}", threshold, f"{macs / 1e6:.2f}", f"{bitops / 1e6:,.0f}"
         table.add_row(str(place), *figures)
     return table
 
 
-def _settings(result: Result) -> Table:
+def _settings(result: Result, width: int) -> Table:
     """What the experiment was asked, what its stages found, and the machine."""
     config, table = result.config, Table.grid(padding=(0, 2))
+    table.width = width
     table.add_column(no_wrap=True, style="bold")
     table.add_column(overflow="fold")
-    table.add_row("data", options(config.dataset_args, {}))
-    table.add_row("model", options(config.model_args, {}))
-    if any("optimizer" in spec for _, spec in result.sequence):
-        table.add_row("training", options(config.training_args, {}))
-    for position, (stage, spec) in enumerate(result.sequence):
-        table.add_row(f"{position + 1} {stage}", options(spec, config.training_args))
-        for entry in result.at(position)[:1]:
+    table.add_row("data", options(config["dataset_args"], {}))
+    table.add_row("model", options(config["model_args"], {}))
+    if any("optimizer" in spec for _, spec in specs(result)):
+        table.add_row("training", options(config["training_args"], {}))
+    for position, (stage, spec) in enumerate(specs(result)):
+        table.add_row(f"{position + 1} {stage}", options(spec, config["training_args"]))
+        for entry in at(result, position)[:1]:
             for line in _found(entry):
                 table.add_row("", line)
     table.add_row("machine", options(result.environment, {}))
@@ -148,15 +151,16 @@ def _settings(result: Result) -> Table:
 
 def _found(entry: StageEntry) -> list[str]:
     """What a stage found out or did to the architecture, a line each."""
-    lines = [f"{name}: {old} → {new}" for name, (old, new) in entry.details.widths.items()]
+    widths, history = entry.details.get("widths", {}), entry.details.get("history")
+    lines = [f"{name}: {old} → {new}" for name, (old, new) in widths.items()]
     if entry.quant is not None:
-        kept = ", ".join(entry.quant.float_layers) or "none"
-        lines.append(f"int8 by {entry.quant.backend}, layers kept float: {kept}")
-    if entry.details.history:
-        end = entry.details.history[-1]
+        kept = ", ".join(entry.quant["float_layers"]) or "none"
+        lines.append(f"int8 by {entry.quant['backend']}, layers kept float: {kept}")
+    if history:
+        end = history[-1]
         losses = [number(end.get(name), 4) for name in ("train_loss", "validation_loss")]
         lines.append(
-            f"epoch {len(entry.details.history)}: loss {losses[0]}, validation loss {losses[1]}, "
+            f"epoch {len(history)}: loss {losses[0]}, validation loss {losses[1]}, "
             f"{number(end.get('validation_accuracy'), 2)} %"
         )
     return lines

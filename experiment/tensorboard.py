@@ -22,7 +22,7 @@ class Board:
 
     def __init__(self, results_dir: Path):
         try:
-            from torch.utils import tensorboard  # noqa: F401
+            import torch.utils.tensorboard  # noqa: F401
         except ImportError as error:
             raise ConfigError([f"--tensorboard: {error}; pip install tensorboard"]) from None
         self.folder = results_dir / FOLDER

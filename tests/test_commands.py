@@ -96,7 +96,7 @@ def rows(printed: str) -> dict[str, list[str]]:
 def test_show_gives_every_stage_with_its_change(ran: Ran, command: Any) -> None:
     code, out, _ = command("show", "PFQat")
     assert code == 0
-    base = ran.result("Base")["stages"][-1]["metrics"]
+    base = ran.result("Base")["stages"][0]["metrics"]  # of seed 0, as the chain
     for number, stage in enumerate(ran.result("PFQat")["stages"], 1):
         found, metrics = rows(out)[f"{number} {stage['stage']}"], stage["metrics"]
         points = metrics["accuracy"] - base["accuracy"]
@@ -143,8 +143,8 @@ def test_show_of_what_failed_half_way(ran: Ran, command: Any, tmp_path: Path) ->
 
 
 def test_names_and_files_that_are_wrong(ran: Ran, command: Any, tmp_path: Path) -> None:
-    assert command("show", "PFQ") == (
-        2, "", [f"PFQ: has no results in {ran.results}/; did you mean 'PFQat'?"]
+    assert command("show", "PFQa") == (
+        2, "", [f"PFQa: has no results in {ran.results}/; did you mean 'PFQat'?"]
     )  # fmt: skip
     code, _, errors = command("compare", "zzz", "Base")
     assert code == 2 and "there are Base, EQ, PF, PFQat, QatPF" in errors[0]
@@ -429,7 +429,7 @@ def test_one_bar_over_all_chains_on_a_terminal_only(
     assert "all chains   0%" in drawn and "2/2 stages" in drawn
     assert "epoch 1/3" in drawn  # the bar inside
     assert "(2 of 2)" in suites.capsys.readouterr().out
-    more = chains.replace("3}}", '3, "learning_rate": 0.001}}')
+    more = chains.replace("3}}", '3, "learning_rate": 0.002}}')
     assert suites.run(more) == 0
     assert re.search(r"about \d+ s left", screen.getvalue())
     screen.truncate(0)
@@ -514,7 +514,8 @@ def test_the_doctor_explains_a_broken_pair(tmp_path: Path) -> None:
 
 
 def test_the_doctor_works_without_torch(tmp_path: Path) -> None:
-    environment = fake_packages(tmp_path, torch="import os; os.kill(os.getpid(), 11)")
+    crash = "import os; os.kill(os.getpid(), 11)"
+    environment = fake_packages(tmp_path, torch=crash, torchvision="import torch")
     code, out = doctor(environment)
     assert code == 1
     assert "killed by SIGSEGV" in out and "not tried without torch" in out
