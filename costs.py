@@ -69,15 +69,25 @@ def latency(network: Network, images: torch.Tensor) -> dict[str, Any]:
     return latencies([network], images)[0]
 
 
-def latencies(networks: Sequence[Network], images: torch.Tensor) -> list[dict[str, Any]]:
+def latencies(
+    networks: Sequence[Network],
+    images: torch.Tensor,
+    *,
+    seconds: float | None = None,
+    block: float = BLOCK_SECONDS,
+    rest: float = 0.0,
+) -> list[dict[str, Any]]:
     """Milliseconds of a forward pass of each network: median, p95, and how they were taken.
 
     Warmed up, then timed in turn by torch.utils.benchmark, so that what else the machine does falls
-    on all alike: a ratio of two of these medians is fair where single figures are noisy.
+    on all alike: a ratio of two of these medians is fair where single figures are noisy. Each takes
+    `seconds` (None: LATENCY_SECONDS), in blocks of `block` seconds. Networks of several runtimes
+    need `rest` seconds before a block (and then get one call that is not counted): idle threads
+    wait actively for a while, and would take another's core.
     """
     from torch.utils import benchmark  # it sets up a C++ compiler, which only measuring may need
 
-    threads = torch.get_num_threads()
+    threads, seconds = torch.get_num_threads(), seconds or LATENCY_SECONDS
     timers, repeats = [], []
     taken: list[list[float]] = [[] for _ in networks]
     with torch.inference_mode():
@@ -86,10 +96,13 @@ def latencies(networks: Sequence[Network], images: torch.Tensor) -> list[dict[st
             timer = benchmark.Timer("network(images)", globals=here, num_threads=threads)
             timer.timeit(3)  # warm-up, compiling included
             timers.append(timer)
-            repeats.append(max(1, int(BLOCK_SECONDS / timer.timeit(3).median)))
+            repeats.append(max(1, int(block / timer.timeit(3).median)))
         started = time.perf_counter()
-        while len(taken[0]) < 5 or time.perf_counter() - started < LATENCY_SECONDS * len(networks):
+        while len(taken[0]) < 5 or time.perf_counter() - started < seconds * len(networks):
             for timer, repeat, times in zip(timers, repeats, taken, strict=True):
+                if rest:
+                    time.sleep(rest)
+                    timer.timeit(1)
                 times.append(timer.timeit(repeat).median * 1e3)
     return [
         {
