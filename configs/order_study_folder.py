@@ -49,7 +49,7 @@ ORDER_STUDIES = [
             "E": {"early_exit": {"epochs": 1, "learning_rate": 1e-3, "max_accuracy_drop": 0.5}},
         },
         "orders": "pairs",
-        "strengths": {"P": [{"keep": {"macs": 0.7}}, {"keep": {"macs": 0.45}}]},
+        "strengths": {"P": [{"keep": {"macs": 0.72}}, {"keep": {"macs": 0.45}}]},
         "seeds": [0, 1],
     },
 ]
