@@ -69,7 +69,7 @@ def _on_validation(
     study: Study, results: Results, console: Console
 ) -> dict[str, list[OnValidation]]:
     """Experiment → its final network on the validation share, a seed; those that came to an end."""
-    store = Store(study.suite.model_dir, console.say)
+    store = Store(study.suite.model_dir, console.note)
     names = [study.config.baseline, *(link.name for link in study.links)]
     done = [name for name in names if results.experiments[name]["status"] == "done"]
     chains = [chain for chain in plan(study.suite) if chain.experiment.name in done]

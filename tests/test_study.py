@@ -272,11 +272,14 @@ def test_seeds_count_with_their_unbiased_variance(seeds: int) -> None:
     assert sampling.seed_weights.sum(axis=1) == pytest.approx(np.ones(30_000))
 
 
-@pytest.mark.parametrize("luck", [0.0, 0.01])
-def test_intervals_cover_what_is_true(luck: float) -> None:
+@pytest.mark.parametrize(
+    ("seeds", "luck", "least", "most"),
+    [(3, 0.0, 0.93, 1.0), (3, 0.01, 0.93, 1.0), (2, 0.08, 0.7, 0.97)],  # README says how far
+)
+def test_intervals_cover_what_is_true(seeds: int, luck: float, least: float, most: float) -> None:
     """95 % intervals of no difference, over new images and new networks each time."""
     random = np.random.default_rng(3)
-    covered, runs, seeds, images = 0, 100, 3, 200
+    covered, runs, images = 0, 100, 200
     for run in range(runs):
         difficulty = random.random(images)
         shares = 0.85 + random.normal(0, luck, (2, seeds, 1))
@@ -287,7 +290,7 @@ def test_intervals_cover_what_is_true(luck: float) -> None:
         both = np.concatenate([measured, found])
         estimate = sampling.estimate(both[:, 0] - both[:, 1], 0.95)
         covered += estimate.interval[0] <= 0 <= estimate.interval[1]
-    assert covered / runs >= 0.92
+    assert least <= covered / runs <= most
 
 
 def test_equal_networks_share_their_latency() -> None:
