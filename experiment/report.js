@@ -324,15 +324,15 @@
       const pair = at(row, column), difference = value(pair);
       if (difference === null) return;
       const lines = [`${pair.decided ? "" : "≈ "}${pair.bound ? (pair.sign > 0 ? "≥ " : "≤ ") : ""}<b>${signed(difference)}</b>`];
-      if (pair.interval) {
+      if (pair.interval && !narrow()) {  // a phone has no room; the table below has them
         const [low, high] = pair.sign > 0 ? pair.interval : [-pair.interval[1], -pair.interval[0]];
         lines.push(`${signed(low)} … ${signed(high)}`);
       }
-      if (isNumber(pair.probability)) {
+      if (isNumber(pair.probability) && !narrow()) {
         lines.push(`sure ${(100 * (pair.sign > 0 ? pair.probability : 1 - pair.probability)).toFixed(0)} %`);
       }
       const dark = Math.abs(difference) > 0.6 * widest;
-      annotations.push({ x, y, text: lines.join("<br>"), showarrow: false, font: { size: narrow() ? 9 : 12, color: dark ? "#fff" : BLACK } });
+      annotations.push({ x, y, text: lines.join("<br>"), showarrow: false, font: { size: 12, color: dark ? "#fff" : BLACK } });
     }));
     draw(id, [{
       type: "heatmap", z, x: item.stages.map(plain), y: item.stages.map(plain), zmin: -widest, zmax: widest, xgap: 2, ygap: 2,

@@ -14,9 +14,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+import main
 from experiment.report import html
 from experiment.report_data import front, rows_of
 from experiment.report_files import read_folder
+from tests.conftest import Suites
 from tests.report_samples import history, metrics, sensitivities, small_suite, study, write
 from tests.test_report import EVIL, hostile
 
@@ -294,4 +296,26 @@ def test_200_experiments_open_in_2_seconds(browser: Browser, tmp_path: Path) -> 
     assert len(data["experiments"]) == 200
     opened.page.fill("#filter", "chain_19")
     assert len(opened.names()) == 9  # 190 to 198
+    opened.close()
+
+
+@pytest.mark.slow
+def test_the_quickstart_and_a_study(browser: Browser, suites: Suites) -> None:
+    config = suites.folder / "quick.py"
+    stages = {"P": ["prune", "finetune"], "Q": "ptq"}
+    one_study = {"name": "PQ", "baseline": "Digits_Baseline_FP32", "stages": stages}
+    config.write_text(
+        f"from configs.quickstart import *\nORDER_STUDIES = [{one_study}]\n"
+        f"DATA_DIR, MODEL_SAVE_DIR, RESULTS_DIR = "
+        f"{[f'{suites.folder}/{name}' for name in ('data', 'models', 'results')]}\n"
+    )
+    assert main.main(["--config", str(config)]) == 0
+    assert main.main(["study", "PQ", "--config", str(config)]) == 0
+    opened = Opened(browser, suites.results)
+    for name in opened.names():
+        opened.page.select_option("#which", name)
+        assert opened.plot("chart-accuracy")["traces"][0]["y"]
+    found = json.loads((suites.results / "study_PQ.json").read_text())
+    assert f"order found is {' → '.join(found['order'])}" in opened.page.inner_text("#found")
+    assert len(opened.plot("chart-study-0")["layout"]["annotations"]) == 2
     opened.close()
