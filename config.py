@@ -144,4 +144,22 @@ EXPERIMENT_CONFIGS = [
     },
 ]
 
-ORDER_STUDIES: list = []
+ORDER_STUDIES = [  # in which order? python main.py study Serial_CIFAR10_Orders
+    {
+        "name": "Serial_CIFAR10_Orders",
+        "baseline": "Serial_CIFAR10_Baseline_FP32",  # every chain starts from it
+        "stages": {  # a capital letter each: a stage, or a list of stages
+            "D": {"distill": {"width": 0.5}},
+            "P": [
+                {"prune": {"mode": "structural", "criterion": "taylor"}},
+                {"finetune": {"epochs": 5}},
+            ],
+            "Q": "qat",
+        },
+        "strengths": {  # options over a letter's first stage, one dict a strength
+            "P": [{"keep": {"macs": 0.7}}, {"keep": {"macs": 0.4}}],
+        },
+        "orders": "permutations",  # or 'pairs', or a list: ['PQ', 'QP', 'DPQ']
+        "seeds": [0, 1],
+    },
+]

@@ -53,6 +53,8 @@ def config_values(path: Path) -> dict[str, Any]:
     for name in CONFIG_NAMES:
         if hasattr(chosen, name):
             values[name] = getattr(chosen, name)
+        elif name == "ORDER_STUDIES" and hasattr(chosen, "EXPERIMENT_CONFIGS"):
+            values[name] = []  # config.py's are about its own experiments
         elif hasattr(base, name):
             values[name] = getattr(base, name)
         elif name == "ORDER_STUDIES":

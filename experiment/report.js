@@ -323,13 +323,13 @@
     item.stages.forEach((row, y) => item.stages.forEach((column, x) => {
       const pair = at(row, column), difference = value(pair);
       if (difference === null) return;
-      const lines = [`${pair.decided ? "" : "≈ "}<b>${signed(difference)}</b>`];
+      const lines = [`${pair.decided ? "" : "≈ "}${pair.bound ? (pair.sign > 0 ? "≥ " : "≤ ") : ""}<b>${signed(difference)}</b>`];
       if (pair.interval) {
         const [low, high] = pair.sign > 0 ? pair.interval : [-pair.interval[1], -pair.interval[0]];
         lines.push(`${signed(low)} … ${signed(high)}`);
       }
       if (isNumber(pair.probability)) {
-        lines.push(`wins ${(100 * (pair.sign > 0 ? pair.probability : 1 - pair.probability)).toFixed(0)} %`);
+        lines.push(`sure ${(100 * (pair.sign > 0 ? pair.probability : 1 - pair.probability)).toFixed(0)} %`);
       }
       const dark = Math.abs(difference) > 0.6 * widest;
       annotations.push({ x, y, text: lines.join("<br>"), showarrow: false, font: { size: narrow() ? 9 : 12, color: dark ? "#fff" : BLACK } });

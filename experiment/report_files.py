@@ -93,7 +93,8 @@ class Result(BaseModel):
             "seeds": self.seeds,
             "stages": [entry.model_dump(include={"seed", "metrics"}) for entry in self.stages],
         }
-        return {name: Stat(**value) for name, value in final_metrics(plain, seeds).items()}
+        begun = [seed for seed in seeds if self.of_seed(seed)]
+        return {name: Stat(**value) for name, value in final_metrics(plain, begun).items()}
 
 
 class RatioPoint(BaseModel):

@@ -45,19 +45,6 @@ class StudyConfig(BaseModel):
     _file_name = field_validator("name")(file_name)
     _distinct = field_validator("seeds")(distinct_seeds)
 
-    @field_validator("stages")
-    @classmethod
-    def _letters(cls, stages: dict[str, Any]) -> dict[str, Any]:
-        for letter, written in stages.items():
-            if not re.fullmatch("[A-Z]", letter):
-                raise ValueError(f"should have one capital letter a stage, not {short(letter)}")
-            for item in written if isinstance(written, list) else [written]:
-                if isinstance(item, dict) and len(item) != 1:
-                    raise ValueError(f"{letter}: {short(item)} should be {{stage: options}}")
-            if not written:
-                raise ValueError(f"{letter}: should name a stage, or a list of stages")
-        return stages
-
     def sequence(self, letter: str) -> list[Written]:
         written = self.stages[letter]
         return written if isinstance(written, list) else [written]
@@ -76,6 +63,14 @@ class StudyConfig(BaseModel):
     def problems(self) -> Iterator[str]:
         """What the fields say that does not go together."""
         letters = ", ".join(self.stages)
+        for letter in self.stages:
+            if not re.fullmatch("[A-Z]", letter):
+                yield f"stages: {short(letter)} should be one capital letter"
+            elif not self.sequence(letter):
+                yield f"stages.{letter}: should name a stage, or a list of stages"
+            for item in self.sequence(letter):
+                if isinstance(item, dict) and len(item) != 1:
+                    yield f"stages.{letter}: {short(item)} should be {{stage: options}}"
         for letter, options in self.strengths.items():
             if letter not in self.stages:
                 yield f"strengths: {unknown(letter, self.stages, 'one of the stages')}"
@@ -140,9 +135,8 @@ def load_study(config: Path | str, name: str, *, overrides: list[str] | None = N
     values = config_values(Path(config))
     studies = {study.name: study for study in _studies(values)}
     if name not in studies:
-        allowed = f"{config} has {', '.join(studies) or 'no ORDER_STUDIES'}"
-        hint = unknown(name, studies, "a study") if studies else f"{short(name)} is not a study"
-        raise ConfigError([f"study {name}: {hint} ({allowed})"])
+        hint = unknown(name, studies, "a study") if studies else "its ORDER_STUDIES is empty"
+        raise ConfigError([f"{config}: {hint}"])
     study = studies[name]
     links = _links(study)
     suite = _suite(study, links, values, str(config), overrides)

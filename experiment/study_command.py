@@ -30,8 +30,8 @@ def study_command(arguments: list[str], console: Console) -> int:
         return _dry_run(study, console)
     report = run_study(study, console, baseline=args.baseline, remeasure=args.remeasure)
     show(report, console)
-    console.say(f"written to {study_path(study)}")
-    console.say(f"report: {write_report(study.suite.results_dir)[0]}")
+    page = write_report(study.suite.results_dir)[0]
+    console.say(f"written to {study_path(study)}; report: {page}")
     found = True
     if wish is not None:
         found, text = recommendation(wish, report)

@@ -1,4 +1,4 @@
-"""`distill`: a smaller student, trained from random weights by a teacher. The loop is `fit`.
+"""`distill`: a smaller student, new or a part of its teacher, is taught. The loop is `fit`.
 
 The student takes the place of the network that enters. Where that is quantized, so is the student:
 after `qat` it trains with fake quantization on; after `ptq` its ranges are observed at the end.
@@ -10,12 +10,15 @@ from __future__ import annotations
 import copy
 import fnmatch
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+import torch
 from pydantic import Field, model_validator
 
 from model import ModelArgs, exit_places
 from stages.changes import report
+from stages.dimensions import TARGETS, Weights, cut, dimensions
 from stages.finetuning import FitSpec, fit, recipe_of
 from stages.quantization import Quant, quantizable_layers
 from stages.state import CompressionArgs, Context, ModelState, blueprint, initial_state
@@ -25,6 +28,8 @@ from train_eval import TrainingArgs
 MULTIPLE = 8  # widths of a scaled student are multiples of it
 FROM_DATA = ("image_size", "in_channels", "num_classes")
 PER_LAYER = ("num_heads", "head_dim", "ffn_dim")
+WIDTHS = ("cnn_channels", "mlp_dims", "embed_dim", "num_layers", *PER_LAYER)
+FREE = (*WIDTHS, "exits", "dropout", "stochastic_depth")  # what a part may have otherwise
 
 
 class DistillSpec(FitSpec, TeacherSpec):
@@ -35,6 +40,7 @@ class DistillSpec(FitSpec, TeacherSpec):
     width: float = Field(1.0, gt=0, le=1)  # share of channels, token width, heads, FFN and MLP
     depth: float = Field(1.0, gt=0, le=1)  # share of encoder layers; at least one stays
     student: dict[str, Any] = {}  # model_args over the scaled ones
+    init: Literal["random", "teacher"] = "random"  # teacher: evenly spaced parts of its weights
 
     @model_validator(mode="after")
     def _says_the_student(self) -> DistillSpec:
@@ -58,6 +64,16 @@ class DistillSpec(FitSpec, TeacherSpec):
         """The student's arguments. Raises ValueError (pydantic's) where they build no network."""
         return student_args(model_args, self.width, self.depth, self.student)
 
+    def check_teacher(
+        self, student_args: dict[str, Any], teacher_args: dict[str, Any], int8: bool
+    ) -> None:
+        super().check_teacher(student_args, teacher_args, int8)
+        if self.init == "teacher" and (why := _no_part(student_args, teacher_args)):
+            raise ValueError(
+                f"init 'teacher' needs a student that is a part of {self.teacher!r}, but {why}; "
+                "set init to 'random'"
+            )
+
 
 def student_args(
     model_args: dict[str, Any], width: float, depth: float, own: dict[str, Any]
@@ -71,6 +87,8 @@ def student_args(
     for key in FROM_DATA:
         if key in own:
             raise ValueError(f"student.{key} comes from the data; remove the key")
+    if "exits" in own:
+        raise ValueError("student.exits: remove the key; early_exit after distill adds exits")
     args, own = copy.deepcopy(model_args), dict(own)
     layers = args["num_layers"]
     args = _with_layers(args, max(1, round(depth * layers)) if layers else 0)
@@ -87,10 +105,9 @@ def student_args(
                 args["head_dim"][i] = _scaled(dim, width * heads / fewer)
     if own.keys() & {"embed_dim", "num_heads"} and "head_dim" not in own:
         own["head_dim"] = None  # embed_dim / num_heads, as in any model_args
-    args = {**args, **own}
-    there = exit_places(args["fusion"], args["num_layers"])
-    args["exits"] = [place for place in args["exits"] if place in there]
-    return ModelArgs(**args).resolved()
+    resolved = ModelArgs(**{**args, **own, "exits": []}).resolved()
+    there = exit_places(resolved["fusion"], resolved["num_layers"])
+    return {**resolved, "exits": [place for place in args["exits"] if place in there]}
 
 
 def _with_layers(args: dict[str, Any], count: int) -> dict[str, Any]:
@@ -98,9 +115,13 @@ def _with_layers(args: dict[str, Any], count: int) -> dict[str, Any]:
     layers = args["num_layers"]
     if count == layers or not layers:
         return args
-    taken = [int((i + 0.5) * layers / count) for i in range(count)]
-    lists = {key: [args[key][i] for i in taken] for key in PER_LAYER}
+    lists = {key: [args[key][i] for i in _taken(layers, count)] for key in PER_LAYER}
     return {**args, "num_layers": count, **lists}
+
+
+def _taken(size: int, count: int) -> list[int]:
+    """`count` evenly spaced ones of `size`."""
+    return [int((i + 0.5) * size / count) for i in range(count)]
 
 
 def _scaled(value: int, factor: float) -> int:
@@ -109,11 +130,49 @@ def _scaled(value: int, factor: float) -> int:
 
 def distill(state: ModelState, spec: DistillSpec, ctx: Context) -> ModelState:
     args = spec.outgoing(state.model_args)
-    fresh = initial_state(args, ctx.seed)
+    criterion = taught(spec, args, state, ctx)
+    weights = initial_state(args, ctx.seed).weights
+    if spec.init == "teacher":
+        teacher = state if spec.teacher == "current" else ctx.teacher
+        assert teacher is not None  # or it could not teach
+        part = inherited(teacher.model_args, teacher.weights, args)
+        weights = {name: part.get(name, value) for name, value in weights.items()}
     quant = _quant_of_student(state.quant, args) if state.quant is not None else None
-    student = state.changed(fresh.weights, model_args=args, quant=quant)
+    student = state.changed(weights, model_args=args, quant=quant)
     report(state, student, ctx)
-    return fit(student, spec, spec.epochs, ctx, taught(spec, args, state, ctx))
+    return fit(student, spec, spec.epochs, ctx, criterion)
+
+
+def inherited(teacher_args: dict[str, Any], weights: Weights, args: dict[str, Any]) -> Weights:
+    """A part of a teacher's weights in the shapes of `args`: weight selection, arXiv:2311.18823.
+
+    Of each width evenly spaced units are taken, as of the layers. Early exits are left out.
+    """
+    now = {**teacher_args, "exits": []}
+    weights = {name: value for name, value in weights.items() if not name.startswith("exits.")}
+    for targets in (["depth"], [target for target in TARGETS if target != "depth"]):
+        removed = []
+        for dimension in dimensions(blueprint(now), targets):
+            wanted = args[dimension.key]
+            wanted = wanted if dimension.position is None else wanted[dimension.position]
+            goes = torch.ones(dimension.width, dtype=torch.bool)
+            goes[_taken(dimension.width, wanted)] = False
+            removed.append((dimension, goes.repeat(dimension.blocks).nonzero().flatten()))
+        now, weights = cut(now, weights, removed)
+    return weights
+
+
+def _no_part(args: dict[str, Any], teacher_args: dict[str, Any]) -> str | None:
+    """Why a network of `args` is not a narrower or shallower one of `teacher_args`."""
+    for key, theirs in teacher_args.items():
+        if key not in FREE and args[key] != theirs:
+            return f"{key} is {args[key]}, the teacher's {theirs}"
+    shallow = _with_layers(teacher_args, min(args["num_layers"], teacher_args["num_layers"]))
+    for key in WIDTHS:
+        mine, theirs = np.atleast_1d(args[key]), np.atleast_1d(shallow[key])
+        if len(mine) != len(theirs) or (mine > theirs).any():
+            return f"{key} is {args[key]}, the teacher's {teacher_args[key]}"
+    return None
 
 
 def _quant_of_student(quant: Quant, args: dict[str, Any]) -> Quant:

@@ -18,7 +18,7 @@ from experiment.schema import load_suite
 from experiment.store import Store
 from model import HybridCNNTransformer
 from stages import quantization
-from stages.distillation import DistillSpec, distill, student_args
+from stages.distillation import DistillSpec, distill, inherited, student_args
 from stages.finetuning import FinetuneSpec, TrainSpec, finetune, train
 from stages.pruning import PruneSpec, prune
 from stages.ptq import PtqSpec, calibrated, ptq
@@ -430,6 +430,54 @@ def test_a_student_learns_from_its_teacher_alone(ctx: Context) -> None:
     assert ctx.details["history"][-1]["validation_accuracy"] > 60
 
 
+@pytest.mark.parametrize("fusion", ["serial", "parallel", "parallel_attention"])
+def test_a_part_of_the_teacher_is_evenly_spaced(fusion: str) -> None:
+    teacher = tiny(fusion=fusion, num_layers=4, cnn_channels=[8, 16], embed_dim=24, exits=["cnn"])
+    args = student_args(
+        teacher.model_args, 0.5, 0.5, {"cnn_channels": [4, 16], "head_dim": [6, 6]}
+        if fusion != "parallel" else {"cnn_channels": [4, 16]},
+    )  # fmt: skip
+    part = inherited(teacher.model_args, teacher.state_dict(), args)
+    student = HybridCNNTransformer(**{**args, "exits": []})
+    student.load_state_dict(part)
+    whole = teacher.state_dict()
+    assert torch.equal(part["cnn.blocks.0.conv.weight"], whole["cnn.blocks.0.conv.weight"][1::2])
+    assert torch.equal(part["cnn.blocks.1.conv.weight"], whole["cnn.blocks.1.conv.weight"][:, 1::2])
+    if fusion == "parallel":
+        assert torch.equal(
+            part["mlp.0.bias"],
+            whole["mlp.0.bias"][[0, 2, 3, 5, 6, 8, 9, 11, 12, 14, 15, 17, 18, 20, 21, 23]],
+        )
+        return
+    assert args["num_layers"] == 2 and args["num_heads"] == [1, 1]
+    dims = torch.tensor(_evenly(24, args["embed_dim"]))
+    assert torch.equal(
+        part["transformer.layers.1.norm1.weight"], whole["transformer.layers.3.norm1.weight"][dims]
+    )
+    heads, own = torch.tensor([1]), torch.tensor(_evenly(12, 6))
+    values = whole["transformer.layers.1.attention.qkv.weight"].view(3, 2, 12, 24)[2]
+    expected = values[heads][:, own][:, :, dims].reshape(6, -1)
+    assert torch.equal(part["transformer.layers.0.attention.qkv.weight"][-6:], expected)
+
+
+def _evenly(size: int, count: int) -> list[int]:
+    return [math.floor(size * (2 * i + 1) / (2 * count)) for i in range(count)]
+
+
+def test_a_student_may_start_as_a_part_of_its_teacher(ctx: Context) -> None:
+    """Layers alone, at a rate of nearly nothing: it is still what it was cut from."""
+    start = state_of(tiny(num_layers=2))
+    still: dict[str, Any] = {**FAST, "learning_rate": 1e-9, "weight_decay": 0.0}
+    end = distill(start, DistillSpec(depth=0.5, init="teacher", **still), ctx)
+    name = "attention.qkv.weight"
+    torch.testing.assert_close(
+        end.weights[f"transformer.layers.0.{name}"], start.weights[f"transformer.layers.1.{name}"]
+    )
+    ctx.teacher = state_of(tiny(num_layers=2, ffn_dim=16))
+    with pytest.raises(ValueError, match="part of 'baseline', but ffn_dim is"):
+        distill(start, DistillSpec(depth=0.5, init="teacher", teacher="baseline", **still), ctx)
+
+
 @pytest.mark.parametrize("stage", ["finetune", "qat"])
 def test_a_teacher_changes_finetuning_and_qat(ctx: Context, stage: str) -> None:
     start = state_of(tiny(num_layers=1))
@@ -720,12 +768,17 @@ MISTAKES = {
     "num_heads 2",
     "chain('C', {'distill': {'student': {'num_classes': 5}}})": "student.num_classes comes from "
     "the data",
+    "chain('C', {'distill': {'student': {'exits': ['cnn']}}})": "student.exits: remove the key",
+    "chain('C', {'distill': {'student': {'num_layers': 'x'}}})": "student.num_layers: 'x' should "
+    "be a valid integer",
     "chain('C', {'distill': {'width': 0.5, 'temperature': -1.0}})": "temperature: -1.0 should be "
     "greater than 0",
     "chain('C', {'ptq': {}}, {'distill': {'width': 0.5, 'feature_weight': 1.0}})": "C.compression_"
     "args.sequence[1].teacher: teacher 'current' is int8, which shows its logits alone",
     "chain('E', 'ptq'), chain('C', {'distill': {'width': 0.5, 'teacher': 'E', 'attention_weight': "
     "1.0}})": "teacher 'E' is int8",
+    "chain('C', {'distill': {'student': {'fusion': 'parallel'}, 'init': 'teacher'}})": "sequence"
+    "[0].teacher: init 'teacher' needs a student that is a part of 'current', but fusion is",
     "chain('C', {'ptq': {'float_layers': ['cnn.blocks.1.*']}}, {'distill': {'student': {"
     "'cnn_channels': [8], 'cnn_kernels': 3, 'cnn_strides': 1, 'cnn_pools': 2}}})": "C.compression_"
     "args.sequence[1]: float_layers: 'cnn.blocks.1.*' matches no layer",

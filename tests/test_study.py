@@ -265,23 +265,23 @@ def test_with_one_seed_the_interval_is_that_of_paired_images() -> None:
 
 @pytest.mark.parametrize("seeds", [2, 3, 5])
 def test_seeds_count_with_their_unbiased_variance(seeds: int) -> None:
-    sampling = Resampling(10, seeds, count=200_000)
+    sampling = Resampling(10, seeds, count=30_000)
     values = np.random.default_rng(2).normal(size=seeds)
     spread = (sampling.seed_weights @ values).var()
-    assert spread == pytest.approx(values.var(ddof=1) / seeds, rel=0.03)
-    assert sampling.seed_weights.sum(axis=1) == pytest.approx(np.ones(200_000))
+    assert spread == pytest.approx(values.var(ddof=1) / seeds, rel=0.05)
+    assert sampling.seed_weights.sum(axis=1) == pytest.approx(np.ones(30_000))
 
 
 @pytest.mark.parametrize("luck", [0.0, 0.01])
 def test_intervals_cover_what_is_true(luck: float) -> None:
     """95 % intervals of no difference, over new images and new networks each time."""
     random = np.random.default_rng(3)
-    covered, runs, seeds, images = 0, 120, 3, 300
+    covered, runs, seeds, images = 0, 100, 3, 200
     for run in range(runs):
         difficulty = random.random(images)
         shares = 0.85 + random.normal(0, luck, (2, seeds, 1))
         correct = 0.7 * difficulty + 0.3 * random.random((2, seeds, images)) < shares
-        sampling = Resampling(images, seeds, count=400, seed=run)
+        sampling = Resampling(images, seeds, count=300, seed=run)
         found = sampling.accuracies(correct)
         measured = 100 * correct.mean(axis=2)[None]
         both = np.concatenate([measured, found])
@@ -407,8 +407,8 @@ def test_a_dry_run_shows_what_is_shared(
 ) -> None:
     assert study(tiny_study, "Tiny", "--dry-run") == 0
     printed = capsys.readouterr().out
-    # a seed: train; P: 2 × (prune, finetune); Q; PQ: 2 × qat; QP: 2 × (prune, finetune)
-    assert "7 chains, 2 seeds; 24 different stages (each chain by itself: 50)" in printed
+    # a seed has train; P: 2 × (prune, finetune); Q; PQ: 2 × qat; QP: 2 × (prune, finetune)
+    assert "7 chains, 2 seeds; 24 different stages (each chain by itself: 48)" in printed
     assert "24 cached, 0 resumable, 0 to run" in printed
 
 
@@ -446,8 +446,8 @@ def test_a_chain_that_fails_is_recorded_and_the_rest_go_on(
         return state
 
     monkeypatch.setitem(STAGES, "finetune", Stage(FinetuneSpec, picky))
-    path = suites.write(STUDY + "STUDY.update(strengths={}, seeds=[0])\n"
-                        "STUDY['stages'] = {'F': 'finetune', 'Q': 'ptq'}\n")  # fmt: skip
+    changes = "STUDY.update(strengths={}, seeds=[0])\n"
+    path = suites.write(f"{STUDY}{changes}STUDY['stages'] = {{'F': 'finetune', 'Q': 'ptq'}}\n")
     assert study(path, "Tiny", "--recommend", "min bitops") == 1
     found = json.loads((suites.results / "study_Tiny.json").read_text())
     assert found["status"] == "failed" and found["failed"] == ["Tiny_QF"]
@@ -473,8 +473,8 @@ def test_every_chain_spends_the_study_s_epochs(suites: Suites) -> None:
 
 
 def test_permutations_hold_all_shorter_orders(suites: Suites) -> None:
-    path = suites.write(STUDY + "STUDY.update(orders='permutations', strengths={})\n"
-                        "STUDY['stages']['F'] = 'finetune'\n")  # fmt: skip
+    changes = "STUDY.update(orders='permutations', strengths={'P': [{'ratio': 0.5}]})\n"
+    path = suites.write(f"{STUDY}{changes}STUDY['stages']['F'] = 'finetune'\n")
     found = load_study(path, "Tiny")
     assert [link.order for link in found.links] == [
         "P", "Q", "F", "PQ", "PF", "QP", "QF", "FP", "FQ",
@@ -503,11 +503,12 @@ MISTAKES = {
     "STUDY['baseline'] = 'Bas'": "Tiny.baseline: 'Bas' is not an experiment; did you mean 'Base'?",
     "EXPERIMENT_CONFIGS.append(chain('C', 'ptq')); STUDY['baseline'] = 'C'": "Tiny.baseline: 'C' "
     "is not a baseline; set its is_fp32_baseline_generation",
-    "STUDY['stages'] = {'PQ': 'ptq', 'Q': 'qat'}": "Tiny.stages: should have one capital letter",
+    "STUDY['stages'] = {'PQ': 'ptq', 'Q': 'qat'}; STUDY['strengths'] = {}": "Tiny.stages: 'PQ' "
+    "should be one capital letter",
     "STUDY['stages'] = {'P': 'ptq'}; STUDY['strengths'] = {}": "Tiny.stages: P alone has no order",
-    "STUDY['stages']['Q'] = []": "Tiny.stages: Q: should name a stage",
+    "STUDY['stages']['Q'] = []": "Tiny.stages.Q: should name a stage",
     "STUDY['stages']['Q'] = 7": "Tiny.stages: 7 should be a valid string",
-    "STUDY['stages']['Q'] = {'ptq': {}, 'qat': {}}": "Tiny.stages: Q: {'ptq': {}, 'qat': {}} "
+    "STUDY['stages']['Q'] = {'ptq': {}, 'qat': {}}": "Tiny.stages.Q: {'ptq': {}, 'qat': {}} "
     "should be {stage: options}",
     "STUDY['stages']['Q'] = 'qta'": "Tiny.stages.Q: 'qta' is not a stage; did you mean 'qat'?",
     "STUDY['stages']['Q'] = {'qat': {'epoch': 1}}": "Tiny.stages.Q.epoch: 'epoch' is not known",
