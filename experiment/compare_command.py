@@ -14,11 +14,12 @@ from typing import Any
 from rich.table import Table
 
 from experiment.command_line import Parser
-from experiment.console import COLUMNS, Console, cell, options
+from experiment.console import Console, options
 from experiment.report_files import Result
 from experiment.result_file import read_result, specs, stats_after, stats_at_end
 from experiment.results import against
 from experiment.show_command import heading, results_folder
+from experiment.tables import COLUMNS, Row, cell
 
 Pair = tuple[str, int | None, int | None]  # stage, its positions in A and in B
 MACHINE = ("device", "cpu", "isa", "threads", "torch", "torchao")  # what latency depends on
@@ -31,7 +32,9 @@ def compare_command(arguments: list[str], console: Console) -> int:
     first, second = (read_result(name, folder) for name in (args.first, args.second))
     for letter, result in (("A", first), ("B", second)):
         console.show(heading(result, f"{letter} "))
-    console.show(_stages(first, second))
+    headings = [heading for heading, *_ in COLUMNS]
+    title = "Stage by stage: A → B (change from A to B)"
+    console.figures(title, ["stage"], headings, _stages(first, second))
     differences = list(config_differences(first, second))
     if differences:
         console.show(_table("What differs in the configuration", differences))
@@ -101,20 +104,17 @@ def _differing(
             yield f"{prefix}{key}", first.get(key), second.get(key)
 
 
-def _stages(first: Result, second: Result) -> Table:
+def _stages(first: Result, second: Result) -> list[Row]:
     """A row a pair of stages, then the ends of both chains."""
-    table = Table(title="Stage by stage: A → B (change from A to B)", title_justify="left")
-    table.add_column("stage", no_wrap=True)
-    for name, *_ in COLUMNS:
-        table.add_column(name, justify="right")
+    rows = []
     for name, a, b in paired(first.sequence, second.sequence):
         only = "" if None not in (a, b) else f" ({'A' if b is None else 'B'} only)"
         mine = stats_after(first, a) if a is not None else {}
         its = stats_after(second, b) if b is not None else {}
-        table.add_row(f"{name}{only}", *_cells(mine, its))
-    table.add_section()
-    table.add_row("end", *_cells(stats_at_end(first), stats_at_end(second)), style="bold")
-    return table
+        rows.append(Row([f"{name}{only}"], _cells(mine, its)))
+    rows[-1:] = [row._replace(ends_section=True) for row in rows[-1:]]
+    ends = _cells(stats_at_end(first), stats_at_end(second))
+    return [*rows, Row(["end"], ends, style="bold")]
 
 
 def _cells(first: dict[str, Any], second: dict[str, Any]) -> list[str]:

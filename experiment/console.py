@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
 from rich.console import Console as RichConsole
 from rich.console import RenderableType
-from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 from tqdm import tqdm
@@ -20,18 +19,9 @@ from experiment.progress import Forecast, Progress
 from experiment.results import SUMMARY_NAME, Results, experiment_sequence
 from experiment.schema import Suite
 from experiment.store import Store
+from experiment.tables import COLUMNS, Row, cell, figure_tables
 
 STATUS_STYLE = {"done": "green", "failed": "red", "skipped": "yellow", "interrupted": "yellow"}
-
-
-# What tables show of a network: heading, metric, unit's scale, digits.
-COLUMNS = (
-    ("accuracy %", "accuracy", 1, 2),
-    ("size MB", "model_size_mb", 1, 3),
-    ("M BitOps", "bitops", 1e6, 0),
-    ("ms at 1", "latency_ms_batch_1", 1, 3),
-    ("ms at 64", "latency_ms_batch_64", 1, 2),
-)
 
 
 class Console:
@@ -63,6 +53,13 @@ class Console:
             self.rich.print(what)
         if self.progress is not None:
             self.progress.refresh()
+
+    def figures(
+        self, title: str, names: Sequence[str], figures: Sequence[str], rows: Sequence[Row]
+    ) -> None:
+        """A table of figures; as several, where it is wider than the terminal."""
+        for table in figure_tables(self.rich, title, names, figures, rows):
+            self.show(table)
 
     @contextmanager
     def following(self, chains: list[Chain], store: Store) -> Iterator[None]:
@@ -156,24 +153,25 @@ class Console:
 
     def closing(self, results: Results) -> None:
         """The summary table over all experiments."""
-        table = Table(title="Results (change against the baseline)", title_justify="left")
-        table.add_column("experiment", overflow="fold", min_width=12)
-        table.add_column("stages", overflow="fold")
-        for heading, *_ in COLUMNS:
-            table.add_column(heading, justify="right")
-        table.add_column("status")
         rows = results.summary()["experiments"]
         rows = [row for row in rows if row["experiment"] in results.experiments]
+        table = []
         for row in rows:
             change = row.get("against_baseline", {})
-            cells = [
+            figures = [
                 cell(row["final"], change, name, scale, digits)
                 for _, name, scale, digits in COLUMNS
             ]
             status = Text(row["status"], style=STATUS_STYLE.get(row["status"], ""))
-            table.add_row(row["experiment"], " → ".join(row["sequence"]), *cells, status)
+            names = row["experiment"], " → ".join(row["sequence"])
+            table.append(Row(names, [*figures, status]))
         self.say("")
-        self.show(table)
+        self.figures(
+            "Results (change against the baseline)",
+            ("experiment", "stages"),
+            (*(heading for heading, *_ in COLUMNS), "status"),
+            table,
+        )
         for row in rows:
             for error in row["errors"]:
                 self.note(f"{row['experiment']}: {row['status']}: {error['message']}")
@@ -243,23 +241,6 @@ def _ratio(metrics: dict[str, Any], reference: dict[str, Any] | None, name: str)
 
 def _latency(metrics: dict[str, Any], batch: int) -> float:
     return metrics["inference_time_ms"][f"batch_{batch}"]["median"]
-
-
-def cell(
-    stats: dict[str, Any], change: dict[str, float], name: str, scale: float, digits: int
-) -> str:
-    """A figure over seeds as a table shows it, with its change against the baseline."""
-    if name not in stats:
-        return "–"
-    mean, std, n = stats[name]["mean"], stats[name]["std"], stats[name]["n"]
-    text = f"{mean / scale:,.{digits}f}"
-    if std is not None:
-        text += f" ± {std / scale:,.{digits}f} ({n})"
-    if f"{name}_points" in change:
-        text += f" ({change[f'{name}_points']:+.2f})"
-    elif f"{name}_ratio" in change:
-        text += f" (×{change[f'{name}_ratio']:.2f})"
-    return text
 
 
 class _NoTerminal:

@@ -155,7 +155,7 @@ def _table(names: list[str], found: list[Prediction], classes: list[str], top: i
     table = Table(title="Most likely classes, with confidence", title_justify="left")
     table.add_column("image", overflow="fold")
     for rank in range(1, top + 1):
-        table.add_column(f"{rank}.")
+        table.add_column(f"{rank}.", overflow="fold")
     exits = any(each.exit for each in found)
     if exits:
         table.add_column("left at")

@@ -10,11 +10,12 @@ from rich.text import Text
 
 from experiment.command_line import Parser
 from experiment.config_file import config_values, folder_of
-from experiment.console import COLUMNS, STATUS_STYLE, Console, cell, number, options
+from experiment.console import STATUS_STYLE, Console, number, options
 from experiment.messages import ConfigError, stop_at
 from experiment.report_files import Result, StageEntry
 from experiment.result_file import at, read_result, specs, stats_after, stats_at_end
 from experiment.results import against
+from experiment.tables import COLUMNS, Row, cell
 
 LINE = 120  # characters, of settings
 MORE_COLUMNS = (
@@ -45,7 +46,7 @@ def show_command(arguments: list[str], console: Console) -> int:
         console.warn(f"{where}: {error.get('message')}")
     if remark:
         console.warn(remark)
-    console.show(_stages(result, baseline))
+    _show_stages(result, baseline, console)
     for warning in _warnings(result):
         console.warn(warning)
     last = next((e for p in reversed(range(len(specs(result)))) for e in at(result, p)), None)
@@ -86,23 +87,19 @@ def _baseline(result: Result, name: str, folder: Path) -> tuple[Result | None, s
         return None, f"no change against the baseline: {error}"
 
 
-def _stages(result: Result, baseline: Result | None) -> Table:
+def _show_stages(result: Result, baseline: Result | None, console: Console) -> None:
     """A row a stage, with its change against the baseline on the same seeds."""
-    base = stats_at_end(baseline, result.seeds) if baseline is not None else {}
-    title = "Stages (change against the baseline)" if base else "Stages"
-    table = Table(title=title, title_justify="left")
-    table.add_column("stage", no_wrap=True)
-    for name, *_ in MORE_COLUMNS:
-        table.add_column(name, justify="right")
-    table.add_column("seconds", justify="right")
+    base, rows = stats_at_end(baseline, result.seeds) if baseline is not None else {}, []
     if baseline is not None:
-        table.add_row(baseline.experiment, *_cells(base, {}), "", end_section=True)
+        rows.append(Row([baseline.experiment], [*_cells(base, {}), ""], ends_section=True))
     for position, stage in enumerate(result.sequence):
         entries, stats = at(result, position), stats_after(result, position)
         took = f"{sum(e.seconds or 0 for e in entries):,.1f}" if entries else "did not run"
-        cells = _cells(stats, against(stats, base))
-        table.add_row(f"{position + 1} {stage}", *cells, took, style="" if entries else "dim")
-    return table
+        cells = [*_cells(stats, against(stats, base)), took]
+        rows.append(Row([f"{position + 1} {stage}"], cells, style="" if entries else "dim"))
+    title = "Stages (change against the baseline)" if base else "Stages"
+    headings = [*(heading for heading, *_ in MORE_COLUMNS), "seconds"]
+    console.figures(title, ["stage"], headings, rows)
 
 
 def _cells(stats: dict[str, Any], change: dict[str, float]) -> list[str]:

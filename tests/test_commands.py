@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console as RichConsole
 
 import dataset
 import main
@@ -28,6 +30,7 @@ from experiment import doctor_command, installation, predict_command
 from experiment.compare_command import paired
 from experiment.progress import Forecast, Progress
 from experiment.store import load_checkpoint, read_checkpoint
+from experiment.tables import Row, figure_tables
 from stages import STAGES, Stage
 from stages.exits import all_certainties, every_logits, exit_taken
 from stages.state import deploy, parts_of
@@ -152,7 +155,7 @@ def test_names_and_files_that_are_wrong(ran: Ran, command: Any, tmp_path: Path) 
         (b"{", "it is not JSON"),
         (b"\xff\xfe", "it is not JSON"),
         (b"[]", "valid dictionary"),
-        (b'{"experiment": "x"}', "status: Field required"),
+        (b'{"experiment": "x"}', "config: Field required"),
         (b"[" * 100_000, "it is not JSON"),
     ]:
         path = tmp_path / "x_results.json"
@@ -195,6 +198,22 @@ def test_results_spoilt_at_random_are_shown_or_refused(
         for arguments in (["show", str(path)], ["compare", str(path), "QatPF"]):
             code, _, errors = command(*arguments)
             assert (code, len(errors)) in [(0, 0), (2, 1)], (place, errors)
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_a_narrow_terminal_gets_every_figure(width: int) -> None:
+    screen = io.StringIO()
+    rich = RichConsole(file=screen, width=width, soft_wrap=True)
+    figures = [f"{number}.125 (×{number}.50)" for number in range(9)]
+    names = [str(number) for number in range(9)]
+    rows = [Row(["A"], figures), Row(["B"], figures)]
+    tables = figure_tables(rich, "Figures", ["stage"], names, rows)
+    for table in tables:
+        rich.print(table)
+    printed = screen.getvalue()
+    assert all(printed.count(figure) == 2 for figure in figures) and "…" not in printed
+    assert max(map(len, printed.splitlines())) <= width
+    assert printed.count("Figures") == 1 and len(tables) == {40: 9, 80: 3, 120: 2}[width]
 
 
 # --- compare ------------------------------------------------------------------------------------
@@ -519,7 +538,9 @@ def test_the_doctor_works_without_torch(tmp_path: Path) -> None:
     code, out = doctor(environment)
     assert code == 1
     assert "killed by SIGSEGV" in out and "not tried without torch" in out
-    environment = fake_packages(tmp_path / "other", pydantic='raise ImportError("half installed")')
+    shutil.rmtree(tmp_path)
+    (tmp_path / "numpy").mkdir(parents=True)
+    (tmp_path / "numpy" / "__init__.py").write_text('raise ImportError("half installed")')
     code, out = doctor(environment, "--dry-run")
     assert code == 2
     assert out == (
