@@ -88,9 +88,12 @@ def command(ran: Ran, capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 def rows(printed: str) -> dict[str, list[str]]:
-    """The rows of printed tables, by their first cell."""
+    """The rows of printed tables, by their first cell; of a table in parts put together."""
     cells = [line.strip("│ ").split("│") for line in printed.splitlines() if line.startswith("│")]
-    return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in cells}
+    found: dict[str, list[str]] = {}
+    for row in cells:
+        found.setdefault(row[0].strip(), []).extend(cell.strip() for cell in row[1:])
+    return found
 
 
 # --- show ---------------------------------------------------------------------------------------
@@ -634,9 +637,9 @@ def test_mistakes_in_ones_own_stage_are_told_with_their_place() -> None:
 
 
 def recipes(readme: str = "README.md") -> dict[str, str]:
-    """Python code of a README by its first line."""
+    """Python code of a README by its first line; comments are in the README's language."""
     code = re.findall(r"```python\n(.*?)```", (HOME / readme).read_text(), re.DOTALL)
-    return {text.splitlines()[0]: text for text in code}
+    return {text.splitlines()[0]: re.sub(r" *#.*", "", text) for text in code}
 
 
 def test_both_readmes_have_the_same_code() -> None:
