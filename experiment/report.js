@@ -93,7 +93,7 @@
     const outside = limited ? accuracies.filter((value) => value < limited[0]).length : 0;
     get("outside").textContent = outside ? `${outside} less accurate not in view.` : "";
     const element = draw("chart-tradeoff", traces, `Accuracy against ${cost.title}`, {
-      xaxis: axis(cost.label, { type: get("log").checked ? "log" : "linear", rangemode: "tozero" }),
+      xaxis: axis(cost.label, get("log").checked ? { type: "log" } : { type: "linear", rangemode: "tozero", minallowed: 0 }),
       yaxis: axis("accuracy (%)", { range: limited, autorange: !limited }),
       hovermode: "closest",
     });
@@ -189,7 +189,7 @@
         }
       }
       draw(id, traces, title, {
-        xaxis: axis("epoch"), yaxis: axis(label),
+        xaxis: axis("epoch", { dtick: Math.ceil(Math.max(...seen.values()) / 8) }), yaxis: axis(label),
         shapes, annotations, margin: { l: 56, r: 16, t: 60, b: 48 },
       });
     }
@@ -381,7 +381,11 @@
   const jobs = [];
   document.querySelectorAll("form").forEach((form) => form.addEventListener("submit", (event) => event.preventDefault()));
   if (data.experiments.length) {
-    const logarithmic = () => { get("log").checked = data.costs.find((c) => c.key === get("cost").value).log; };
+    const logarithmic = () => {  // also where one figure would squeeze all others into a corner
+      const cost = data.costs.find((item) => item.key === get("cost").value);
+      const values = data.experiments.filter((item) => item.final[cost.key]).map((item) => item.final[cost.key][0]);
+      get("log").checked = cost.log || Math.max(...values) > 15 * Math.min(...values);
+    };
     logarithmic();
     get("cost").addEventListener("change", () => { logarithmic(); tradeoff(); });
     for (const id of ["split", "reach", "log"]) if (get(id)) get(id).addEventListener("change", tradeoff);

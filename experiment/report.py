@@ -100,9 +100,11 @@ def _reaches(experiments: list[dict[str, Any]]) -> list[tuple[int, str]]:
 
 
 def _chain_options(rows: list[dict[str, Any]]) -> list[tuple[str, str]]:
-    """All experiments; the longest chain that is done is shown first."""
+    """All experiments; the longest chain on a Pareto front is shown first."""
     first = max(
-        rows, default=None, key=lambda row: (row["status"] == "done", row["sequence"].count("→"))
+        rows,
+        default=None,
+        key=lambda row: (row["status"] == "done", row["fronts"] != "", row["sequence"].count("→")),
     )
     return [
         (row["name"], f"{row['name']}: {row['sequence']}")
