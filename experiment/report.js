@@ -1,5 +1,5 @@
 "use strict";
-// Draws the charts from the JSON in the page, and makes the table sort and filter.
+// Draws the charts from the JSON in the page.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const byName = new Map(data.experiments.map((item) => [item.name, item]));
@@ -13,7 +13,10 @@
 
   // Plotly reads tags in its texts; names are not to be read as such.
   const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  const short = (layer) => plain(layer.replace(/^transformer\.layers\./, "layer "));
+  // Labels beside an axis leave room for the chart; hovering shows the whole.
+  const clip = (text, length = 30) => plain(text.length > length ? `${text.slice(0, length - 1)}…` : text);
+  const short = (layer) => clip(layer.replace(/^transformer\.layers\./, "layer "));
+  const named = (names) => ({ type: "category", tickmode: "array", tickvals: names, ticktext: names.map(short) });
   const signed = (value, digits = 2) =>
     (value < 0 ? "−" : "+") + Math.abs(value).toFixed(digits);
   const narrow = () => window.innerWidth < 700;
@@ -27,7 +30,7 @@
     element.setAttribute("aria-label", `Chart: ${title}`);
     if (layout.height) element.style.height = `${layout.height}px`;
     Plotly.react(element, traces, {
-      title: { text: plain(title), font: { size: narrow() ? 13 : 15 }, x: 0, xref: "container", xanchor: "left", pad: { l: 8 } },
+      title: { text: clip(title, narrow() ? 50 : 120), font: { size: narrow() ? 13 : 15 }, x: 0, xref: "container", xanchor: "left", pad: { l: 8 } },
       font: { family: getComputedStyle(document.body).fontFamily, size: 13, color: BLACK },
       margin: { l: 56, r: 16, t: 44, b: 48 },
       hoverlabel: { align: "left", bgcolor: "#fff", font: { color: BLACK } },
@@ -75,7 +78,7 @@
       return {
         name, marker, type: "scatter", x: items.map(x), y: items.map((item) => item.final.accuracy[0]),
         mode: labelled && !narrow() ? "markers+text" : "markers",
-        text: items.map((item) => plain(item.name)), textposition: "top center", textfont: { size: 11 },
+        text: items.map((item) => clip(item.name)), textposition: "top center", textfont: { size: 11 },
         hovertext: items.map(hover), hoverinfo: "text", customdata: items.map((item) => item.name),
         error_x: deviations(items, cost.key, cost.scale), error_y: deviations(items, "accuracy", 1),
         cliponaxis: false,
@@ -114,7 +117,7 @@
 
   function waterfall(item, measure) {
     const bars = item.steps.map((step, place) => ({
-      label: `${place + 1} ${plain(step.stage)}`, value: step.metrics[measure.key],
+      label: `${place + 1} ${clip(step.stage, 18)}`, value: step.metrics[measure.key],
       spec: Object.entries(step.spec).slice(0, 8).map(([key, value]) => plain(`${key} = ${JSON.stringify(value)}`)),
     })).filter((bar) => isNumber(bar.value));
     const start = item.start[measure.key];
@@ -173,7 +176,7 @@
         seen.set(part.seed, begin + length);
         if (part.seed === item.curves[0].seed) {
           if (begin) shapes.push({ type: "line", x0: begin + 0.5, x1: begin + 0.5, yref: "paper", y0: 0, y1: 1, line: { color: GREY, width: 1, dash: "dot" } });
-          annotations.push({ text: plain(part.stage), x: begin + (length + 1) / 2, yref: "paper", y: 1, yanchor: "bottom", showarrow: false, font: { size: 12, color: GREY } });
+          annotations.push({ text: clip(part.stage), x: begin + (length + 1) / 2, yref: "paper", y: 1, yanchor: "bottom", showarrow: false, font: { size: 12, color: GREY } });
         }
         for (const [kind, colour, dash] of [["validation", BLUE, "solid"], ["train", "#E69F00", "dash"]]) {
           const values = part[`${kind}_${what}`];
@@ -215,12 +218,12 @@
       any = true;
       get("widths").hidden = false;
       const bar = (name, place, color) => ({
-        type: "bar", orientation: "h", name, y: names.map(short), x: names.map((n) => pairs.get(n)[place] / scale),
+        type: "bar", orientation: "h", name, y: names, x: names.map((n) => pairs.get(n)[place] / scale),
         marker: { color }, hovertemplate: `%{x:.4g} ${name}<extra></extra>`,
       });
       draw(id, [bar("before", 0, "#afb8c1"), bar("after", 1, BLUE)], title, {
         height: Math.max(260, 130 + 30 * names.length), barmode: "group", bargap: 0.3,
-        xaxis: axis(label), yaxis: axis("", { autorange: "reversed", tickfont: { size: 11 } }),
+        xaxis: axis(label), yaxis: axis("", { autorange: "reversed", tickfont: { size: 11 }, ...named(names) }),
       });
     }
     get("widths").hidden = !any;
@@ -263,7 +266,7 @@
       });
       return;
     }
-    const kept = new Set(item.float_layers), names = item.scan.map((entry) => short(entry.layer));
+    const kept = new Set(item.float_layers), names = item.scan.map((entry) => entry.layer);
     const bar = (values, more) => ({
       type: "bar", orientation: "h", y: names, x: values, showlegend: false,
       marker: { color: item.scan.map((entry) => (kept.has(entry.layer) ? ORANGE : BLUE)) }, ...more,
@@ -279,7 +282,7 @@
       height: Math.max(300, 130 + 26 * names.length), bargap: 0.3,
       xaxis: axis("SQNR of the logits (dB)", { domain: [0, 0.47], nticks: narrow() ? 4 : 8 }),
       xaxis2: axis(float === null ? "validation accuracy (%)" : narrow() ? "accuracy (points)" : "validation accuracy against float (points)", { domain: [0.53, 1], nticks: narrow() ? 4 : 8 }),
-      yaxis: axis("", { autorange: "reversed", tickfont: { size: 11 } }),
+      yaxis: axis("", { autorange: "reversed", tickfont: { size: 11 }, ...named(names) }),
     });
   }
 
@@ -292,7 +295,7 @@
       const at = (item) => item.places.indexOf(place);
       const macs = (item) => item.macs ? `, ${(item.macs[at(item)] / 1e6).toPrecision(3)} M MACs` : "";
       return {
-        type: "bar", orientation: "h", name: plain(place), y: items.map((item) => plain(item.name)),
+        type: "bar", orientation: "h", name: clip(place), y: items.map((item) => item.name),
         x: items.map((item) => 100 * item.share[at(item)]),
         text: items.map((item) => `${(100 * item.share[at(item)]).toFixed(0)} %`), textposition: "inside", insidetextanchor: "middle", textangle: 0,
         hovertext: items.map((item) => `${plain(place)}: ${(100 * item.share[at(item)]).toFixed(2)} % leave${macs(item)}`), hoverinfo: "text",
@@ -301,7 +304,7 @@
     });
     draw("chart-exits", traces, "Where images leave", {
       height: 160 + 34 * data.exits.length, barmode: "stack",
-      xaxis: axis("share of the test split (%)", { range: [0, 100] }), yaxis: axis("", { autorange: "reversed" }),
+      xaxis: axis("share of the test split (%)", { range: [0, 100] }), yaxis: axis("", { autorange: "reversed", ...named(data.exits.map((item) => item.name)) }),
       uniformtext: { minsize: 10, mode: "hide" },
     });
   }
@@ -335,45 +338,13 @@
       annotations.push({ x, y, text: lines.join("<br>"), showarrow: false, font: { size: 12, color: dark ? "#fff" : BLACK } });
     }));
     draw(id, [{
-      type: "heatmap", z, x: item.stages.map(plain), y: item.stages.map(plain), zmin: -widest, zmax: widest, xgap: 2, ygap: 2,
+      type: "heatmap", z, x: item.stages, y: item.stages, zmin: -widest, zmax: widest, xgap: 2, ygap: 2,
       colorscale: [[0, "#a84300"], [0.5, "#ffffff"], [1, "#00507d"]], hoverinfo: "skip",
       colorbar: { title: { text: "points", side: "right" }, thickness: 12 },
     }], `Row before column: ${item.name}`, {
-      xaxis: axis("second", { type: "category", showgrid: false }), yaxis: axis("first", { type: "category", autorange: "reversed", showgrid: false }),
+      xaxis: axis("second", { showgrid: false, ...named(item.stages) }), yaxis: axis("first", { ...named(item.stages), autorange: "reversed", showgrid: false }),
       annotations, plot_bgcolor: "#eceff2",
     });
-  }
-
-  // --- the table ---------------------------------------------------------------------------------
-
-  function sortable(table) {
-    const heads = [...table.tHead.rows[0].cells];
-    heads.forEach((head, column) => head.firstElementChild.addEventListener("click", () => {
-      const upwards = head.getAttribute("aria-sort") !== "ascending";
-      heads.forEach((other) => other.setAttribute("aria-sort", "none"));
-      head.setAttribute("aria-sort", upwards ? "ascending" : "descending");
-      const values = (row) => row.cells[column].dataset.value;
-      const rows = [...table.tBodies[0].rows].sort((one, two) => {
-        const [a, b] = [values(one), values(two)];
-        if (a === "" || b === "") return (a === "") - (b === "");  // what is missing stays last
-        const order = isNaN(a) || isNaN(b) ? a.localeCompare(b, "en", { numeric: true }) : a - b;
-        return upwards ? order : -order;
-      });
-      table.tBodies[0].append(...rows);
-    }));
-  }
-  function filter() {
-    const words = get("filter").value.toLowerCase().split(/\s+/).filter(Boolean);
-    const status = get("status").value, drop = get("drop").value;
-    const rows = [...get("table").tBodies[0].rows];
-    for (const row of rows) {
-      const text = `${row.cells[0].dataset.value} ${row.cells[1].dataset.value}`.toLowerCase();
-      row.hidden = !words.every((word) => text.includes(word))
-        || (status !== "" && row.dataset.status !== status)
-        || (drop !== "" && !(-Number(row.dataset.change) <= Number(drop) + 1e-9));
-    }
-    const shown = rows.filter((row) => !row.hidden).length;
-    get("count").textContent = `${shown} of ${rows.length} shown`;
   }
 
   // --- at the start ------------------------------------------------------------------------------
@@ -390,12 +361,9 @@
     get("cost").addEventListener("change", () => { logarithmic(); tradeoff(); });
     for (const id of ["split", "reach", "log"]) if (get(id)) get(id).addEventListener("change", tradeoff);
     get("which").addEventListener("change", chain);
-    sortable(get("table"));
-    for (const id of ["filter", "status", "drop"]) get(id).addEventListener("input", filter);
     get("table").addEventListener("click", (event) => {
       if (event.target.matches(".open")) open(event.target.dataset.name);
     });
-    filter();
     jobs.push(tradeoff, chain);
   }
   if (get("scan")) {

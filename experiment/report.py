@@ -71,7 +71,7 @@ def html(folder: Folder) -> str:
     """The page; equal results give equal bytes."""
     context = page(folder)
     rows = context["rows"]
-    plotly, js = _plotly(), (HERE / "report.js").read_text()
+    plotly, js = _plotly(), _own_script()
     statuses = sorted({row["status"] for row in rows})
     return _template().render(
         **context,
@@ -124,6 +124,10 @@ def _template() -> Any:
     )
     environment.filters["breakable"] = breakable
     return environment.get_template("report.html.j2")
+
+
+def _own_script() -> str:
+    return "".join((HERE / name).read_text() for name in ("report_table.js", "report.js"))
 
 
 @functools.cache
