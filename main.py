@@ -48,6 +48,8 @@ try:
     from experiment.store import CheckpointError, Store
     from experiment.store_command import store_command
     from experiment.study_command import study_command
+    from experiment.torchrun import led_by_the_first
+    from parallel import TeamError
     from stages.state import Interrupted, StageError
     from train_eval import NonFiniteLossError, get_optimizer, get_scheduler
 except Exception as broken:  # whatever a half-installed package raises
@@ -71,7 +73,11 @@ __all__ = ["get_optimizer", "get_scheduler", "main", "run_experiment", "run_suit
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code."""
+    """Run the command line; returns the exit code. Under torchrun the first process does that."""
+    return led_by_the_first(lambda: _main(argv))
+
+
+def _main(argv: list[str] | None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     console = Console()
     try:
@@ -100,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
         command = " ".join(["python main.py", *arguments])
         console.note(f"\ninterrupted; what was done is saved. To go on: {command}")
         return 130
-    except (StageError, NonFiniteLossError) as error:
+    except (StageError, NonFiniteLossError, TeamError) as error:
         print(error, file=sys.stderr)
         return 1
     except OSError as error:

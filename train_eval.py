@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -73,6 +73,20 @@ class EpochProgress:
     loss_sum: float = 0.0
     correct: int = 0
     seen: int = 0
+
+
+class Share(Protocol):
+    """One process's part of each batch, where several train one network: see parallel.py."""
+
+    weight: float  # of its mean loss in that of the whole batch
+
+    def of(self, values: Tensor) -> Tensor:
+        """Its rows of a whole batch."""
+
+    def reduce(
+        self, optimizer: torch.optim.Optimizer, loss: Tensor, hits: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Sum gradients over all processes, in place; returns the sums of loss and hits."""
 
 
 class TrainResult(NamedTuple):
@@ -247,10 +261,12 @@ def train_one_epoch(
     progress: EpochProgress | None = None,
     after_step: Callable[[EpochProgress], None] | None = None,
     description: str = "train",
+    share: Share | None = None,
 ) -> TrainResult:
     """One pass over `loader`, from `progress.step` on; the model is left in training mode.
 
-    `after_step` runs after every optimizer step, and may raise to stop. Raises NonFiniteLossError.
+    `after_step` runs after every optimizer step, and may raise to stop. With a `share` of every
+    batch, the result is that of all processes together. Raises NonFiniteLossError.
     """
     criterion = criterion or cross_entropy()
     progress = progress or EpochProgress()
@@ -268,27 +284,36 @@ def train_one_epoch(
         disable=None,
     )
     for images, labels in bar:
+        batch = len(images)
+        if share is not None:
+            images, labels = share.of(images), share.of(labels)
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             logits = model(images)
             loss = criterion(logits.float(), labels, images)
+        hard = labels if labels.ndim == 1 else labels.argmax(1)
+        hits = (final_logits(logits).argmax(1) == hard).sum()
+        optimizer.zero_grad(set_to_none=True)
+        if share is None:
+            loss.backward()
+        else:
+            loss = share.weight * loss
+            loss.backward()
+            loss, hits = share.reduce(optimizer, loss, hits)
         value = loss.item()
-        if not torch.isfinite(loss):
+        if not math.isfinite(value):
             raise NonFiniteLossError(
                 f"loss is {value} in epoch {epoch + 1}, step {progress.step + 1}"
             )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
         if grad_clip > 0:
             nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
         optimizer.step()
         rate = optimizer.param_groups[0]["lr"]
         if schedule is not None:
             schedule.after_step()
-        hard = labels if labels.ndim == 1 else labels.argmax(1)
         progress.step += 1
-        progress.loss_sum += value * len(images)
-        progress.correct += int((final_logits(logits).argmax(1) == hard).sum())
-        progress.seen += len(images)
+        progress.loss_sum += value * batch
+        progress.correct += int(hits)
+        progress.seen += batch
         bar.set_postfix(
             loss=f"{progress.loss_sum / progress.seen:.3f}",
             acc=f"{100 * progress.correct / progress.seen:.1f}%",
@@ -326,5 +351,5 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> Evalu
         loss += F.cross_entropy(logits.float(), labels, reduction="sum").item()
         correct += int((logits.argmax(1) == labels).sum())
         count += len(labels)
-    count = max(1, count)
-    return Evaluation(loss / count, 100 * correct / count, 1e3 * seconds / count, count)
+    some = max(1, count)
+    return Evaluation(loss / some, 100 * correct / some, 1e3 * seconds / some, count)

@@ -64,7 +64,7 @@ class Console:
     @contextmanager
     def following(self, chains: list[Chain], store: Store) -> Iterator[None]:
         """Inside, these chains run: a bar over them all, below it those of a stage."""
-        quiet = contextlib.redirect_stderr(_NoTerminal(sys.stderr))  # where bars find no terminal
+        quiet = contextlib.redirect_stderr(NoTerminal(sys.stderr))  # where bars find no terminal
         with quiet if self.quiet else contextlib.nullcontext():
             self.progress = Progress(chains, store)
             try:
@@ -243,7 +243,7 @@ def _latency(metrics: dict[str, Any], batch: int) -> float:
     return metrics["inference_time_ms"][f"batch_{batch}"]["median"]
 
 
-class _NoTerminal:
+class NoTerminal:
     """A stream that says it is no terminal, which is what tqdm asks before it draws."""
 
     def __init__(self, stream: TextIO):

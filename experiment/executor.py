@@ -16,6 +16,7 @@ from experiment.console import Console
 from experiment.results import Results
 from experiment.schema import Suite
 from experiment.store import Store
+from parallel import TeamError
 from stages.state import Interrupted, ModelState
 
 # A full disk, a forbidden or read-only folder, a quota, a broken device.
@@ -85,7 +86,7 @@ class SerialExecutor:
             for chain in chains:
                 try:
                     self.run_chain(chain)
-                except Interrupted:
+                except (Interrupted, TeamError):
                     self.results.interrupt()
                     raise
 
@@ -107,7 +108,7 @@ class SerialExecutor:
                 if before is None and step.before is not None:
                     before = self.outcome(step.before)
                 before = self.run_one(chain, position, step, before)
-            except Interrupted:
+            except (Interrupted, TeamError):
                 raise
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in UNWRITABLE:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -139,6 +139,12 @@ def set_observing(faked: nn.Module, on: bool) -> None:
     """Whether what runs through the network moves its ranges."""
     for _, quantizer in quantizers(faked):
         quantizer.observing = on
+
+
+def observe_together(faked: nn.Module, extremes: Callable[[Tensor], Tensor]) -> None:
+    """Range observers see `extremes` of what runs through: that of a batch in several processes."""
+    for _, quantizer in quantizers(faked):
+        quantizer.observer.register_forward_pre_hook(lambda _, values: (extremes(*values),))
 
 
 def set_quantizing(faked: nn.Module, on: bool) -> None:

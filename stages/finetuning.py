@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import time
 from collections.abc import Iterator
@@ -13,15 +14,19 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+import parallel
+from files import tensor_bytes
 from model import HybridCNNTransformer
 from stages import quantization
 from stages.exits import Exits
+from stages.jobs import MET_BY_ALL, foreman
 from stages.masks import zero_channel_masks
 from stages.state import (
     CompressionArgs,
     Context,
     Interrupted,
     ModelState,
+    StageError,
     StageSpec,
     build,
     cpu_copy,
@@ -109,9 +114,27 @@ def fit(
     (scheme 'qat') trains with fake quantization, its ranges moving in the first half of the epochs.
     Whole channels that are zero stay zero. The parameters of a Distillation train along and are
     dropped. Saves itself to `ctx.snapshot` at least every epoch and goes on from there; on the CPU
-    the result is the same to the bit. Raises NonFiniteLossError and Interrupted, both with the last
-    snapshot kept.
+    the result is the same to the bit. The other processes of a torchrun take part, and may be
+    others when it goes on. Raises NonFiniteLossError and Interrupted, both with the last snapshot
+    kept, and TeamError.
     """
+    team = parallel.team()
+    if team is None:
+        return _fit(state, recipe, epochs, ctx, criterion, exits_only)
+    with team.together(MET_BY_ALL):
+        if team.rank == 0:
+            foreman.announce(team, state, recipe, epochs, ctx, criterion, exits_only)
+        return _fit(state, recipe, epochs, ctx, criterion, exits_only)
+
+
+def _fit(
+    state: ModelState,
+    recipe: Recipe,
+    epochs: int,
+    ctx: Context,
+    criterion: Criterion | None,
+    exits_only: bool,
+) -> ModelState:
     criterion = criterion or cross_entropy(recipe.label_smoothing)
     training = _Training(state, recipe, epochs, ctx, criterion, exits_only)
     if state.model_args["exits"]:
@@ -151,6 +174,7 @@ class _Training:
             self.judged = LastExit(self.module)
         self.masks = _masks_in(self.module, self.float_model, self.names)
         self.loaders = ctx.loaders(recipe)
+        self.share = self.join_team()
         self.beside = criterion.to(ctx.device) if isinstance(criterion, Distillation) else None
         if self.beside is not None:
             self.beside.attach(self.module)
@@ -169,6 +193,21 @@ class _Training:
         self.apply_masks()
         ctx.details.update(precision=self.precision, device=str(ctx.device), history=self.history)
 
+    def join_team(self) -> parallel.Slice | None:
+        """This process's share of every batch, where there are others. Raises StageError."""
+        team = parallel.team()
+        if team is None:
+            return None
+        try:
+            batch = self.loaders.train.batch_size
+            share = parallel.Slice(team, batch, self.ctx.stop_requested)
+        except ValueError as error:
+            raise StageError(str(error)) from None
+        share.synchronize(self.module)
+        quantization.observe_together(self.module, parallel.extremes)
+        self.ctx.details["processes"] = team.size
+        return share
+
     def run_epoch(self, criterion: Criterion) -> None:
         started = time.perf_counter()
         self.set_observing(2 * self.epoch < self.epochs)
@@ -185,6 +224,7 @@ class _Training:
                 progress=self.progress,
                 after_step=self.after_step,
                 description=f"epoch {self.epoch + 1}/{self.epochs}",
+                share=self.share,
             )
             self.guard_divergence(result.loss)
         except NonFiniteLossError as error:
@@ -194,7 +234,8 @@ class _Training:
         self.set_observing(False)  # validation images leave no trace in the ranges
         with _averaged(self.module, self.average):
             self.module.eval()
-            validation = evaluate(self.judged, self.loaders.validation)
+            judge = evaluate if self.share is None else self.share.evaluate
+            validation = judge(self.judged, self.loaders.validation)
             if self.recipe.keep == "best" and (
                 self.best is None or validation.loss < self.best["loss"]
             ):
@@ -239,7 +280,8 @@ class _Training:
         self.apply_masks()
         if self.average is not None:
             self.average.update(self.module)
-        if self.ctx.stop_requested():
+        stop = self.ctx.stop_requested() if self.share is None else self.share.stopping
+        if stop:
             self.save()
             raise Interrupted
         if time.monotonic() - self.saved_at > self.ctx.snapshot_seconds:
@@ -252,28 +294,35 @@ class _Training:
 
     def save(self) -> None:
         self.saved_at = time.monotonic()
-        if self.ctx.snapshot is None:
-            return
-        self.ctx.snapshot.save(
-            {
-                "epoch": self.epoch,
-                "progress": asdict(self.progress),
-                "module": self.module.state_dict(),
-                "beside": self.beside and self.beside.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "schedule": self.schedule.scheduler.state_dict(),
-                "average": self.average and (self.average.updates, self.average.average),
-                "best": self.best,
-                "history": self.history,
-                "seconds": self.ctx.earlier_seconds + time.monotonic() - self.started,
-                "rng": torch.get_rng_state(),
-                "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            }
-        )
+        if self.ctx.snapshot is not None:
+            self.ctx.snapshot.save(self.everything())
+
+    def everything(self) -> dict[str, Any]:
+        """All that moves, as plain data and tensors; the same whatever the number of processes."""
+        on_gpu = self.ctx.device.type == "cuda"
+        return {
+            "epoch": self.epoch,
+            "progress": asdict(self.progress),
+            "module": self.module.state_dict(),
+            "beside": self.beside and self.beside.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.scheduler.state_dict(),
+            "average": self.average and (self.average.updates, self.average.average),
+            "best": self.best,
+            "history": self.history,
+            "seconds": self.ctx.earlier_seconds + time.monotonic() - self.started,
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.ctx.device) if on_gpu else None,
+        }
 
     def resume(self) -> None:
-        """Go on from `ctx.snapshot`, if there is one."""
+        """Go on from `ctx.snapshot`, if there is one; other processes from where the first is."""
         found = self.ctx.snapshot.load() if self.ctx.snapshot is not None else None
+        if self.share is not None:
+            first = self.share.team.rank == 0
+            start = self.share.team.tell(tensor_bytes(found or self.everything()) if first else b"")
+            if not first:
+                found = torch.load(io.BytesIO(start), map_location="cpu", weights_only=True)
         if found is None:
             return
         self.epoch, self.progress = found["epoch"], EpochProgress(**found["progress"])
@@ -289,8 +338,8 @@ class _Training:
         self.ctx.earlier_seconds = found["seconds"]
         self.history[:] = found["history"]
         torch.set_rng_state(found["rng"])
-        if found["cuda_rng"]:
-            torch.cuda.set_rng_state_all(found["cuda_rng"])
+        if found["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(found["cuda_rng"], self.ctx.device)
         self.ctx.say(f"  resumed at epoch {self.epoch + 1}, step {self.progress.step + 1}")
 
     def result(self) -> ModelState:

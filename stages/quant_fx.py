@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 from torch.ao.quantization import (
     FakeQuantizeBase,
+    FusedMovingAvgObsFakeQuantize,
     ObserverBase,
     QConfigMapping,
     disable_fake_quant,
@@ -106,6 +107,27 @@ def begin_observing(prepared: nn.Module) -> None:
 def set_observing(prepared: nn.Module, on: bool) -> None:
     """Whether what runs through the network moves its ranges."""
     prepared.apply(enable_observer if on else disable_observer)
+
+
+def observe_together(prepared: nn.Module, extremes: Callable[[Tensor], Tensor]) -> None:
+    """Activations' ranges move by `extremes`: those of a batch in several processes."""
+    for module in prepared.modules():
+        if type(module) is FusedMovingAvgObsFakeQuantize and not module.is_per_channel:
+            module.__class__ = _ObservesTogether
+            module.extremes = extremes  # type: ignore[assignment]
+
+
+class _ObservesTogether(FusedMovingAvgObsFakeQuantize):
+    extremes: Callable[[Tensor], Tensor]
+
+    def forward(self, values: Tensor) -> Tensor:
+        observing = self.observer_enabled.clone()
+        if observing:
+            super().forward(self.extremes(values.detach()))
+        self.observer_enabled.zero_()
+        rounded = super().forward(values)
+        self.observer_enabled.copy_(observing)
+        return rounded
 
 
 def observed_ranges(prepared: nn.Module) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from model import HybridCNNTransformer
-from stages import quant_fx, quant_pt2e
+from stages import fake_quant, quant_fx, quant_pt2e
 
 BACKENDS: dict[str, ModuleType] = {
     "inductor": quant_pt2e,
@@ -113,6 +113,15 @@ def master_names(prepared: nn.Module, model: HybridCNNTransformer, quant: Quant)
 def set_observing(prepared: nn.Module, quant: Quant, on: bool) -> None:
     """Whether what runs through a prepared network moves its ranges."""
     BACKENDS[quant.backend].set_observing(prepared, on)
+
+
+def observe_together(prepared: nn.Module, extremes: Callable[[Tensor], Tensor]) -> None:
+    """Let a network that trains in several processes see the whole batch's ranges.
+
+    `extremes` gives `[least, largest]` of a tensor over all processes.
+    """
+    fake_quant.observe_together(prepared, extremes)
+    quant_fx.observe_together(prepared, extremes)
 
 
 def with_trained_ranges(quant: Quant, prepared: nn.Module) -> Quant:

@@ -147,6 +147,7 @@ class Teacher:
     """
 
     def __init__(self, state: ModelState, ctx: Context, precision: str, watched: list[Place]):
+        self.state = state
         self.device = ctx.device if state.quant is None else torch.device("cpu")
         network, _ = parts_of(state, self.device, ctx.artefacts)
         self.network = network.requires_grad_(False)
