@@ -37,6 +37,7 @@ try:
     from experiment.command_line import Parser
     from experiment.compare_command import compare_command
     from experiment.console import Console
+    from experiment.execution import add_execution_options, execution
     from experiment.export_command import export_command
     from experiment.messages import ConfigError, unknown
     from experiment.predict_command import predict_command
@@ -87,6 +88,7 @@ def _main(argv: list[str] | None) -> int:
             raise ConfigError([f"command line: {unknown(arguments[0], SUBCOMMANDS, 'a command')}"])
         args = _parser().parse_args(arguments)
         console.quiet = args.quiet
+        where = execution(args)
         if args.report:
             return report_command(args.config, console)
         suite = load_suite(args.config, overrides=args.set, only=args.only)
@@ -95,7 +97,7 @@ def _main(argv: list[str] | None) -> int:
             console.dry_run(chains, Store(suite.model_dir, console.say))
             return 0
         more = {"remeasure": args.remeasure, "tensorboard": args.tensorboard}
-        results = run_suite(suite, args.baseline, console, **more)
+        results = run_suite(suite, args.baseline, console, execution=where, **more)
     except ConfigError as error:
         return _refuse(error.problems)
     except (DataError, CheckpointError) as error:
@@ -164,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="take the metrics of stored stages again (on another or a quieter machine)",
     )
+    add_execution_options(parser)
     parser.add_argument(
         "--tensorboard",
         action="store_true",

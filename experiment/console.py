@@ -120,7 +120,7 @@ class Console:
     ) -> None:
         """The stage's numbers, and the baseline's beside them."""
         if self.progress is not None:
-            self.progress.end_stage(step, cached)
+            self.progress.end_stage(step, None if cached else record["seconds"])
         metrics = record["metrics"]
         reference = baseline["metrics"] if baseline else None
         how = "from the store" if cached else f"{record['seconds']:.1f} s"

@@ -1,14 +1,17 @@
-"""Runs chains one after another: each stage once, failures kept to the chain they belong to."""
+"""Runs chains: each stage once, failures kept to the chain they belong to."""
 
 from __future__ import annotations
 
 import errno
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any
+
+import torch
 
 from dataset import Dataset, DatasetArgs, load_dataset
 from experiment.chain import Chain, Outcome, Step, run_step
@@ -17,7 +20,7 @@ from experiment.results import Results
 from experiment.schema import Suite
 from experiment.store import Store
 from parallel import TeamError
-from stages.state import Interrupted, ModelState
+from stages.state import Interrupted
 
 # A full disk, a forbidden or read-only folder, a quota, a broken device.
 UNWRITABLE = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.EIO}
@@ -33,7 +36,11 @@ class StopSignal:
         return self.received is not None
 
     @contextmanager
-    def listening(self, say: Callable[[str], None]) -> Iterator[None]:
+    def listening(
+        self,
+        say: Callable[[str], None],
+        numbers: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
+    ) -> Iterator[None]:
         """Inside, the first signal asks to stop and a second one ends the process at once."""
 
         def on_signal(number: int, frame: FrameType | None) -> None:
@@ -42,7 +49,6 @@ class StopSignal:
             self.received = signal.Signals(number).name
             say(f"\n{self.received}: stopping after the current step; once more to stop at once")
 
-        numbers = (signal.SIGINT, signal.SIGTERM)
         before = {number: signal.signal(number, on_signal) for number in numbers}
         try:
             yield
@@ -52,8 +58,56 @@ class StopSignal:
 
 
 @dataclass
+class StageRunner:
+    """Runs stages in this process; what passes between them is in the store."""
+
+    store: Store
+    data_dir: Path
+    device: torch.device
+    stop: Callable[[], bool]
+    say: Callable[[str], None]
+    datasets: dict[DatasetArgs, Dataset] = field(default_factory=dict)
+    last: tuple[str, Outcome] | None = None  # key of the stage that ran last, and what it made
+
+    def run(self, step: Step, **how: bool) -> tuple[dict[str, Any], bool]:
+        """The stage's record, and whether it was in the store; `how` as in `run_step`."""
+        before = self.outcome(step.before) if step.before is not None else None
+        teacher = before if step.teacher is step.before else None
+        if step.teacher is not None and teacher is None:
+            teacher = self.outcome(step.teacher)
+        state, record, cached = run_step(
+            step,
+            before,
+            self.store,
+            lambda: self.dataset(step.experiment.dataset_args),
+            self.device,
+            teacher=teacher,
+            stop_requested=self.stop,
+            say=self.say,
+            **how,
+        )
+        self.last = step.key, (state, record)
+        return record, cached
+
+    def outcome(self, step: Step) -> Outcome:
+        """What an earlier stage made; computed again where its entry was damaged meanwhile."""
+        if self.last is None or self.last[0] != step.key:
+            found = self.store.load(step.key)
+            if found is not None:
+                return found
+            self.run(step)
+        assert self.last is not None
+        return self.last[1]
+
+    def dataset(self, args: DatasetArgs) -> Dataset:
+        if args not in self.datasets:
+            self.datasets[args] = load_dataset(args, self.data_dir)
+        return self.datasets[args]
+
+
+@dataclass
 class SerialExecutor:
-    """Runs the chains of a suite in this process."""
+    """Runs the chains of a suite in this process, one after another."""
 
     suite: Suite
     store: Store
@@ -64,7 +118,8 @@ class SerialExecutor:
     stop: StopSignal = field(default_factory=StopSignal)
 
     def __post_init__(self) -> None:
-        self.datasets: dict[DatasetArgs, Dataset] = {}
+        suite, say = self.suite, self.console.say
+        self.runner = StageRunner(self.store, suite.data_dir, suite.device, self.stop, say)
         self.failed: dict[str, str] = {}  # key of a stage that failed → why
         self.finished: dict[str, dict[str, Any]] = {}  # key → record
 
@@ -73,12 +128,7 @@ class SerialExecutor:
         for chain in chains:
             missing = any(not self.store.has(step.key) for step in chain.steps)
             if missing or self.remeasure or self.retrain:
-                self.dataset(chain.experiment.dataset_args)
-
-    def dataset(self, args: DatasetArgs) -> Dataset:
-        if args not in self.datasets:
-            self.datasets[args] = load_dataset(args, self.suite.data_dir)
-        return self.datasets[args]
+                self.runner.dataset(chain.experiment.dataset_args)
 
     def run(self, chains: list[Chain]) -> None:
         """Run every chain. Raises Interrupted; a failing chain is recorded and the rest go on."""
@@ -100,14 +150,11 @@ class SerialExecutor:
             self.results.skip(chain, reason)
             self.console.skipped(chain, reason)
             return
-        before: Outcome | None = None
         for position, step in enumerate(chain.steps):
             if self.stop():
                 raise Interrupted
             try:
-                if before is None and step.before is not None:
-                    before = self.outcome(step.before)
-                before = self.run_one(chain, position, step, before)
+                self.run_one(chain, position, step)
             except (Interrupted, TeamError):
                 raise
             except Exception as error:
@@ -119,44 +166,24 @@ class SerialExecutor:
                 return
         self.results.finish(chain)
 
-    def run_one(self, chain: Chain, position: int, step: Step, before: Outcome | None) -> Outcome:
+    def run_one(self, chain: Chain, position: int, step: Step) -> None:
         if step.key in self.failed:
             raise RuntimeError(f"this stage failed in another chain: {self.failed[step.key]}")
         self.console.stage(chain, position, step)
-        fresh = step.key not in self.finished
-        state, record, cached = self.run_step(
-            step,
-            before,
-            recompute=fresh and step.experiment.name in self.retrain,
-            remeasure=fresh and self.remeasure,
-        )
+        record, cached = self.run_step(step)
+        self.finished[step.key] = record
         self.results.add(step, record, cached, self.store.folder / f"{step.checkpoint}.pth")
         baseline = self.finished.get(chain.baseline.steps[-1].key) if chain.baseline else None
         self.console.stage_done(step, record, cached, baseline)
-        return state, record
 
-    def outcome(self, step: Step) -> Outcome:
-        """What another chain's step made; computed again where its entry was damaged meanwhile."""
-        before = self.outcome(step.before) if step.before else None
-        state, record, _ = self.run_step(step, before)
-        return state, record
+    def run_step(self, step: Step) -> tuple[dict[str, Any], bool]:
+        """The stage's record, and whether it was there before."""
+        return self.runner.run(step, **self.how(step))
 
-    def run_step(
-        self, step: Step, before: Outcome | None, **how: bool
-    ) -> tuple[ModelState, dict[str, Any], bool]:
-        teacher = before if step.teacher is step.before else None
-        if step.teacher is not None and teacher is None:
-            teacher = self.outcome(step.teacher)
-        done = run_step(
-            step,
-            before,
-            self.store,
-            lambda: self.dataset(step.experiment.dataset_args),
-            self.suite.device,
-            teacher=teacher,
-            stop_requested=self.stop,
-            say=self.console.say,
-            **how,
-        )
-        self.finished[step.key] = done[1]
-        return done
+    def how(self, step: Step) -> dict[str, bool]:
+        """What is asked of a stage when it comes first."""
+        fresh = step.key not in self.finished
+        return {
+            "recompute": fresh and step.experiment.name in self.retrain,
+            "remeasure": fresh and self.remeasure,
+        }

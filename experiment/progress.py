@@ -42,6 +42,7 @@ class Progress:
         self.open = {step.key: step for step in steps if not store.has(step.key)}
         self.forecast = Forecast(store.records())
         self.current, self.started = "", time.monotonic()
+        self.at_once = 1  # stages that run at the same time
         self.bar = tqdm(
             total=len(steps),
             desc="all chains",
@@ -61,10 +62,16 @@ class Progress:
         self.current, self.started = step.key, time.monotonic()
         self.refresh()
 
-    def end_stage(self, step: Step, cached: bool) -> None:
-        if not cached:
-            self.forecast.learn(step, time.monotonic() - self.started)
+    def end_stage(self, step: Step, seconds: float | None) -> None:
+        """A stage has come to its end after `seconds` (None: it was in the store)."""
+        if seconds is not None:
+            self.forecast.learn(step, seconds)
         self._close(step)
+
+    def computed(self, step: Step) -> None:
+        """A stage was done elsewhere, before its chain's turn."""
+        self.open.pop(step.key, None)
+        self.refresh()
 
     def give_up(self, chain: Chain, first: int = 0) -> None:
         """The chain's stages from `first` on will not run."""
@@ -83,7 +90,7 @@ class Progress:
         known = {key: self.forecast.seconds(step) for key, step in self.open.items()}
         if all(value is None for value in known.values()):
             return ""
-        seconds = sum(value or 0.0 for value in known.values())
+        seconds = sum(value or 0.0 for value in known.values()) / self.at_once
         spent = time.monotonic() - self.started
         seconds -= min(known.get(self.current) or 0.0, spent)
         words = "at least" if None in known.values() else "about"

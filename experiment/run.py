@@ -5,9 +5,11 @@ from __future__ import annotations
 from experiment.baselines import baselines_to_retrain
 from experiment.chain import plan
 from experiment.console import Console
+from experiment.execution import Execution
 from experiment.executor import SerialExecutor
 from experiment.measure import environment
 from experiment.messages import ConfigError
+from experiment.ray_executor import RayExecutor
 from experiment.report import write_report
 from experiment.results import Results
 from experiment.schema import Suite
@@ -24,13 +26,15 @@ def run_suite(
     remeasure: bool = False,
     tensorboard: bool = False,
     table: bool = True,
+    execution: Execution | None = None,
 ) -> Results:
     """Run every chain of a suite and write its results.
 
     `baseline` says what happens to trained baselines: 'ask' (on a terminal), 'reuse' or 'retrain'.
     `remeasure` takes the metrics of stored stages again, for another or a quieter machine;
     `tensorboard` writes curves and hparams for TensorBoard beside the results;
-    without `table` there is neither a closing table nor a report.
+    without `table` there is neither a closing table nor a report; `execution` says where stages run
+    (None: here, one after another).
     Raises DataError, CheckpointError or ConfigError before anything is trained, Interrupted after.
     """
     console = console or Console()
@@ -41,7 +45,12 @@ def run_suite(
     console.settings(suite, environment(suite.device), chains)
     retrain = baselines_to_retrain(chains, store, baseline, console.note)
     results = Results(suite, chains, follow)
-    executor = SerialExecutor(suite, store, results, console, retrain, remeasure)
+    if execution is not None and execution.kind == "ray":
+        executor: SerialExecutor = RayExecutor(
+            suite, store, results, console, retrain, remeasure, execution=execution
+        )
+    else:
+        executor = SerialExecutor(suite, store, results, console, retrain, remeasure)
     try:
         with console.following(chains, store):
             executor.load_data(chains)

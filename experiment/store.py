@@ -10,6 +10,7 @@ import io
 import json
 import os
 import pickle
+import secrets
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -135,8 +136,7 @@ class Store:
             if link.samefile(target) or link.read_bytes() == target.read_bytes():
                 return link
             self._displace(link)
-        temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
-        temporary.unlink(missing_ok=True)
+        temporary = link.with_name(f".{link.name}.{secrets.token_hex(4)}.tmp")
         try:
             os.link(target, temporary)
         except OSError:  # a file system without hard links

@@ -10,6 +10,7 @@ from rich.table import Table
 from experiment.chain import plan
 from experiment.command_line import Parser
 from experiment.console import Console
+from experiment.execution import add_execution_options, execution
 from experiment.recommend import parse_wish, recommendation
 from experiment.report import write_report
 from experiment.store import Store
@@ -22,13 +23,15 @@ SHOWN = 12  # chains in the closing table
 def study_command(arguments: list[str], console: Console) -> int:
     """Run the subcommand; returns the exit code: 1 where a chain failed or none is recommended."""
     args = _parser().parse_args(arguments)
+    where = execution(args)
     wish = parse_wish(args.recommend) if args.recommend is not None else None
     if args.name is None:
         return _list(args.config, console)
     study = load_study(args.config, args.name, overrides=args.set)
     if args.dry_run:
         return _dry_run(study, console)
-    report = run_study(study, console, baseline=args.baseline, remeasure=args.remeasure)
+    how = {"baseline": args.baseline, "remeasure": args.remeasure}
+    report = run_study(study, console, execution=where, **how)
     show(report, console)
     page = write_report(study.suite.results_dir)[0]
     console.say(f"written to {study_path(study)}; report: {page}")
@@ -55,6 +58,7 @@ def _parser() -> Parser:
     parser.add_argument("--dry-run", action="store_true", help="print the plan and run nothing")
     parser.add_argument("--baseline", choices=["ask", "reuse", "retrain"], default="reuse")
     parser.add_argument("--remeasure", action="store_true", help="take all metrics again")
+    add_execution_options(parser)
     parser.add_argument(
         "--recommend",
         metavar="WISH",

@@ -21,6 +21,7 @@ import torch
 from dataset import Dataset, load_dataset
 from experiment.chain import Chain, plan
 from experiment.console import Console
+from experiment.execution import Execution
 from experiment.executor import StopSignal
 from experiment.measure import measure
 from experiment.order import RESAMPLES, TOLERANCE, Array
@@ -52,13 +53,19 @@ def study_path(study: Study) -> Path:
 
 
 def run_study(
-    study: Study, console: Console, *, baseline: str = "reuse", remeasure: bool = False
+    study: Study,
+    console: Console,
+    *,
+    baseline: str = "reuse",
+    remeasure: bool = False,
+    execution: Execution | None = None,
 ) -> dict[str, Any]:
     """Run every chain that is not in the store, and find what they say; returns what is written.
 
-    `baseline` and `remeasure` as in `run_suite`, which raises.
+    `baseline`, `remeasure` and `execution` as in `run_suite`, which raises.
     """
-    results = run_suite(study.suite, baseline, console, remeasure=remeasure, table=False)
+    more: dict[str, Any] = {"remeasure": remeasure, "execution": execution}
+    results = run_suite(study.suite, baseline, console, table=False, **more)
     found = with_shared_latency(_on_validation(study, results, console))
     report = _report(study, results, found)
     write_json(study_path(study), report)

@@ -423,12 +423,12 @@ def test_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert progress.begin_chain() == "1 of 2"  # nothing is known yet
     progress.begin_stage(first)
     now.seconds = 50.0
-    progress.end_stage(first, cached=False)  # 5 s an epoch
+    progress.end_stage(first, 50.0)  # 5 s an epoch
     assert progress.begin_chain() == "2 of 2, at least 2 min left"
     progress.begin_stage(second)
     now.seconds = 80.0
     assert progress.time_left() == "at least 70 s left"
-    progress.end_stage(second, cached=False)
+    progress.end_stage(second, 100.0)
     progress.forecast.learn(third, 7)
     assert progress.time_left() == "about 7 s left"
     progress.give_up(chains[1], 2)  # type: ignore[arg-type]
