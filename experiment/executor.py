@@ -67,7 +67,6 @@ class StageRunner:
     stop: Callable[[], bool]
     say: Callable[[str], None]
     datasets: dict[DatasetArgs, Dataset] = field(default_factory=dict)
-    last: tuple[str, Outcome] | None = None  # key of the stage that ran last, and what it made
 
     def run(self, step: Step, **how: bool) -> tuple[dict[str, Any], bool]:
         """The stage's record, and whether it was in the store; `how` as in `run_step`."""
@@ -75,7 +74,7 @@ class StageRunner:
         teacher = before if step.teacher is step.before else None
         if step.teacher is not None and teacher is None:
             teacher = self.outcome(step.teacher)
-        state, record, cached = run_step(
+        _, record, cached = run_step(
             step,
             before,
             self.store,
@@ -86,18 +85,19 @@ class StageRunner:
             say=self.say,
             **how,
         )
-        self.last = step.key, (state, record)
         return record, cached
 
     def outcome(self, step: Step) -> Outcome:
-        """What an earlier stage made; computed again where its entry was damaged meanwhile."""
-        if self.last is None or self.last[0] != step.key:
-            found = self.store.load(step.key)
-            if found is not None:
-                return found
+        """What an earlier stage made; computed again where its entry was damaged meanwhile.
+
+        Always as it is stored: pickled again, equal objects need not give equal bytes.
+        """
+        found = self.store.load(step.key)
+        if found is None:
             self.run(step)
-        assert self.last is not None
-        return self.last[1]
+            found = self.store.load(step.key)
+        assert found is not None, step.key
+        return found
 
     def dataset(self, args: DatasetArgs) -> Dataset:
         if args not in self.datasets:
