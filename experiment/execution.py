@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import socket
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,8 +53,22 @@ def execution(args: argparse.Namespace) -> Execution:
             "command line: --executor ray needs Ray, which is not installed; "
             "pip install 'ray>=2.40,<3'"
         )
+    elif args.address not in (None, "auto") and (why := _unreachable(args.address)):
+        problems.append(f"command line: --address {args.address}: {why}")
     if args.workers is not None and args.workers < 1:
         problems.append(f"command line: --workers should be 1 or more: {args.workers}")
     if problems:
         raise ConfigError(problems)
     return Execution(args.executor, args.workers, args.address)
+
+
+def _unreachable(address: str) -> str | None:
+    """Why no cluster can be at an address; Ray itself takes minutes to find out."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:
+        return "should be HOST:PORT, as ray start --head shows it, or 'auto'"
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, OverflowError) as error:
+        return f"no cluster answers ({error}); start one there with ray start --head"
+    return None

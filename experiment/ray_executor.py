@@ -203,7 +203,7 @@ def cluster(execution: Execution, device: torch.device, image_bytes: int) -> Ite
                 raise ConfigError(
                     [
                         f"command line: --address {execution.address}: no cluster answers "
-                        f"({reason}); start one with ray start --head"
+                        f"({reason}); start one there with ray start --head"
                     ]
                 ) from None
         yield _needs(ray.nodes(), execution.workers, device, PROCESS_BYTES + 2 * image_bytes)
