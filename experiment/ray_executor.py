@@ -131,11 +131,11 @@ class Tasks:
             try:
                 found = self.ray.get(task)
             except self.ray.exceptions.TaskCancelledError:
-                continue
+                found = None
             except self.ray.exceptions.RayError as error:
                 self.failed[step.key] = _cause(error)
                 continue
-            if found is None:  # somebody stopped that worker
+            if found is None:  # stopped; if not by us, it goes on later
                 self.waiting.insert(0, step)
                 continue
             self.done[step.key] = found
