@@ -146,6 +146,11 @@ def exit_places(fusion: str, num_layers: int) -> list[str]:
     return ["cnn", *(f"layer_{i}" for i in range(layers - 1))]
 
 
+def _as_tokens(maps: Tensor) -> Tensor:
+    """`[B, C, h, w]` → `[B, h*w, C]`, which for channels_last moves nothing."""
+    return maps.permute(0, 2, 3, 1).flatten(1, 2)
+
+
 def _spread(value: int | list[int], length: int) -> list[int]:
     return list(value) if isinstance(value, list) else [value] * length
 
@@ -330,13 +335,13 @@ class HybridCNNTransformer(nn.Module):
             return self.every_logits(images)
         maps = self.cnn(images)  # [B, C, h, w]
         if self.fusion == "serial":
-            tokens = self.embed(maps.flatten(2).transpose(1, 2))  # [B, N=h*w, embed_dim]
+            tokens = self.embed(_as_tokens(maps))  # [B, N=h*w, embed_dim]
             return self.head(self.transformer(tokens))
         pooled = self.pool(maps).flatten(1)  # [B, C]
         if self.fusion == "parallel":
             second = self.mlp(self.grid(maps).flatten(1))  # [B, mlp_dims[-1]]
         else:
-            patches = self.embed(images).flatten(2).transpose(1, 2)  # [B, N, embed_dim]
+            patches = _as_tokens(self.embed(images))  # [B, N, embed_dim]
             second = self.transformer(patches)
         return self.head(torch.cat([pooled, second], dim=1))
 
@@ -377,7 +382,7 @@ class HybridCNNTransformer(nn.Module):
         first = 0
         if after in ("", "cnn"):
             grid = self.embed(stream) if beside else stream
-            tokens = grid.flatten(2).transpose(1, 2)
+            tokens = _as_tokens(grid)
             stream = self.transformer.begin(tokens if beside else self.embed(tokens))
         else:
             first = int(after.removeprefix("layer_")) + 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import shlex
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -19,13 +20,17 @@ from torch import Tensor, fx, nn
 
 from files import sha256, tensor_bytes
 from model import check_images
+from stages.graph_rewrites import attention_in_bf16, convolutions_as_products
+from train_eval import bf16_is_fast
 
 BATCH_SIZES = (1, 64)  # other batches are padded, or cut, to these
 PART_BATCH_SIZES = (1, 16)  # of a part between exits, where batches get smaller
-AUTOTUNED_BATCH = 8  # timing kernels against one another paid at batch 1, not at 64
 SETTINGS: dict[str, Any] = {"freezing": True}
-AUTOTUNE: dict[str, Any] = {"max_autotune": True, "max_autotune_gemm_backends": "CPP,ATEN"}
-
+# Inductor's own products have less to do before they begin; oneDNN's are faster on large batches.
+SMALL_BATCH = 8
+SMALL_SETTINGS: dict[str, Any] = {"max_autotune": True, "max_autotune_gemm_backends": "CPP"}
+ALIGNED = Path(__file__).with_name("aligned_constants.h")
+FORM = 2  # of what is done to a graph before it is compiled; a new number compiles anew
 
 Runner = Callable[[list[Tensor]], list[Tensor]]
 
@@ -112,6 +117,8 @@ class CompiledNetwork(nn.Module):
             torch.get_num_threads(),
             torch.backends.cpu.get_cpu_capability(),
             torch.cpu._is_amx_tile_supported(),
+            bf16_is_fast("cpu"),
+            FORM,
         )
         text = f"{machine} {size} {sorted(_settings(size).items())} {self.model_args}"
         return sha256(
@@ -156,18 +163,28 @@ def compile_package(
 ) -> None:
     """Compile `graph` for inputs of this very shape and layout into the package `path` (.pt2).
 
-    `about` can be read from it with `get_metadata()`.
+    `about` can be read from it with `get_metadata()`. Of an int8 graph, small convolutions become
+    products, and attention is in bfloat16 where the processor has it.
     """
-    configs = {**_settings(len(inputs[0])), "aot_inductor.metadata": about or {}}
+    configs = {
+        **_settings(len(inputs[0])),
+        "aot_inductor.metadata": about or {},
+        "aot_inductor.compile_wrapper_opt_level": f"O1 -include {shlex.quote(str(ALIGNED))}",
+    }
     with torch.no_grad(), _quiet():
-        exported = torch.export.export(graph, tuple(inputs))
+        shaped = torch.export.export(graph, tuple(inputs)).module()
+        assert isinstance(shaped, fx.GraphModule)
+        convolutions_as_products(shaped)
+        if bf16_is_fast("cpu"):
+            attention_in_bf16(shaped)
+        exported = torch.export.export(shaped, tuple(inputs))
         torch._inductor.aoti_compile_and_package(
             exported, package_path=str(path), inductor_configs=configs
         )
 
 
 def _settings(size: int) -> dict[str, Any]:
-    return {**SETTINGS, **(AUTOTUNE if size <= AUTOTUNED_BATCH else {})}
+    return {**SETTINGS, **(SMALL_SETTINGS if size <= SMALL_BATCH else {})}
 
 
 def _load(path: Path) -> Runner:

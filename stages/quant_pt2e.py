@@ -24,6 +24,7 @@ from stages import fake_quant
 from stages.compiled import PART_BATCH_SIZES, CompiledNetwork
 from stages.exits import SplitNetwork
 from stages.fake_quant import OBSERVERS, begin_observing, observed_ranges, set_observing
+from stages.graph_rewrites import drop_unused, quantize_early, subtract_what_must_stay
 
 __all__ = ["OBSERVERS", "begin_observing", "observed_ranges", "set_observing"]
 
@@ -33,6 +34,7 @@ LARGEST_BATCH = 65536
 PRESERVING = {
     torch.ops.aten.max_pool2d.default,
     torch.ops.aten.flatten.using_ints,
+    torch.ops.aten.permute.default,
     torch.ops.aten.transpose.int,
     torch.ops.aten.dropout.default,
     torch.ops.aten.select.int,
@@ -120,8 +122,9 @@ def quantized_graph(
         with torch.no_grad():
             prepared(*inputs)  # the observers of the weights have to see them
         graph = convert_pt2e(prepared)
+    quantize_early(graph)
     subtract_what_must_stay(graph)
-    _drop_unused(graph)
+    drop_unused(graph)
     return graph
 
 
@@ -213,50 +216,6 @@ def _layer(node: fx.Node) -> str:
         weight = weight.args[0]
     assert isinstance(weight, fx.Node)
     return str(weight.target).removesuffix(".weight")
-
-
-def subtract_what_must_stay(graph: fx.GraphModule) -> None:
-    """Write x + c as x - (-c) where c is a constant or an input: the same to the bit.
-
-    Inductor (seen in 2.14) fuses linear + add into one kernel that adds in place, and the place may
-    be a constant (the position embedding, at batch 1) or an input (the residual stream, in a part
-    between exits), which then grows at every call.
-    """
-    for number, node in enumerate(graph.graph.nodes):
-        if node.target is not torch.ops.aten.add.Tensor:
-            continue
-        operands = [a for a in node.args[:2] if isinstance(a, fx.Node)]
-        fixed = [a for a in operands if a.op in ("get_attr", "placeholder")]
-        if len(operands) != 2 or len(fixed) != 1:
-            continue
-        other = next(a for a in operands if a is not fixed[0])
-        with graph.graph.inserting_before(node):
-            if fixed[0].op == "get_attr":
-                value = _attribute(graph, str(fixed[0].target))
-                graph.register_buffer(f"_negated_{number}", -value.detach())
-                negated = graph.graph.get_attr(f"_negated_{number}")
-            else:
-                negated = graph.graph.call_function(torch.ops.aten.neg.default, (fixed[0],))
-            new = graph.graph.call_function(torch.ops.aten.sub.Tensor, (other, negated))
-        new.meta = dict(node.meta)
-        node.replace_all_uses_with(new)
-        graph.graph.erase_node(node)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-
-
-def _drop_unused(graph: fx.GraphModule) -> None:
-    """Delete the float weights that int8 ones have replaced."""
-    used = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
-    for name in [*dict(graph.named_parameters()), *dict(graph.named_buffers())]:
-        if name not in used:
-            owner, _, leaf = name.rpartition(".")
-            delattr(graph.get_submodule(owner), leaf)
-
-
-def _attribute(graph: fx.GraphModule, name: str) -> Tensor:
-    owner, _, leaf = name.rpartition(".")
-    return getattr(graph.get_submodule(owner), leaf)
 
 
 @contextmanager

@@ -36,7 +36,7 @@ HOME = Path(__file__).parent.parent
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without autotuning, which takes most of the compiling."""
-    monkeypatch.setattr(compiled, "AUTOTUNE", {})
+    monkeypatch.setattr(compiled, "SMALL_SETTINGS", {})
 
 
 def subject(ctx: Context, backend: str | None = None, **model_args: Any) -> Subject:

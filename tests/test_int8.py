@@ -6,6 +6,8 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +256,20 @@ def test_keys_tell_networks_and_batches_apart(int8: Compiled) -> None:
     assert len(keys) == 3
 
 
+def test_weights_begin_at_a_cache_line(tmp_path: Path) -> None:
+    """By the header that compiled networks include: std::malloc alone aligns to 16 bytes."""
+    source, program = tmp_path / "blobs.cpp", tmp_path / "blobs"
+    source.write_text(
+        "#include <cstdint>\n#include <cstdlib>\nint main() {\n"
+        "  for (int size = 1; size < 300000; size = size * 3 + 1)\n"
+        "    if (reinterpret_cast<uintptr_t>(std::malloc(size)) % 64) return 1;\n"
+        "  return 0;\n}\n"
+    )
+    for options, expected in (["-include", str(compiled.ALIGNED)], 0), ([], 1):
+        subprocess.run(["g++", "-O0", *options, source, "-o", program], check=True)
+        assert subprocess.run([program]).returncode == expected
+
+
 def test_damaged_code_is_compiled_again(int8: Compiled, tmp_path: Path) -> None:
     network = int8.new()
     network.folder = tmp_path
@@ -303,9 +319,9 @@ def test_metrics_compare_int8_with_its_float_form(int8: Compiled, ctx: Context) 
         logits = [int8.network(images) for images, _ in test]
     right = (torch.cat(logits).argmax(1) == ctx.dataset.arrays.test_labels).float().mean()
     assert metrics["accuracy"] == pytest.approx(100 * right.item())
-    for time in metrics["inference_time_ms"].values():
-        assert time["speedup_over_float"] == pytest.approx(time["float_median"] / time["median"])
-        assert "avx2" in time["isa"]
+    for took in metrics["inference_time_ms"].values():
+        assert took["speedup_over_float"] == pytest.approx(took["float_median"] / took["median"])
+        assert "avx2" in took["isa"]
 
 
 # --- what stands in the way ---------------------------------------------------------------------
@@ -346,12 +362,25 @@ def test_kernels_are_read_from_the_log_of_onednn(int8: Compiled) -> None:
     assert not any(" ref" in k for k in costs.onednn_kernels(int8.network, images))
 
 
-def test_what_is_timed_in_turn_is_timed_alike() -> None:
-    network, images = tiny(), torch.randn(1, 1, 8, 8)
-    one, two = costs.latencies([network, network], images)
-    assert 0 < one["median"] <= one["p95"]
-    assert one["runs"] >= 5 and two["runs"] >= 5
-    assert 0.5 < one["median"] / two["median"] < 2
+def test_networks_are_timed_in_turn() -> None:
+    """Each gets its own milliseconds, and no network runs a second block before the others."""
+    calls: list[str] = []
+
+    def sleeping(name: str, seconds: float) -> Callable[[Tensor], Tensor]:
+        def network(images: Tensor) -> Tensor:
+            calls.append(name)
+            time.sleep(seconds)
+            return images
+
+        return network
+
+    networks = [sleeping("short", 0.002), sleeping("long", 0.03)]
+    short, long = costs.latencies(networks, torch.zeros(1), seconds=0.2)
+    assert 2 <= short["median"] <= short["p95"] and 30 <= long["median"] <= long["p95"]
+    assert short["median"] < long["median"]
+    assert short["runs"] >= 5 and long["runs"] >= 5
+    turns = [name for name, before in zip(calls, ["", *calls], strict=False) if name != before]
+    assert turns == ["short", "long"] * (len(turns) // 2) and len(turns) >= 10
 
 
 def test_batch_sizes_that_are_measured_are_those_that_are_compiled() -> None:
