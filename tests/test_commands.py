@@ -435,6 +435,20 @@ def test_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert progress.time_left() == ""
 
 
+def test_stages_done_elsewhere_count_as_done() -> None:
+    steps = tuple(a_step(name, "train", epochs=10) for name in "abc")
+    store = SimpleNamespace(has=lambda key: False, records=lambda: [])
+    progress = Progress([SimpleNamespace(steps=steps)], store)  # type: ignore[list-item, arg-type]
+    progress.forecast.learn(steps[0], 80)
+    progress.at_once = 2
+    assert progress.time_left() == "about 2 min left"  # 240 s of work
+    progress.computed(steps[0])
+    progress.computed(steps[1])
+    assert progress.time_left() == "about 40 s left"
+    progress.end_stage(steps[0], 80.0)
+    assert progress.time_left() == "about 40 s left"
+
+
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
