@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -68,7 +68,8 @@ class Team:
     def dismiss(self) -> None:
         """Let the others end; in the midst of training they do so when they miss the first."""
         if not self.working:
-            self.tell(None)
+            with suppress(RuntimeError):  # one of them is gone already
+                self.tell(None)
             dist.destroy_process_group()
 
 

@@ -189,7 +189,7 @@ def cluster(execution: Execution, device: torch.device, image_bytes: int) -> Ite
         if execution.address is None:
             ray.init(
                 "local",
-                num_cpus=max(len(os.sched_getaffinity(0)), execution.workers or 0),
+                num_cpus=max(_cores(), execution.workers or 0),
                 include_dashboard=False,
                 object_store_memory=100 * 2**20,  # nothing large goes through it
                 _node_ip_address="127.0.0.1",
@@ -209,6 +209,13 @@ def cluster(execution: Execution, device: torch.device, image_bytes: int) -> Ite
         yield _needs(ray.nodes(), execution.workers, device, PROCESS_BYTES + 2 * image_bytes)
     finally:
         ray.shutdown()
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _needs(
