@@ -703,14 +703,45 @@ def test_mistakes_in_ones_own_stage_are_told_with_their_place() -> None:
 # --- the README's cookbook ----------------------------------------------------------------------
 
 
-def recipes(readme: str = "README.md") -> dict[str, str]:
-    """Python code of a README by its first line; comments are in the README's language."""
-    code = re.findall(r"```python\n(.*?)```", (HOME / readme).read_text(), re.DOTALL)
-    return {text.splitlines()[0]: re.sub(r" *#.*", "", text) for text in code}
+def python_code(readme: str = "README.md") -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (HOME / readme).read_text(), re.DOTALL)
+
+
+def recipes() -> dict[str, str]:
+    """Python code of the README by its first line."""
+    return {text.splitlines()[0]: text for text in python_code()}
 
 
 def test_both_readmes_have_the_same_code() -> None:
-    assert recipes() == recipes("README.zh-CN.md")
+    """But comments, which are in the README's language."""
+    english, chinese = (
+        [re.sub(r" *#.*", "", text) for text in python_code(name)]
+        for name in ("README.md", "README.zh-CN.md")
+    )
+    assert english == chinese
+
+
+def test_the_readmes_order_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "suite.py"
+    config.write_text(
+        (HOME / "configs" / "quickstart.py").read_text()
+        + recipes()["ORDER_STUDIES = ["]
+        + f"MODEL_SAVE_DIR = RESULTS_DIR = DATA_DIR = {str(tmp_path)!r}\n"
+    )
+    assert main.main(["study", "Digits_Orders", "--config", str(config), "--dry-run"]) == 0
+    assert "= Digits_Orders_DPQ_p1" in capsys.readouterr().out
+
+
+def test_what_the_readme_reads_from_json_is_there(ran: Ran) -> None:
+    """Names that its pandas and MLflow code takes from a result."""
+    result = ran.result("PF")
+    rows = [{"experiment": result["experiment"], **stage} for stage in result["stages"]]
+    for row in rows:
+        assert {"seed", "stage", "experiment", "details", "metrics"} <= row.keys()
+        assert {"accuracy", "model_size_mb", "bitops", "inference_time_ms"} <= row["metrics"].keys()
+    assert any("history" in row["details"] for row in rows)
+    assert {"status", "git_commit", "config"} <= result.keys()
+    assert all(stat["mean"] > 0 for stat in result["final"].values())
 
 
 def test_the_cookbooks_data_set(suites: Suites, monkeypatch: pytest.MonkeyPatch) -> None:
