@@ -207,6 +207,20 @@ def test_names_and_files_that_are_wrong(ran: Ran, command: Any, tmp_path: Path) 
     assert "E000" in line and line.endswith("E011 and 188 more")
 
 
+def test_an_output_that_knows_ascii_only_or_closes(ran: Ran) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    show = [sys.executable, "main.py", "show", "PF", "--config", str(ran.config)]
+    told = subprocess.run(show, cwd=HOME, env=environment, capture_output=True, text=True)
+    assert told.returncode == 0 and told.stderr == "" and "prune ? finetune" in told.stdout
+    doctor = [sys.executable, "main.py", "doctor", "--config", str(ran.config)]
+    with subprocess.Popen(
+        doctor, cwd=HOME, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None and running.stderr is not None
+        running.stdout.close()
+        assert running.stderr.read() == ""
+
+
 def test_an_unknown_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["comparr", "A", "B"]) == 2
     error = capsys.readouterr().err
