@@ -33,9 +33,9 @@ def quickstart(folder: Path) -> Path:
     text += f"""
 DEVICE = "cpu"
 DATA_DIR, MODEL_SAVE_DIR, RESULTS_DIR = "{folder}/data", "{folder}/models", "{folder}/results"
-DEFAULT_TRAINING_PARAMS["initial_train_epochs"] = 6
-DEFAULT_COMPRESSION_PARAMS["finetune_epochs"] = 2
-DEFAULT_COMPRESSION_PARAMS["qat_epochs"] = 2
+DEFAULT_TRAINING_PARAMS["initial_train_epochs"] = 3
+DEFAULT_COMPRESSION_PARAMS["finetune_epochs"] = 1
+DEFAULT_COMPRESSION_PARAMS["qat_epochs"] = 1
 """
     folder.mkdir()
     path = folder / "suite.py"
