@@ -66,7 +66,7 @@ def start(path: Path) -> Any:
 
 def run_to_the_end(path: Path) -> None:
     process = start(path)
-    process.join(240)
+    process.join(800)
     assert process.exitcode == 0, (path.parent / "log.txt").read_text()
 
 
@@ -144,7 +144,7 @@ def test_two_runs_at_once_execute_each_stage_once(tmp_path: Path) -> None:
     other.write_text(text.replace("/results", "/results_other"))
     processes = [start(path), start(other)]
     for process in processes:
-        process.join(240)
+        process.join(800)
         assert process.exitcode == 0, (path.parent / "log.txt").read_text()
     executed: dict[str, int] = {}
     for folder in ("results", "results_other"):
