@@ -18,12 +18,12 @@ import pytest
 import torch
 
 HOME = Path(__file__).parents[1]
-# Whatever measures time, or says which process did the work.
+# Whatever measures time, or says which process did the work, and after which commit.
 TIMINGS = {
     "warnings",
     "inference_time_ms", "seconds", "resumed", "cached", "finished", "written", "started",
     "command", "latency_ms_batch_1", "latency_ms_batch_64", "environment", "checkpoint",
-    "latency_ms_batch_1_ratio", "latency_ms_batch_64_ratio", "suite",
+    "latency_ms_batch_1_ratio", "latency_ms_batch_64_ratio", "suite", "git_commit",
 }  # fmt: skip
 
 
