@@ -1,14 +1,16 @@
 # make run: the quickstart, offline.  make test: the tests.  VENV=... shares one environment between clones.
+# WORKERS=... runs the tests in more or fewer processes.
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+WORKERS ?= 2
 
 .PHONY: install run test test-slow lint
 install: $(VENV)/.installed
 run: install
 	$(BIN)/python main.py --config configs/quickstart.py
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
 lint: $(VENV)/.installed-dev

@@ -221,13 +221,23 @@ def read_image(path: Path, in_channels: int, size: tuple[int, int] | None = None
     """
     try:
         with Image.open(path) as image:
-            upright = ImageOps.exif_transpose(image).convert("L" if in_channels == 1 else "RGB")
+            upright = _eight_bits(ImageOps.exif_transpose(image), image.format)
+            upright = upright.convert("L" if in_channels == 1 else "RGB")
             if size is not None:
                 upright = ImageOps.fit(upright, size[::-1], Image.Resampling.BICUBIC)
             pixels = np.array(upright)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is not a readable image ({error}); repair or remove it") from None
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
+
+
+def _eight_bits(image: Image.Image, kind: str | None) -> Image.Image:
+    """The image with 16-bit greys scaled down, which Pillow's conversion clips to white."""
+    if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PNG"):  # Pillow 10: I
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError("32-bit values, whose range nothing tells; save it with 8 or 16 bits")
+    return image
 
 
 def channel_statistics(images: Tensor) -> tuple[list[float], list[float]]:

@@ -20,6 +20,7 @@ Exit codes: 0 all done, 1 some experiment failed, 2 wrong config or command line
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,12 @@ from typing import Any
 from experiment.doctor_command import doctor_command
 from experiment.installation import cannot_start
 
-if __name__ == "__main__" and sys.argv[1:2] == ["doctor"]:
-    sys.exit(doctor_command(sys.argv[2:]))  # before torch, which may be what is broken
+if __name__ == "__main__":
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without → or ×
+    if sys.argv[1:2] == ["doctor"]:
+        sys.exit(doctor_command(sys.argv[2:]))  # before torch, which may be what is broken
 
 try:
     from dataset import DataError

@@ -14,7 +14,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         known = [o for action in self._actions for o in action.option_strings]
-        unknown = next((w for w in message.split() if w.startswith("--") and w not in known), "")
-        close = difflib.get_close_matches(unknown, known, 1)
-        hint = f"did you mean {close[0]}?" if unknown and close else "see python main.py --help"
+        words = message.split() if message.startswith("unrecognized") else []
+        close = [
+            c for w in words if w.startswith("--") for c in difflib.get_close_matches(w, known)
+        ]
+        hint = f"did you mean {close[0]}?" if close else f"see {self.prog} --help"
         raise ConfigError([f"command line: {message}; {hint}"])

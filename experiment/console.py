@@ -34,7 +34,7 @@ class Console:
         self.quiet = quiet
         self.progress: Progress | None = None
         self.chain = ""  # that runs now
-        self.rich = RichConsole(highlight=False, soft_wrap=True)
+        self.rich = RichConsole(highlight=False, soft_wrap=True, markup=False, emoji=False)
         if not self.rich.is_terminal:
             self.rich.width = 200  # a log file has no width; rich would guess 80
 

@@ -38,12 +38,17 @@ def doctor_command(arguments: list[str], console: object = None) -> int:
     """
     args = _parser().parse_args(arguments)
     bad = 0
-    for finding in _findings(args.config):
-        bad += finding.mark == "bad"
-        print(f"{MARKS[finding.mark]}  {finding.subject:14} {finding.text}", flush=True)
-        if finding.remedy:
-            print(f"{'':21}→ {finding.remedy}", flush=True)
-    print(f"{bad} to be mended" if bad else "ready: python main.py --config configs/quickstart.py")
+    try:
+        for finding in _findings(args.config):
+            bad += finding.mark == "bad"
+            print(f"{MARKS[finding.mark]}  {finding.subject:14} {finding.text}", flush=True)
+            if finding.remedy:
+                print(f"{'':21}→ {finding.remedy}", flush=True)
+        ready = "ready: python main.py --config configs/quickstart.py"
+        print(f"{bad} to be mended" if bad else ready, flush=True)
+    except BrokenPipeError:  # as `| head` leaves it; what Python flushes at its end goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 1 if bad else 0
 
 

@@ -7,11 +7,13 @@ names, mean and deviation. Images are decoded and resized as an image folder's a
 from __future__ import annotations
 
 import difflib
+import warnings
 from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.table import Table
 from torch import Tensor, nn
@@ -28,6 +30,7 @@ from stages.exits import EarlyExitNetwork
 from stages.state import ModelState, deploy
 
 BATCH = 64
+SEE = "; python main.py show EXPERIMENT names the file of its network"
 
 
 class Data(BaseModel):
@@ -111,7 +114,7 @@ def _checkpoint(path: Path) -> tuple[ModelState, str, dict[str, Any] | None]:
         names = [p.name for p in path.parent.glob("*.pth")]
         close = difflib.get_close_matches(path.name, names, 1, cutoff=0.5)
         hint = f"; did you mean {path.parent / close[0]}?" if close else ""
-        raise CheckpointError(f"{path}: there is no such file{hint}")
+        raise CheckpointError(f"{path}: there is no such file{hint or SEE}")
     return read_checkpoint(path)
 
 
@@ -144,7 +147,10 @@ def _images(names: list[str], model_args: dict[str, Any]) -> Tensor:
                 raise DataError(f"{name}: there is no such file")
             if Path(name).is_dir():
                 raise DataError(f"{name}: is a folder; name the images in it, as {name}/*.png")
-            images.append(read_image(Path(name), model_args["in_channels"], (height, width)))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # twice is refused
+                image = read_image(Path(name), model_args["in_channels"], (height, width))
+            images.append(image)
         except DataError as error:
             problems.append(str(error))
     stop_at(problems)
@@ -193,6 +199,6 @@ def _parser() -> Parser:
 
 
 def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError(f"{text} should be a whole number from 1")
     return int(text)

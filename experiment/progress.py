@@ -21,7 +21,7 @@ class Forecast:
         for record in records:
             settings = record["settings"]
             place = record["stage"], settings["data"]["fingerprint"]
-            epochs = settings["spec"].get("epochs", 1)
+            epochs = max(settings["spec"].get("epochs", 1), 1)
             self.taken.setdefault(place, []).append(record["seconds"] / epochs)
 
     def learn(self, step: Step, seconds: float) -> None:
@@ -107,7 +107,7 @@ def _place(step: Step) -> tuple[str, str]:
 
 
 def _epochs(step: Step) -> int:
-    return getattr(step.spec, "epochs", 1)
+    return max(getattr(step.spec, "epochs", 1), 1)
 
 
 def _duration(seconds: float) -> str:

@@ -23,7 +23,7 @@
   const isNumber = (value) => typeof value === "number";
 
   function axis(title, more = {}) {
-    return { title: { text: title, standoff: 8 }, automargin: true, gridcolor: "#e6e8eb", zerolinecolor: "#afb8c1", ...more };
+    return { title: { text: title, standoff: 8 }, automargin: true, exponentformat: "none", separatethousands: true, gridcolor: "#e6e8eb", zerolinecolor: "#afb8c1", ...more };
   }
   function draw(id, traces, title, layout) {
     const element = get(id);

@@ -141,7 +141,8 @@ def _best(study: dict[str, Any]) -> Iterator[str]:
             ]
             for label, drop in zip(("validation", "test"), drops, strict=True):
                 parts += [] if drop is None else [f"{signed(-drop)} points ({label})"]
-            yield f"At most {item['within']:g} points lost: {item.get('chain')}, {', '.join(parts)}"
+            points = f"{item['within']:g} point{'' if item['within'] == 1 else 's'}"
+            yield f"At most {points} lost: {item.get('chain')}, {', '.join(parts)}"
 
 
 def _third_stage(study: dict[str, Any]) -> Iterator[str]:

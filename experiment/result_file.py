@@ -14,14 +14,17 @@ from experiment.report_files import Result, StageEntry
 from experiment.results import final_metrics
 
 ENDING = "_results.json"
+NAMED = 12  # experiments at most, where none is close to what was asked for
 
 
 def read_result(name: str, folder: Path) -> Result:
-    """The results of an experiment in `folder`, or of a file where `name` ends in .json.
+    """The results of an experiment in `folder`, or in the file `name` where that ends in .json.
 
     Raises ConfigError for a name without results and for a file that is damaged.
     """
-    path = Path(name) if name.endswith(".json") else folder / f"{name}{ENDING}"
+    path = folder / f"{name}{ENDING}"
+    if name.endswith(".json") and not path.exists():
+        path = Path(name)
     try:
         plain = json.loads(path.read_bytes())
         _Complete.model_validate(plain)
@@ -34,6 +37,8 @@ def read_result(name: str, folder: Path) -> Result:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         reason = f"{where}: {first['msg']}" if where else first["msg"]
+        if "experiment" not in (plain if isinstance(plain, dict) else {}):
+            reason = f"it holds no experiment, as NAME{ENDING} does"
     except (ValueError, RecursionError):
         reason = "it is not JSON"
     raise ConfigError(
@@ -70,7 +75,9 @@ def _missing(path: Path) -> str:
     if not names:
         return f"there are no results in {path.parent}/; run a suite first, or name its --config"
     close = difflib.get_close_matches(path.name.removesuffix(ENDING), names, 1)
-    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    there = f"there are {', '.join(names[:NAMED])}{more}"
+    hint = f"did you mean {close[0]!r}?" if close else there
     return f"has no results in {path.parent}/; {hint}"
 
 

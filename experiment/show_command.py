@@ -49,12 +49,13 @@ def show_command(arguments: list[str], console: Console) -> int:
     _show_stages(result, baseline, console)
     for warning in _warnings(result):
         console.warn(warning)
-    last = next((e for p in reversed(range(len(specs(result)))) for e in at(result, p)), None)
-    if last is not None and last.metrics.get("exits"):
-        console.show(_exits(last.metrics["exits"]))
+    ends = [chain[-1] for chain in map(result.of_seed, result.seeds) if chain]
+    for entry in ends:
+        if entry.metrics.get("exits"):
+            console.show(_exits(entry.metrics["exits"], _of_seed(result, entry)))
     console.show(_settings(result, min(console.rich.width, LINE)))
-    if last is not None:
-        console.say(f"network: {last.checkpoint}")
+    for entry in ends:
+        console.say(f"network after {entry.stage}{_of_seed(result, entry)}: {entry.checkpoint}")
     return 0
 
 
@@ -90,11 +91,15 @@ def _baseline(result: Result, name: str, folder: Path) -> tuple[Result | None, s
 def _show_stages(result: Result, baseline: Result | None, console: Console) -> None:
     """A row a stage, with its change against the baseline on the same seeds."""
     base, rows = stats_at_end(baseline, result.seeds) if baseline is not None else {}, []
+    failed = {
+        len(result.of_seed(error.get("seed", 0))) for error in result.errors if error.get("stage")
+    }
     if baseline is not None:
         rows.append(Row([baseline.experiment], [*_cells(base, {}), ""], ends_section=True))
     for position, stage in enumerate(result.sequence):
         entries, stats = at(result, position), stats_after(result, position)
-        took = f"{sum(e.seconds or 0 for e in entries):,.1f}" if entries else "did not run"
+        missing = "failed" if position in failed else "did not run"
+        took = f"{sum(e.seconds or 0 for e in entries):,.1f}" if entries else missing
         cells = [*_cells(stats, against(stats, base)), took]
         rows.append(Row([f"{position + 1} {stage}"], cells, style="" if entries else "dim"))
     title = "Stages (change against the baseline)" if base else "Stages"
@@ -115,8 +120,14 @@ def _warnings(result: Result) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _exits(exits: dict[str, Any]) -> Table:
-    table = Table(title=f"Early exits by {exits['criterion']}, at the end", title_justify="left")
+def _of_seed(result: Result, entry: StageEntry) -> str:
+    """Which seed's, where there are several."""
+    return f", seed {entry.seed}" if len(result.seeds) > 1 else ""
+
+
+def _exits(exits: dict[str, Any], of_seed: str) -> Table:
+    title = f"Early exits by {exits['criterion']}, at the end{of_seed}"
+    table = Table(title=title, title_justify="left")
     for name in ("exit", "leave there %", "threshold", "M MACs", "M BitOps"):
         table.add_column(name, justify="left" if name == "exit" else "right")
     thresholds = [*(f"{threshold:.4g}" for threshold in exits["thresholds"]), "–"]
@@ -139,9 +150,10 @@ def _settings(result: Result, width: int) -> Table:
         table.add_row("training", options(config["training_args"], {}))
     for position, (stage, spec) in enumerate(specs(result)):
         table.add_row(f"{position + 1} {stage}", options(spec, config["training_args"]))
-        for entry in at(result, position)[:1]:
+        for entry in at(result, position):
+            of_seed = _of_seed(result, entry).removeprefix(", ")
             for line in _found(entry):
-                table.add_row("", line)
+                table.add_row(of_seed, line)
     table.add_row("machine", options(result.environment, {}))
     return table
 

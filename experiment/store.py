@@ -286,6 +286,8 @@ def _open_checkpoint(content: bytes, path: Path) -> Checkpoint:
 
 def _load_plain(content: bytes, path: Path) -> Any:
     """Tensors and plain data only: a file that would run code is refused."""
+    if not content.startswith(b"PK"):  # the zip archive that torch.save makes
+        raise CheckpointError(f"{path}: is not a checkpoint of this project")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # remarks on foreign pickle protocols

@@ -23,7 +23,7 @@ class Board:
     def __init__(self, results_dir: Path):
         try:
             import torch.utils.tensorboard  # noqa: F401
-        except ImportError as error:
+        except Exception as error:  # whatever a half-installed package raises
             raise ConfigError([f"--tensorboard: {error}; pip install tensorboard"]) from None
         self.folder = results_dir / FOLDER
         self.written: dict[Path, int] = {}  # run → its stages that are in

@@ -125,6 +125,34 @@ def test_show_gives_mean_and_deviation_over_seeds(ran: Ran, command: Any) -> Non
         mean, deviation = statistics.mean(values), statistics.stdev(values)
         assert rows(out)[f"{number} {stage}"][0].startswith(f"{mean:.2f} ± {deviation:.2f} (2)")
     assert "seeds 0, 1" in out
+    lines = out.splitlines()
+    for seed in SEEDS:
+        chain = [stage for stage in stages if stage["seed"] == seed]
+        assert f"network after finetune, seed {seed}: {chain[-1]['checkpoint']}" in lines
+        loss = chain[-1]["details"]["history"][-1]["train_loss"]
+        assert any(re.match(rf"seed {seed} .*loss {loss:.4f},", line) for line in lines)
+
+
+def test_exits_of_every_seed_are_shown(ran: Ran, command: Any, tmp_path: Path) -> None:
+    twice = ran.result("EQ")
+    others = copy.deepcopy(twice["stages"])
+    others[-1]["metrics"]["exits"]["share"] = [0.123, 0.877]
+    twice.update(seeds=SEEDS, stages=twice["stages"] + [{**stage, "seed": 1} for stage in others])
+    path = tmp_path / "EQ_results.json"
+    path.write_text(json.dumps(twice))
+    _, out, _ = command("show", str(path))
+    first, second = out.split("at the end, seed 0")[1].split("at the end, seed 1")
+    assert "12.3" in second and "12.3" not in first
+
+
+def test_a_name_that_ends_like_a_file(ran: Ran, command: Any, tmp_path: Path) -> None:
+    named = {**ran.result("PFQat"), "experiment": "a.json"}
+    path = ran.results / "a.json_results.json"
+    try:
+        path.write_text(json.dumps(named))
+        assert command("show", "a.json")[0] == 0
+    finally:
+        path.unlink()
 
 
 def test_show_gives_exits_and_takes_a_file(ran: Ran, command: Any) -> None:
@@ -144,6 +172,7 @@ def test_show_of_what_failed_half_way(ran: Ran, command: Any, tmp_path: Path) ->
     code, out, _ = command("show", str(path))
     assert code == 0
     assert "failed" in out and "seed 0, finetune: it broke" in out
+    assert rows(out)["2 finetune"][-1] == "failed"
     assert rows(out)["3 qat"] == [*["–"] * 8, "did not run"]
     assert "no change against the baseline: Gone: has no results" in out
 
@@ -157,8 +186,9 @@ def test_names_and_files_that_are_wrong(ran: Ran, command: Any, tmp_path: Path) 
     for content, reason in [
         (b"{", "it is not JSON"),
         (b"\xff\xfe", "it is not JSON"),
-        (b"[]", "valid dictionary"),
+        (b"[]", "it holds no experiment"),
         (b'{"experiment": "x"}', "config: Field required"),
+        (b'{"order": []}', "it holds no experiment, as NAME_results.json does"),
         (b"[" * 100_000, "it is not JSON"),
     ]:
         path = tmp_path / "x_results.json"
@@ -169,12 +199,39 @@ def test_names_and_files_that_are_wrong(ran: Ran, command: Any, tmp_path: Path) 
     assert command("show", str(tmp_path / "no.json"))[0] == 2
     (tmp_path / "folder.json").mkdir()
     assert "cannot be read" in command("show", str(tmp_path / "folder.json"))[2][0]
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(200):
+        (many / f"E{number:03}_results.json").touch()
+    line = command("show", str(many / "zzz.json"))[2][0]
+    assert "E000" in line and line.endswith("E011 and 188 more")
+
+
+def test_an_output_that_knows_ascii_only_or_closes(ran: Ran) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    show = [sys.executable, "main.py", "show", "PF", "--config", str(ran.config)]
+    told = subprocess.run(show, cwd=HOME, env=environment, capture_output=True, text=True)
+    assert told.returncode == 0 and told.stderr == "" and "prune ? finetune" in told.stdout
+    doctor = [sys.executable, "main.py", "doctor", "--config", str(ran.config)]
+    with subprocess.Popen(
+        doctor, cwd=HOME, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None and running.stderr is not None
+        running.stdout.close()
+        assert running.stderr.read() == ""
 
 
 def test_an_unknown_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["comparr", "A", "B"]) == 2
     error = capsys.readouterr().err
     assert error == "command line: 'comparr' is not a command; did you mean 'compare'?\n"
+
+
+def test_what_argparse_says_comes_with_the_right_help(command: Any) -> None:
+    assert command("show", "PF", "--confg", "x")[2][0].endswith("did you mean --config?")
+    for arguments in (["show"], ["compare", "PF"], ["predict", "x", "y", "--top", "²"]):
+        code, _, (line,) = command(*arguments)
+        assert code == 2 and line.endswith(f"; see python main.py {arguments[0]} --help")
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -313,10 +370,29 @@ def test_images_are_turned_resized_and_made_grey(
         turned.save(tmp_path / "turned.png", exif=exif)
         image.resize((24, 24), Image.Resampling.NEAREST).save(tmp_path / "large.png")
         names = [pictures[3], str(tmp_path / "turned.png"), str(tmp_path / "large.png")]
+        deep = np.asarray(image).astype(np.uint16) * 256 + 255
+        Image.fromarray(deep).save(tmp_path / "deep.png")
+        (tmp_path / "[").mkdir()
+        image.convert("RGBA").save(tmp_path / "[" / "bold] :cat: .png")
+        names += [str(tmp_path / "deep.png"), str(tmp_path / "[" / "bold] :cat: .png")]
+        Image.fromarray(np.zeros((8, 8), np.float32)).save(tmp_path / "float.tif")
     _, out, _ = command("predict", ran.checkpoint("Base"), *names)
-    upright, turned_row, large = (rows(out)[name] for name in names)
-    assert turned_row == upright
+    upright, turned_row, large, deep_row, odd_name = (rows(out)[name] for name in names)
+    assert turned_row == deep_row == odd_name == upright
     assert large[0].split()[0] == upright[0].split()[0]
+    code, _, errors = command("predict", ran.checkpoint("Base"), str(tmp_path / "float.tif"))
+    assert code == 2 and "32-bit values, whose range nothing tells" in errors[0]
+
+
+def test_a_large_image_is_read_and_a_bomb_refused(
+    ran: Ran, command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    for side in (40, 50):  # more than 1,000 pixels; more than twice as many
+        Image.new("L", (side, side)).save(tmp_path / f"{side}.png")
+    assert command("predict", ran.checkpoint("Base"), str(tmp_path / "40.png"))[0] == 0
+    code, _, errors = command("predict", ran.checkpoint("Base"), str(tmp_path / "50.png"))
+    assert code == 2 and "50.png is not a readable image" in errors[0]
 
 
 def test_checkpoints_of_earlier_versions_need_data_of(
@@ -365,6 +441,11 @@ def test_what_cannot_be_predicted_is_told_at_once(
     (tmp_path / "half.pth").write_bytes(content[: len(content) // 2])
     assert command("predict", str(tmp_path / "half.pth"), pictures[0])[0] == 2
     assert command("predict", ran.checkpoint("Base"), pictures[0], "--top", "0")[0] == 2
+    assert command("predict", pictures[0], pictures[0])[2] == [
+        f"{pictures[0]}: is not a checkpoint of this project"
+    ]
+    code, _, errors = command("predict", "PF", pictures[0])
+    assert code == 2 and "python main.py show EXPERIMENT names the file" in errors[0]
 
 
 def test_a_backend_that_is_not_here_is_one_line(
@@ -650,14 +731,45 @@ def test_mistakes_in_ones_own_stage_are_told_with_their_place() -> None:
 # --- the README's cookbook ----------------------------------------------------------------------
 
 
-def recipes(readme: str = "README.md") -> dict[str, str]:
-    """Python code of a README by its first line; comments are in the README's language."""
-    code = re.findall(r"```python\n(.*?)```", (HOME / readme).read_text(), re.DOTALL)
-    return {text.splitlines()[0]: re.sub(r" *#.*", "", text) for text in code}
+def python_code(readme: str = "README.md") -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (HOME / readme).read_text(), re.DOTALL)
+
+
+def recipes() -> dict[str, str]:
+    """Python code of the README by its first line."""
+    return {text.splitlines()[0]: text for text in python_code()}
 
 
 def test_both_readmes_have_the_same_code() -> None:
-    assert recipes() == recipes("README.zh-CN.md")
+    """But comments, which are in the README's language."""
+    english, chinese = (
+        [re.sub(r" *#.*", "", text) for text in python_code(name)]
+        for name in ("README.md", "README.zh-CN.md")
+    )
+    assert english == chinese
+
+
+def test_the_readmes_order_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tmp_path / "suite.py"
+    config.write_text(
+        (HOME / "configs" / "quickstart.py").read_text()
+        + recipes()["ORDER_STUDIES = ["]
+        + f"MODEL_SAVE_DIR = RESULTS_DIR = DATA_DIR = {str(tmp_path)!r}\n"
+    )
+    assert main.main(["study", "Digits_Orders", "--config", str(config), "--dry-run"]) == 0
+    assert "= Digits_Orders_DPQ_p1" in capsys.readouterr().out
+
+
+def test_what_the_readme_reads_from_json_is_there(ran: Ran) -> None:
+    """Names that its pandas and MLflow code takes from a result."""
+    result = ran.result("PF")
+    rows = [{"experiment": result["experiment"], **stage} for stage in result["stages"]]
+    for row in rows:
+        assert {"seed", "stage", "experiment", "details", "metrics"} <= row.keys()
+        assert {"accuracy", "model_size_mb", "bitops", "inference_time_ms"} <= row["metrics"].keys()
+    assert any("history" in row["details"] for row in rows)
+    assert {"status", "git_commit", "config"} <= result.keys()
+    assert all(stat["mean"] > 0 for stat in result["final"].values())
 
 
 def test_the_cookbooks_data_set(suites: Suites, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,7 +146,7 @@ def readme_script(name: str = "README.md") -> str:
     return found[1]
 
 
-@pytest.mark.parametrize("backend", [None, "inductor"])
+@pytest.mark.parametrize("backend", [pytest.param(None, marks=pytest.mark.slow), "inductor"])
 def test_aoti_packages_run_without_this_project(
     backend: str | None,
     ctx: Context,

@@ -476,7 +476,7 @@ def test_prunes_again_quantizes_and_saves(ctx: Context, tmp_path: Path) -> None:
     twice = prune(once, HALF, ctx)
     assert twice.model_args["embed_dim"] == 8
     assert twice.model_args["head_dim"] == [4, 4]
-    final = ptq(twice, PtqSpec(calibration_batches=1), ctx)
+    final = ptq(twice, PtqSpec(calibration_batches=1, backend="x86"), ctx)
     store = Store(tmp_path)
     store.put("k", final, {"metrics": {}})
     images = torch.randn(4, 1, 8, 8)
@@ -500,7 +500,7 @@ def test_prunes_again_quantizes_and_saves(ctx: Context, tmp_path: Path) -> None:
 
 
 def test_masters_of_a_qat_network_are_cut(ctx: Context) -> None:
-    trained = qat(state_of(tiny()), QatSpec(epochs=1, batch_size=256), ctx)
+    trained = qat(state_of(tiny()), QatSpec(epochs=1, batch_size=256, backend="x86"), ctx)
     pruned = calibrated(prune(trained, HALF, ctx), ctx)
     assert pruned.quant is not None and pruned.quant.scheme == "qat"
     assert pruned.model_args["cnn_channels"] == [4, 8]
