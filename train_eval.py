@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -67,12 +67,50 @@ class NonFiniteLossError(RuntimeError):
 
 @dataclass
 class EpochProgress:
-    """Where an epoch stands: enough to go on with it in another process."""
+    """Where an epoch stands: enough to go on with it in another process.
+
+    What the last steps gave waits on the device, so that no step waits for it, until `settle`.
+    """
 
     step: int = 0
     loss_sum: float = 0.0
     correct: int = 0
     seen: int = 0
+    epoch: int = 0
+    waiting: list[tuple[Tensor, Tensor, int]] = field(default_factory=list, repr=False)
+
+    def add(self, loss: Tensor, correct: Tensor, images: int) -> None:
+        """Count a step: its mean loss and number of right answers, both scalars on the device."""
+        self.waiting.append((loss.detach(), correct, images))
+        self.step += 1
+
+    def settle(self) -> None:
+        """Bring the sums up to date. Raises NonFiniteLossError, which names the first bad step."""
+        if not self.waiting:
+            return
+        waiting, self.waiting = self.waiting, []
+        losses = torch.stack([loss for loss, _, _ in waiting]).tolist()
+        for number, value in enumerate(losses, self.step - len(waiting) + 1):
+            if not math.isfinite(value):
+                raise NonFiniteLossError(
+                    f"loss is {value} in epoch {self.epoch + 1}, step {number}"
+                )
+        self.loss_sum += sum(v * n for v, (_, _, n) in zip(losses, waiting, strict=True))
+        self.correct += int(torch.stack([correct for _, correct, _ in waiting]).sum())
+        self.seen += sum(images for _, _, images in waiting)
+
+    def plain(self) -> dict[str, Any]:
+        """As plain data, settled: `EpochProgress(**plain)` goes on from there."""
+        self.settle()
+        return {
+            "step": self.step,
+            "loss_sum": self.loss_sum,
+            "correct": self.correct,
+            "seen": self.seen,
+        }
+
+
+SETTLE_STEPS = 32  # between looks at the losses, each of which waits for the device
 
 
 class TrainResult(NamedTuple):
@@ -250,13 +288,17 @@ def train_one_epoch(
 ) -> TrainResult:
     """One pass over `loader`, from `progress.step` on; the model is left in training mode.
 
-    `after_step` runs after every optimizer step, and may raise to stop. Raises NonFiniteLossError.
+    `after_step` runs after every optimizer step, and may raise to stop. Losses are looked at every
+    SETTLE_STEPS steps and at the end, so NonFiniteLossError comes some steps late; it names the
+    right one.
     """
     criterion = criterion or cross_entropy()
     progress = progress or EpochProgress()
+    progress.epoch = epoch
     device = loader.device
     loader.set_epoch(epoch)
     model.train()
+    progress.settle()
     started, seen_before = time.perf_counter(), progress.seen
     bar = tqdm(
         loader.batches(progress.step),
@@ -271,11 +313,6 @@ def train_one_epoch(
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             logits = model(images)
             loss = criterion(logits.float(), labels, images)
-        value = loss.item()
-        if not torch.isfinite(loss):
-            raise NonFiniteLossError(
-                f"loss is {value} in epoch {epoch + 1}, step {progress.step + 1}"
-            )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if grad_clip > 0:
@@ -285,18 +322,19 @@ def train_one_epoch(
         if schedule is not None:
             schedule.after_step()
         hard = labels if labels.ndim == 1 else labels.argmax(1)
-        progress.step += 1
-        progress.loss_sum += value * len(images)
-        progress.correct += int((final_logits(logits).argmax(1) == hard).sum())
-        progress.seen += len(images)
-        bar.set_postfix(
-            loss=f"{progress.loss_sum / progress.seen:.3f}",
-            acc=f"{100 * progress.correct / progress.seen:.1f}%",
-            lr=f"{rate:.1e}",
-            refresh=False,
-        )
+        right = (final_logits(logits.detach()).argmax(1) == hard).sum()
+        progress.add(loss, right, len(images))
+        if progress.step % SETTLE_STEPS == 0:
+            progress.settle()
+            bar.set_postfix(
+                loss=f"{progress.loss_sum / progress.seen:.3f}",
+                acc=f"{100 * progress.correct / progress.seen:.1f}%",
+                lr=f"{rate:.1e}",
+                refresh=False,
+            )
         if after_step is not None:
             after_step(progress)
+    progress.settle()
     seconds = time.perf_counter() - started
     seen = max(1, progress.seen)
     return TrainResult(

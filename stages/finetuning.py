@@ -6,14 +6,13 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from model import HybridCNNTransformer
+from model import HybridCNNTransformer, fuse_blocks
 from stages import quantization
 from stages.exits import Exits
 from stages.masks import zero_channel_masks
@@ -30,6 +29,7 @@ from stages.teacher import Distillation, TeacherSpec, taught
 from train_eval import (
     Criterion,
     EpochProgress,
+    Evaluation,
     ExponentialMovingAverage,
     NonFiniteLossError,
     Recipe,
@@ -154,6 +154,7 @@ class _Training:
         self.beside = criterion.to(ctx.device) if isinstance(criterion, Distillation) else None
         if self.beside is not None:
             self.beside.attach(self.module)
+        self.fused = fuse_blocks(self.module, ctx.device)
         trained = nn.ModuleList([m for m in (self.module, self.beside) if m is not None])
         self.optimizer = get_optimizer(trained, recipe)
         self.schedule = get_scheduler(self.optimizer, recipe, epochs, len(self.loaders.train))
@@ -167,7 +168,12 @@ class _Training:
         self.best: dict[str, Any] | None = None  # {'loss', 'module'} of the best epoch
         self.started = self.saved_at = time.monotonic()
         self.apply_masks()
-        ctx.details.update(precision=self.precision, device=str(ctx.device), history=self.history)
+        ctx.details.update(
+            precision=self.precision,
+            device=str(ctx.device),
+            fused_norm=self.fused,
+            history=self.history,
+        )
 
     def run_epoch(self, criterion: Criterion) -> None:
         started = time.perf_counter()
@@ -187,18 +193,11 @@ class _Training:
                 description=f"epoch {self.epoch + 1}/{self.epochs}",
             )
             self.guard_divergence(result.loss)
+            validation = self.validate()
         except NonFiniteLossError as error:
             raise NonFiniteLossError(
                 f"{error}; lower learning_rate or set grad_clip (the last good snapshot is kept)"
             ) from None
-        self.set_observing(False)  # validation images leave no trace in the ranges
-        with _averaged(self.module, self.average):
-            self.module.eval()
-            validation = evaluate(self.judged, self.loaders.validation)
-            if self.recipe.keep == "best" and (
-                self.best is None or validation.loss < self.best["loss"]
-            ):
-                self.best = {"loss": validation.loss, "module": cpu_copy(self.module.state_dict())}
         self.schedule.after_epoch(validation.loss)
         row = {
             "epoch": self.epoch + 1,
@@ -218,6 +217,22 @@ class _Training:
         )
         self.epoch, self.progress = self.epoch + 1, EpochProgress()
         self.save()
+
+    def validate(self) -> Evaluation:
+        """Judge the weights that count, and keep them where they are the best so far."""
+        self.set_observing(False)  # validation images leave no trace in the ranges
+        with _averaged(self.module, self.average):
+            self.module.eval()
+            validation = evaluate(self.judged, self.loaders.validation)
+            if not math.isfinite(validation.loss):  # after a last step with a finite loss
+                raise NonFiniteLossError(
+                    f"validation loss is {validation.loss} after epoch {self.epoch + 1}"
+                )
+            if self.recipe.keep == "best" and (
+                self.best is None or validation.loss < self.best["loss"]
+            ):
+                self.best = {"loss": validation.loss, "module": cpu_copy(self.module.state_dict())}
+        return validation
 
     def set_observing(self, on: bool) -> None:
         """Whether what is trained on moves a quantized network's ranges."""
@@ -257,7 +272,7 @@ class _Training:
         self.ctx.snapshot.save(
             {
                 "epoch": self.epoch,
-                "progress": asdict(self.progress),
+                "progress": self.progress.plain(),
                 "module": self.module.state_dict(),
                 "beside": self.beside and self.beside.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
