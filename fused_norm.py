@@ -234,7 +234,7 @@ class NormReluPool(torch.autograd.Function):
     """max pooling(ReLU(batch norm(x))) of `[N, C, H, W]`, with the batch's mean and variance."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, pool: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         batch, channels, height, width = x.shape
@@ -252,7 +252,7 @@ class NormReluPool(torch.autograd.Function):
         return out, mean, var
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *unused: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, *unused: Any) -> tuple[Tensor | None, ...]:
         x, chosen, place, mean, var, weight = ctx.saved_tensors
         grad = grad.to(x.dtype).contiguous(memory_format=torch.channels_last)
         dx, dweight, dbias = torch.empty_like(x), torch.empty_like(mean), torch.empty_like(mean)
@@ -268,15 +268,13 @@ def _call(name: str, *arguments: Tensor | float | int) -> None:
     kernels = library()
     assert kernels is not None
     dtype = next(value.dtype for value in arguments if isinstance(value, Tensor))
-    kinds = {int: ctypes.c_int64, float: ctypes.c_float}
-    getattr(kernels, f"{name}_{NAMES[dtype]}")(
-        *(
-            ctypes.c_void_p(value.data_ptr())
-            if isinstance(value, Tensor)
-            else kinds[type(value)](value)
-            for value in arguments
-        )
-    )
+
+    def native(value: Tensor | float | int) -> Any:
+        if isinstance(value, Tensor):
+            return ctypes.c_void_p(value.data_ptr())
+        return ctypes.c_int64(value) if isinstance(value, int) else ctypes.c_float(value)
+
+    getattr(kernels, f"{name}_{NAMES[dtype]}")(*map(native, arguments))
 
 
 def applies(norm: nn.Module, activation: nn.Module, pool: nn.Module) -> bool:

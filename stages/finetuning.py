@@ -34,12 +34,14 @@ from train_eval import (
     NonFiniteLossError,
     Recipe,
     TrainingArgs,
+    compile_step,
     cross_entropy,
     evaluate,
     get_optimizer,
     get_scheduler,
     over_exits,
     train_one_epoch,
+    wants_compiling,
 )
 
 
@@ -154,7 +156,10 @@ class _Training:
         self.beside = criterion.to(ctx.device) if isinstance(criterion, Distillation) else None
         if self.beside is not None:
             self.beside.attach(self.module)
-        self.fused = fuse_blocks(self.module, ctx.device)
+        plain = not (self.fake_quant or self.beside or state.model_args["exits"])
+        compiled = plain and wants_compiling(recipe, ctx.device)
+        self.trains = compile_step(self.module, ctx.device) if compiled else self.module
+        fused = not compiled and fuse_blocks(self.module, ctx.device)
         trained = nn.ModuleList([m for m in (self.module, self.beside) if m is not None])
         self.optimizer = get_optimizer(trained, recipe)
         self.schedule = get_scheduler(self.optimizer, recipe, epochs, len(self.loaders.train))
@@ -171,7 +176,8 @@ class _Training:
         ctx.details.update(
             precision=self.precision,
             device=str(ctx.device),
-            fused_norm=self.fused,
+            compiled=compiled,
+            fused_norm=fused,
             history=self.history,
         )
 
@@ -180,7 +186,7 @@ class _Training:
         self.set_observing(2 * self.epoch < self.epochs)
         try:
             result = train_one_epoch(
-                self.module,
+                self.trains,
                 self.loaders.train,
                 self.optimizer,
                 criterion=criterion,
