@@ -82,6 +82,7 @@ class Muon(torch.optim.AdamW):
         for p in found:
             if not self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
+                self.state[p]["step"] = torch.zeros(())  # AdamW looks for one when it is loaded
         buffers = [self.state[p]["momentum_buffer"] for p in found]
         torch._foreach_lerp_(buffers, gradients, 1 - self.momentum)
         directions = torch._foreach_lerp(gradients, buffers, self.momentum)  # Nesterov's
