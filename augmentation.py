@@ -17,16 +17,13 @@ AUGMENTATIONS = ("none", "standard", "randaugment")
 
 def random_crop(images: Tensor, padding: int) -> Tensor:
     """Shift every image of `[B, C, H, W]` by its own offset in ±padding pixels, zeros outside."""
-    batch, channels, height, width = images.shape
+    batch, _, height, width = images.shape
     padded = torch.nn.functional.pad(images, (padding,) * 4)  # [B, C, H+2p, W+2p]
     device = images.device
-    top = torch.randint(0, 2 * padding + 1, (batch, 1), device=device)
-    left = torch.randint(0, 2 * padding + 1, (batch, 1), device=device)
-    rows = top + torch.arange(height, device=device)  # [B, H]
-    columns = left + torch.arange(width, device=device)  # [B, W]
-    rows = rows[:, None, :, None].expand(-1, channels, -1, padded.shape[3])
-    columns = columns[:, None, None, :].expand(-1, channels, height, -1)
-    return padded.gather(2, rows).gather(3, columns)
+    top = torch.randint(0, 2 * padding + 1, (batch, 1), device=device).squeeze(1)
+    left = torch.randint(0, 2 * padding + 1, (batch, 1), device=device).squeeze(1)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # [B, C, 2p+1, 2p+1, H, W], a view
+    return windows[torch.arange(batch, device=device), :, top, left]
 
 
 def random_flip(images: Tensor) -> Tensor:
@@ -128,7 +125,7 @@ class BatchLoader:
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 `[B, C, H, W]` → float32, zero mean and unit deviation a channel."""
-        scaled = (images.float().div_(255) - self.mean) / self.std
+        scaled = images.float().div_(255).sub_(self.mean).div_(self.std)
         return scaled.contiguous(memory_format=torch.channels_last)
 
     def _prepare(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
