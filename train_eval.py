@@ -331,11 +331,12 @@ def train_one_epoch(
         disable=None,
     )
     for images, labels in bar:
-        torch.compiler.cudagraph_mark_step_begin()  # where the model is compiled with CUDA graphs
+        optimizer.zero_grad(set_to_none=True)
+        if device.type == "cuda":
+            torch.compiler.cudagraph_mark_step_begin()  # graphs may overwrite the last step's
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             logits = model(images)
             loss = criterion(logits.float(), labels, images)
-        optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if grad_clip > 0:
             nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
