@@ -7,9 +7,11 @@ two backward. Values are torch's, up to the order of sums.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -19,6 +21,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from files import sha256, write_atomically
 
 LARGEST_POOL = 15  # the place of the maximum in its window is kept in one byte
 
@@ -210,20 +214,43 @@ NAMES = {torch.float32: "float", torch.bfloat16: "bf16"}
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels (seconds, once a process); None without a compiler that makes them."""
+    """The kernels; None without a compiler that makes them.
+
+    Compiled in a second and kept, a file for each kind of processor, where torch keeps extensions
+    (TORCH_EXTENSIONS_DIR, or a folder in the user's cache), or for this process alone.
+    """
     command = shlex.split(os.environ.get("CXX", "g++"))
     if not command or shutil.which(command[0]) is None:
         return None
+    wide = ["-mprefer-vector-width=512"] if "AVX512" in _capability() else []
+    command += [*shlex.split(FLAGS), *wide]
+    key = sha256("\n".join([SOURCE, *command, _processor()]).encode())[:24]
+    home = os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions"
+    kept = Path(home, f"fused_norm_{key}.so")
+    try:
+        return ctypes.CDLL(str(kept))
+    except OSError:  # not there, or damaged
+        pass
     with tempfile.TemporaryDirectory(prefix="fused-") as folder:
         source, binary = Path(folder, "kernel.cpp"), Path(folder, "kernel.so")
         source.write_text(SOURCE)
-        wide = ["-mprefer-vector-width=512"] if "AVX512" in _capability() else []
-        parts = [*command, *shlex.split(FLAGS), *wide, str(source), "-o", str(binary)]
         try:
-            subprocess.run(parts, check=True, capture_output=True, timeout=120)
+            command += [str(source), "-o", str(binary)]
+            subprocess.run(command, check=True, capture_output=True, timeout=120)
+            with contextlib.suppress(OSError):  # no place to keep it
+                write_atomically(kept, binary.read_bytes())
             return ctypes.CDLL(str(binary))
         except (OSError, subprocess.SubprocessError):
             return None
+
+
+def _processor() -> str:
+    """What -march=native looks at."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
 def _capability() -> str:

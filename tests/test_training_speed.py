@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -96,6 +97,23 @@ def test_without_a_compiler_nothing_is_fused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setattr(fused_norm, "library", fused_norm.library.__wrapped__)
     assert fuse_blocks(tiny(), "cpu") is False
+
+
+@needs_compiler
+def test_kernels_are_kept_and_made_again_when_damaged(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    make = fused_norm.library.__wrapped__
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "one"))
+    assert make() is not None
+    (kept,) = (tmp_path / "one").glob("fused_norm_*.so")
+    written = kept.stat().st_mtime_ns
+    assert make() is not None and kept.stat().st_mtime_ns == written
+    damaged = tmp_path / "other" / kept.name
+    damaged.parent.mkdir()
+    damaged.write_bytes(b"damaged")
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(damaged.parent))
+    assert make() is not None and damaged.stat().st_size > 1000
 
 
 # --- Attention ----------------------------------------------------------------------------------
