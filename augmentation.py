@@ -17,20 +17,18 @@ AUGMENTATIONS = ("none", "standard", "randaugment")
 
 def random_crop(images: Tensor, padding: int) -> Tensor:
     """Shift every image of `[B, C, H, W]` by its own offset in ±padding pixels, zeros outside."""
-    batch, channels, height, width = images.shape
+    batch, _, height, width = images.shape
     padded = torch.nn.functional.pad(images, (padding,) * 4)  # [B, C, H+2p, W+2p]
-    top = torch.randint(0, 2 * padding + 1, (batch, 1))
-    left = torch.randint(0, 2 * padding + 1, (batch, 1))
-    rows = (top + torch.arange(height)).to(images.device)  # [B, H]
-    columns = (left + torch.arange(width)).to(images.device)  # [B, W]
-    rows = rows[:, None, :, None].expand(-1, channels, -1, padded.shape[3])
-    columns = columns[:, None, None, :].expand(-1, channels, height, -1)
-    return padded.gather(2, rows).gather(3, columns)
+    device = images.device
+    top = torch.randint(0, 2 * padding + 1, (batch, 1), device=device).squeeze(1)
+    left = torch.randint(0, 2 * padding + 1, (batch, 1), device=device).squeeze(1)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # [B, C, 2p+1, 2p+1, H, W], a view
+    return windows[torch.arange(batch, device=device), :, top, left]
 
 
 def random_flip(images: Tensor) -> Tensor:
     """Mirror each image of `[B, C, H, W]` left to right with probability 1/2."""
-    flip = (torch.rand(len(images), 1, 1, 1) < 0.5).to(images.device)
+    flip = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
     return torch.where(flip, images.flip(3), images)
 
 
@@ -40,12 +38,13 @@ def cutout(images: Tensor, size: int) -> Tensor:
     Centres are uniform over the image, so squares may hang over the edge (arXiv:1708.04552).
     """
     batch, _, height, width = images.shape
-    rows, columns = torch.arange(height), torch.arange(width)
-    top = torch.randint(0, height, (batch, 1)) - size // 2
-    left = torch.randint(0, width, (batch, 1)) - size // 2
+    device = images.device
+    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
+    top = torch.randint(0, height, (batch, 1), device=device) - size // 2
+    left = torch.randint(0, width, (batch, 1), device=device) - size // 2
     in_rows = (rows >= top) & (rows < top + size)  # [B, H]
     in_columns = (columns >= left) & (columns < left + size)  # [B, W]
-    hole = (in_rows[:, None, :, None] & in_columns[:, None, None, :]).to(images.device)
+    hole = in_rows[:, None, :, None] & in_columns[:, None, None, :]
     return images.masked_fill(hole, 0.0)
 
 
@@ -61,10 +60,12 @@ def randaugment(images: Tensor, group: int = 8) -> Tensor:
 class BatchLoader:
     """Yield `(images float32 [B, C, H, W], labels)` from a uint8 split, on `device`.
 
-    `index` chooses images and their order without copying them; None takes all.
+    `index` chooses images and their order without copying them; None takes all. Images that are on
+    the device already stay there: an epoch's order goes over once, and no batch waits for the host.
 
     Labels are int64 `[B]`, or float `[B, K]` under mixup. The order of epoch `e` depends on
-    `(seed, e)` alone; augmentation draws from torch's global CPU generator.
+    `(seed, e)` alone; augmentation draws from torch's global generator of the images' device (mixup
+    and RandAugment from the CPU's).
     """
 
     def __init__(
@@ -115,15 +116,16 @@ class BatchLoader:
         if self.training:
             generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
             order = order[torch.randperm(len(order), generator=generator)]
+        order = order.to(self.images.device)
         for step in range(start, len(self)):
             chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
-            images = self.images[chosen].to(self.device, non_blocking=True)
-            labels = self.labels[chosen].to(self.device, non_blocking=True)
+            images = self.images[chosen].to(self.device)
+            labels = self.labels[chosen].to(self.device)
             yield self._prepare(images, labels)
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 `[B, C, H, W]` → float32, zero mean and unit deviation a channel."""
-        scaled = (images.float().div_(255) - self.mean) / self.std
+        scaled = images.float().div_(255).sub_(self.mean).div_(self.std)
         return scaled.contiguous(memory_format=torch.channels_last)
 
     def _prepare(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ DEFAULT_MODEL_PARAMS = {  # 0.42 M parameters for 10 classes
 DEFAULT_TRAINING_PARAMS = {
     "initial_train_epochs": 20,  # of a baseline; a chain that loads one takes 0
     "batch_size": 128,
-    "optimizer": "adamw",  # 'sgd', 'adam', 'adamw', 'rmsprop'
+    "optimizer": "adamw",  # 'sgd', 'adam', 'adamw', 'rmsprop', 'muon'
     "learning_rate": 4e-3,  # the peak
     "weight_decay": 0.05,
     "scheduler": "onecycle",  # 'cosine', 'onecycle', 'step', 'multistep', 'plateau', 'none'

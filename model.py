@@ -15,6 +15,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+import fused_norm
 from transformer import ACTIVATIONS, PositionalEncoding, TokenTransformer
 
 __all__ = ["HybridCNNTransformer", "LightweightCNN", "ModelArgs", "PositionalEncoding"]
@@ -163,6 +164,8 @@ def _check_length(key: str, value: int | list[int] | None, length: int, why: str
 class ConvBlock(nn.Module):
     """(depthwise →) convolution → norm → activation → max pooling; `[B, C, H, W]` in and out."""
 
+    fused = False  # whether training takes one kernel for what follows the convolution
+
     def __init__(
         self,
         in_channels: int,
@@ -194,7 +197,24 @@ class ConvBlock(nn.Module):
         self.pool = nn.MaxPool2d(pool) if pool > 1 else nn.Identity()
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.pool(self.activation(self.norm(self.conv(self.depthwise(images)))))
+        maps = self.conv(self.depthwise(images))
+        if self.fused and self.training:
+            return fused_norm.norm_relu_pool(maps, self.norm, self.pool)  # type: ignore[arg-type]
+        return self.pool(self.activation(self.norm(maps)))
+
+
+def fuse_blocks(module: nn.Module, device: torch.device | str) -> bool:
+    """Let the CNN blocks in `module` train with one kernel where there is one; whether any does.
+
+    Not on a GPU, and not where a hook waits for what a part of the block gives.
+    """
+    blocks = [m for m in module.modules() if isinstance(m, ConvBlock)]
+    for block in blocks:
+        parts = block.norm, block.activation, block.pool
+        watched = any(part._forward_hooks or part._backward_hooks for part in parts)
+        on_cpu = torch.device(device).type == "cpu"
+        block.fused = on_cpu and not watched and fused_norm.applies(*parts)
+    return any(block.fused for block in blocks)
 
 
 class LightweightCNN(nn.Module):

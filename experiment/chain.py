@@ -28,7 +28,7 @@ from stages.state import Context, ModelState, StageSpec, initial_state
 HOME = Path(__file__).parent.parent
 QUANT_SOURCES = {
     "stages/quantization.py", "stages/quant_fx.py", "stages/quant_pt2e.py", "stages/fake_quant.py",
-    "stages/compiled.py", "stages/calibration.py",
+    "stages/compiled.py", "stages/graph_rewrites.py", "stages/calibration.py",
 }  # fmt: skip
 EXIT_SOURCES = {"stages/exits.py", "stages/calibration.py"}
 TEACHER_SOURCES = {"stages/teacher.py", "stages/transfer.py"}  # of a stage that has a teacher

@@ -7,7 +7,6 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 import parallel
 from files import tensor_bytes
-from model import HybridCNNTransformer
+from model import HybridCNNTransformer, fuse_blocks
 from stages import quantization
 from stages.exits import Exits
 from stages.jobs import MET_BY_ALL, foreman
@@ -35,16 +34,19 @@ from stages.teacher import Distillation, TeacherSpec, taught
 from train_eval import (
     Criterion,
     EpochProgress,
+    Evaluation,
     ExponentialMovingAverage,
     NonFiniteLossError,
     Recipe,
     TrainingArgs,
+    compile_step,
     cross_entropy,
     evaluate,
     get_optimizer,
     get_scheduler,
     over_exits,
     train_one_epoch,
+    wants_compiling,
 )
 
 
@@ -178,6 +180,11 @@ class _Training:
         self.beside = criterion.to(ctx.device) if isinstance(criterion, Distillation) else None
         if self.beside is not None:
             self.beside.attach(self.module)
+        alone = self.share is None  # kernels and compiled code know nothing of other processes
+        plain = not (self.fake_quant or self.beside or state.model_args["exits"])
+        compiled = alone and plain and wants_compiling(recipe, ctx.device)
+        self.trains = compile_step(self.module, ctx.device) if compiled else self.module
+        fused = alone and not compiled and fuse_blocks(self.module, ctx.device)
         trained = nn.ModuleList([m for m in (self.module, self.beside) if m is not None])
         self.optimizer = get_optimizer(trained, recipe)
         self.schedule = get_scheduler(self.optimizer, recipe, epochs, len(self.loaders.train))
@@ -191,7 +198,13 @@ class _Training:
         self.best: dict[str, Any] | None = None  # {'loss', 'module'} of the best epoch
         self.started = self.saved_at = time.monotonic()
         self.apply_masks()
-        ctx.details.update(precision=self.precision, device=str(ctx.device), history=self.history)
+        ctx.details.update(
+            precision=self.precision,
+            device=str(ctx.device),
+            compiled=compiled,
+            fused_norm=fused,
+            history=self.history,
+        )
 
     def join_team(self) -> parallel.Slice | None:
         """This process's share of every batch, where there are others. Raises StageError."""
@@ -213,7 +226,7 @@ class _Training:
         self.set_observing(2 * self.epoch < self.epochs)
         try:
             result = train_one_epoch(
-                self.module,
+                self.trains,
                 self.loaders.train,
                 self.optimizer,
                 criterion=criterion,
@@ -227,19 +240,11 @@ class _Training:
                 share=self.share,
             )
             self.guard_divergence(result.loss)
+            validation = self.validate()
         except NonFiniteLossError as error:
             raise NonFiniteLossError(
                 f"{error}; lower learning_rate or set grad_clip (the last good snapshot is kept)"
             ) from None
-        self.set_observing(False)  # validation images leave no trace in the ranges
-        with _averaged(self.module, self.average):
-            self.module.eval()
-            judge = evaluate if self.share is None else self.share.evaluate
-            validation = judge(self.judged, self.loaders.validation)
-            if self.recipe.keep == "best" and (
-                self.best is None or validation.loss < self.best["loss"]
-            ):
-                self.best = {"loss": validation.loss, "module": cpu_copy(self.module.state_dict())}
         self.schedule.after_epoch(validation.loss)
         row = {
             "epoch": self.epoch + 1,
@@ -259,6 +264,23 @@ class _Training:
         )
         self.epoch, self.progress = self.epoch + 1, EpochProgress()
         self.save()
+
+    def validate(self) -> Evaluation:
+        """Judge the weights that count, and keep them where they are the best so far."""
+        self.set_observing(False)  # validation images leave no trace in the ranges
+        with _averaged(self.module, self.average):
+            self.module.eval()
+            judge = evaluate if self.share is None else self.share.evaluate
+            validation = judge(self.judged, self.loaders.validation)
+            if not math.isfinite(validation.loss):  # after a last step with a finite loss
+                raise NonFiniteLossError(
+                    f"validation loss is {validation.loss} after epoch {self.epoch + 1}"
+                )
+            if self.recipe.keep == "best" and (
+                self.best is None or validation.loss < self.best["loss"]
+            ):
+                self.best = {"loss": validation.loss, "module": cpu_copy(self.module.state_dict())}
+        return validation
 
     def set_observing(self, on: bool) -> None:
         """Whether what is trained on moves a quantized network's ranges."""
@@ -302,7 +324,7 @@ class _Training:
         on_gpu = self.ctx.device.type == "cuda"
         return {
             "epoch": self.epoch,
-            "progress": asdict(self.progress),
+            "progress": self.progress.plain(),
             "module": self.module.state_dict(),
             "beside": self.beside and self.beside.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -338,7 +360,7 @@ class _Training:
         self.ctx.earlier_seconds = found["seconds"]
         self.history[:] = found["history"]
         torch.set_rng_state(found["rng"])
-        if found["cuda_rng"] is not None:
+        if found["cuda_rng"] is not None and self.ctx.device.type == "cuda":
             torch.cuda.set_rng_state(found["cuda_rng"], self.ctx.device)
         self.ctx.say(f"  resumed at epoch {self.epoch + 1}, step {self.progress.step + 1}")
 

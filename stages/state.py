@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from dataset import DataLoaders, Dataset, get_dataloaders
+from dataset import DataLoaders, Dataset, fastest_evaluation_batch, get_dataloaders
 from model import HybridCNNTransformer
 from stages import quantization
 from stages.exits import EarlyExitNetwork, Exits, exits_of
@@ -163,6 +163,9 @@ class Context:
         return get_dataloaders(
             self.dataset,
             recipe.batch_size,
+            evaluation_batch_size=fastest_evaluation_batch(
+                self.dataset.info.image_size, self.device
+            ),
             augmentation=recipe.augmentation,
             cutout=recipe.cutout,
             mixup=recipe.mixup,

@@ -55,7 +55,7 @@ MISTAKES = {
     "BASE['training_args'] = {'learning_rate': float('nan')}": "Base.training_args.learning_rate: "
     "nan should be a finite number",
     "BASE['training_args'] = {'optimizer': 'adan'}": "Base.training_args.optimizer: 'adan' should "
-    "be 'sgd', 'adam', 'adamw' or 'rmsprop'",
+    "be 'sgd', 'adam', 'adamw', 'rmsprop' or 'muon'",
     "BASE['model_args'] = {'fusion': 'sequential'}": "Base.model_args.fusion: 'sequential' should "
     "be 'serial', 'parallel' or 'parallel_attention'",
     "BASE['model_args'] = {'cnn_channels': [8, -1]}": "Base.model_args.cnn_channels[1]: -1 should "
