@@ -20,7 +20,8 @@ DEFAULT_MODEL_PARAMS = {  # the default hybrid at twice its width: 1.65 M parame
 DEFAULT_TRAINING_PARAMS = {
     "initial_train_epochs": 10,
     "batch_size": 128,
-    "learning_rate": 3e-3,
+    "optimizer": "muon",
+    "learning_rate": 4e-3,
     "weight_decay": 0.05,
     "scheduler": "onecycle",
     "label_smoothing": 0.1,
