@@ -18,7 +18,7 @@ DEFAULT_MODEL_PARAMS = {  # the default hybrid at twice its width: 1.65 M parame
 }
 
 DEFAULT_TRAINING_PARAMS = {
-    "initial_train_epochs": 10,
+    "initial_train_epochs": 8,
     "batch_size": 128,
     "optimizer": "muon",
     "learning_rate": 4e-3,
@@ -37,7 +37,7 @@ EXPERIMENT_CONFIGS = [
         "load_fp32_baseline_from_experiment": "Wide_Baseline_FP32",
         "compression_args": {
             "sequence": [
-                {"distill": {"width": 0.375, "epochs": 24, "learning_rate": 4e-3}},
+                {"distill": {"width": 0.375, "epochs": 16, "learning_rate": 4e-3}},
                 {"qat": {"epochs": 2, "learning_rate": 5e-4}},
             ]
         },

@@ -63,16 +63,16 @@ class CompiledNetwork(nn.Module):
         self.batch_sizes = batch_sizes
         self.is_part = inputs is not None
         self.inputs = inputs or [(model_args["in_channels"], *model_args["image_size"])]
-        self.runners: dict[int, Runner] = {}
+        self.runners: dict[torch.Size, Runner] = {}  # by the first input's shape, batch included
         self.register_state_dict_post_hook(_without_zero_points)
-        if not self.is_part:
-            self.register_forward_pre_hook(check_images)
 
     def forward(self, *inputs: Tensor) -> Any:
-        runner = self.runners.get(len(inputs[0]))
+        runner = self.runners.get(inputs[0].shape)
         if runner is not None:
             outputs = runner([_placed(value) for value in inputs])
         else:
+            if not self.is_part:
+                check_images(self, inputs)
             pieces = zip(*(value.split(max(self.batch_sizes)) for value in inputs), strict=True)
             found = [self._any_size(piece) for piece in pieces]
             outputs = [torch.cat(values) for values in zip(*found, strict=True)]
@@ -88,7 +88,8 @@ class CompiledNetwork(nn.Module):
 
     def runner(self, size: int) -> Runner:
         """The compiled code for batches of `size`: float32 tensors, images in channels_last."""
-        if size not in self.runners:
+        shape = torch.Size((size, *self.inputs[0]))
+        if shape not in self.runners:
             package = self.package(size)
             try:
                 run = _load(package)
@@ -96,8 +97,8 @@ class CompiledNetwork(nn.Module):
                 package.unlink()
                 run = _load(self.package(size))
             self._verify(run, size)
-            self.runners[size] = run
-        return self.runners[size]
+            self.runners[shape] = run
+        return self.runners[shape]
 
     def package(self, size: int) -> Path:
         """The AOTInductor package for a batch size, compiled unless it is in the folder."""
