@@ -45,6 +45,7 @@ from engines import (  # noqa: E402
 
 import costs  # noqa: E402
 from config import DEFAULT_MODEL_PARAMS  # noqa: E402
+from dataset import DataLoaders  # noqa: E402
 from experiment.measure import environment  # noqa: E402
 from files import write_json  # noqa: E402
 from model import HybridCNNTransformer  # noqa: E402
@@ -80,6 +81,14 @@ def digits(count: int) -> Tensor:
     return ((images - images.mean()) / images.std()).contiguous()
 
 
+class _WithoutData(Context):
+    def __init__(self) -> None:
+        super().__init__(None, torch.device("cpu"), SEED, say=lambda text: None)  # type: ignore[arg-type]
+
+    def loaders(self, *args: Any, **options: Any) -> Any:
+        return DataLoaders([], [], [], [])  # type: ignore[arg-type]
+
+
 def network(name: str, images: Tensor) -> HybridCNNTransformer:
     """One of NETWORKS in eval mode; batch norms have the statistics of `images`."""
     torch.manual_seed(SEED)
@@ -91,8 +100,7 @@ def network(name: str, images: Tensor) -> HybridCNNTransformer:
         model.train()(images)
     if name == PRUNED:
         spec = PruneSpec(mode="structural", keep={"macs": 0.5}, scope="global", round_to=16)
-        ctx = Context(None, torch.device("cpu"), SEED, say=lambda text: None)  # type: ignore[arg-type]
-        model = build(prune(state_of(model), spec, ctx))  # criterion l1 sees no data
+        model = build(prune(state_of(model), spec, _WithoutData()))  # criterion l1 needs none
     return model.eval()
 
 
