@@ -11,7 +11,6 @@ import contextlib
 import ctypes
 import functools
 import os
-import platform
 import shlex
 import shutil
 import subprocess
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from files import sha256, write_atomically
+from machine import kept_folder, processor
 
 LARGEST_POOL = 15  # the place of the maximum in its window is kept in one byte
 
@@ -224,9 +224,8 @@ def library() -> ctypes.CDLL | None:
         return None
     wide = ["-mprefer-vector-width=512"] if "AVX512" in _capability() else []
     command += [*shlex.split(FLAGS), *wide]
-    key = sha256("\n".join([SOURCE, *command, _processor()]).encode())[:24]
-    home = os.environ.get("TORCH_EXTENSIONS_DIR") or Path.home() / ".cache" / "torch_extensions"
-    kept = Path(home, f"fused_norm_{key}.so")
+    key = sha256("\n".join([SOURCE, *command, processor()]).encode())[:24]
+    kept = kept_folder() / f"fused_norm_{key}.so"
     try:
         return ctypes.CDLL(str(kept))
     except OSError:  # not there, or damaged
@@ -242,15 +241,6 @@ def library() -> ctypes.CDLL | None:
             return ctypes.CDLL(str(binary))
         except (OSError, subprocess.SubprocessError):
             return None
-
-
-def _processor() -> str:
-    """What -march=native looks at."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
 def _capability() -> str:

@@ -134,6 +134,23 @@ def test_both_attention_paths_are_equal_and_the_choice_draws_nothing() -> None:
     assert chosen is transformer.trains_faster_written_out(query.shape, query.dtype, 1)
 
 
+def test_the_choice_of_a_path_outlives_the_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The paths differ in the last bits: a run that goes on must not choose anew."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "kept"))
+    choose, shape = transformer.trains_faster_written_out, torch.Size((4, 2, 9, 8))
+    for answer in (True, False):
+        monkeypatch.setattr(transformer, "_written_out_wins", lambda *_, answer=answer: answer)
+        choose.cache_clear()  # as a new process has it
+        assert choose(shape, torch.float32, 1) is True
+    assert choose(shape, torch.float32, 2) is False
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", "/proc/none")  # nothing can be kept there
+    choose.cache_clear()
+    assert choose(shape, torch.float32, 1) is False
+    choose.cache_clear()
+
+
 # --- The loop -----------------------------------------------------------------------------------
 
 
