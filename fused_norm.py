@@ -226,10 +226,8 @@ def library() -> ctypes.CDLL | None:
     command += [*shlex.split(FLAGS), *wide]
     key = sha256("\n".join([SOURCE, *command, processor()]).encode())[:24]
     kept = kept_folder() / f"fused_norm_{key}.so"
-    try:
+    with contextlib.suppress(OSError):  # not there, or damaged: made anew
         return ctypes.CDLL(str(kept))
-    except OSError:  # not there, or damaged
-        pass
     with tempfile.TemporaryDirectory(prefix="fused-") as folder:
         source, binary = Path(folder, "kernel.cpp"), Path(folder, "kernel.so")
         source.write_text(SOURCE)

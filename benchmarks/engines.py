@@ -6,11 +6,8 @@ compiled for one batch size. Images lie ready in the layout and type that it tak
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
 import logging
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from experiment import export
 from model import HybridCNNTransformer
 from stages import quantization
 from stages.compiled import CompiledNetwork
@@ -269,12 +267,7 @@ def quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.simplefilter("ignore")
+        with export.quiet():
             yield
     finally:
         logging.disable(before)

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from inference import ARGS, REFERENCE, SEED, digits
 
 from experiment.measure import environment
-from model import HybridCNNTransformer
+from model import HybridCNNTransformer, fuse_blocks
 from stages import quantization
 from stages.quantization import Quant
 from train_eval import Recipe, cross_entropy, get_optimizer
@@ -45,6 +45,7 @@ class Side:
 
     def __init__(self, network: nn.Module, bf16: bool):
         self.network, self.bf16 = network, bf16
+        fuse_blocks(network, "cpu")  # as `fit` does
         self.optimizer = get_optimizer(network, Recipe())
         self.seconds: list[float] = []
         self.loss = float("nan")

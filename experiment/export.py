@@ -123,7 +123,7 @@ def export(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         draft = Path(folder) / path.name
         try:
-            with _quiet():
+            with quiet():
                 format_.write(subject, draft, batch)
                 runtime = format_.read(draft)
         except RuntimeError as error:
@@ -321,7 +321,7 @@ FORMATS: dict[str, Format] = {
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Exporters remark on their own innards, by warnings and by printing."""
     with (
         warnings.catch_warnings(),

@@ -6,7 +6,7 @@ import io
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -121,33 +121,20 @@ def fit(
     kept, and TeamError.
     """
     team = parallel.team()
-    if team is None:
-        return _fit(state, recipe, epochs, ctx, criterion, exits_only)
-    with team.together(MET_BY_ALL):
-        if team.rank == 0:
+    with team.together(MET_BY_ALL) if team is not None else nullcontext():
+        if team is not None and team.rank == 0:
             foreman.announce(team, state, recipe, epochs, ctx, criterion, exits_only)
-        return _fit(state, recipe, epochs, ctx, criterion, exits_only)
-
-
-def _fit(
-    state: ModelState,
-    recipe: Recipe,
-    epochs: int,
-    ctx: Context,
-    criterion: Criterion | None,
-    exits_only: bool,
-) -> ModelState:
-    criterion = criterion or cross_entropy(recipe.label_smoothing)
-    training = _Training(state, recipe, epochs, ctx, criterion, exits_only)
-    if state.model_args["exits"]:
-        weight = (state.exits or Exits()).loss_weight
-        criterion = over_exits(criterion, math.inf if exits_only else weight)
-    if recipe.sparsity:
-        criterion = _with_sparsity(criterion, training.module, recipe.sparsity)
-    training.resume()
-    while training.epoch < epochs:
-        training.run_epoch(criterion)
-    return training.result()
+        criterion = criterion or cross_entropy(recipe.label_smoothing)
+        training = _Training(state, recipe, epochs, ctx, criterion, exits_only)
+        if state.model_args["exits"]:
+            weight = (state.exits or Exits()).loss_weight
+            criterion = over_exits(criterion, math.inf if exits_only else weight)
+        if recipe.sparsity:
+            criterion = _with_sparsity(criterion, training.module, recipe.sparsity)
+        training.resume()
+        while training.epoch < epochs:
+            training.run_epoch(criterion)
+        return training.result()
 
 
 class _Training:
