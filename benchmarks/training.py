@@ -4,7 +4,8 @@ Run: python benchmarks/training.py [--quick] [--root FOLDER] [--optimizer muon] 
 Plain is torchvision's per-image transforms in a DataLoader of two workers, float32, attention by
 `scaled_dot_product_attention`, AdamW as it comes and a `loss.item()` a step. Both alternate in one
 run. The limit is the matrix products of convolutions and linear layers alone, each timed by itself
-in bf16. Images are noise unless `--root` names a folder (train/<class>/..., test/<class>/...).
+in the precision that ours trains in. Images are noise unless `--root` names a folder
+(train/<class>/..., test/<class>/...).
 About 3 min on 2 CPU cores, 1 min with `--quick`.
 """
 
@@ -26,6 +27,7 @@ sys.path.insert(0, str(HOME))
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
+from torch.optim.lr_scheduler import OneCycleLR  # noqa: E402
 from torch.profiler import ProfilerActivity, profile  # noqa: E402
 from torch.utils.data import DataLoader, Dataset  # noqa: E402
 from torchvision import transforms  # noqa: E402
@@ -48,6 +50,7 @@ from train_eval import (  # noqa: E402
 from transformer import ScaledDotProduct  # noqa: E402
 
 BATCH, CLASSES = 128, 10
+STEPS = 10_000  # of the schedule; a benchmark makes fewer
 MEAN, STD = [0.491, 0.482, 0.447], [0.247, 0.243, 0.262]
 GROUPS = {  # operators by the part of a step that they belong to; the first that fits
     "convolutions": ("convolution",),
@@ -85,17 +88,25 @@ class PlainAttention(nn.Module):
 
 
 class Plain:
-    """The plain loop; its loader goes on where the last call left it."""
+    """The plain loop, over `steps` steps in all; each call takes a new order of the images."""
 
-    def __init__(self, images: Tensor, labels: Tensor, device: torch.device):
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        device: torch.device,
+        steps: int = STEPS,
+        seed: int = 0,
+    ):
         self.device = device
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         model = HybridCNNTransformer(num_classes=CLASSES)
         for name, module in list(model.named_modules()):
             if isinstance(module, ScaledDotProduct):
                 model.set_submodule(name, PlainAttention())
         self.model = model.to(device)
         self.optimizer = torch.optim.AdamW(model.parameters(), 4e-3, weight_decay=0.05)
+        self.schedule = OneCycleLR(self.optimizer, 4e-3, steps, cycle_momentum=False)
         self.data = DataLoader(
             PlainDataset(images, labels), BATCH, shuffle=True, drop_last=True, num_workers=2,
             persistent_workers=True,
@@ -110,16 +121,20 @@ class Plain:
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
+            self.schedule.step()
             total += loss.item()
 
 
 class Ours:
     """`train_one_epoch` as `fit` calls it."""
 
-    def __init__(self, images: Tensor, labels: Tensor, device: torch.device, optimizer: Any):
-        self.device = device
+    def __init__(
+        self, images: Tensor, labels: Tensor, device: torch.device, steps: int = STEPS,
+        seed: int = 0, optimizer: Any = "adamw",
+    ):  # fmt: skip
         self.recipe = Recipe(optimizer=optimizer, batch_size=BATCH)
-        torch.manual_seed(0)
+        self.calls = 0
+        torch.manual_seed(seed)
         self.model = HybridCNNTransformer(num_classes=CLASSES)
         self.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.trains: nn.Module = self.model
@@ -131,9 +146,9 @@ class Ours:
         self.optimizer = get_optimizer(self.model, self.recipe)
         self.data = BatchLoader(
             images.to(device), labels.to(device), BATCH, mean=MEAN, std=STD, num_classes=CLASSES,
-            training=True, augmentation="standard", device=device,
+            training=True, augmentation="standard", seed=seed, device=device,
         )  # fmt: skip
-        self.schedule = get_scheduler(self.optimizer, self.recipe, 10_000, 1)
+        self.schedule = get_scheduler(self.optimizer, self.recipe, steps, 1)
 
     def run(self, steps: int) -> None:
         train_one_epoch(
@@ -143,7 +158,9 @@ class Ours:
             criterion=cross_entropy(0.1),
             schedule=self.schedule,
             precision=self.precision,
+            epoch=self.calls,
         )
+        self.calls += 1
 
 
 class Some:
@@ -177,8 +194,8 @@ def first(batches: Iterable[Any], count: int) -> None:
         pass
 
 
-def matmul_seconds(model: nn.Module, images: Tensor, repeats: int) -> float:
-    """What a step's convolutions and linear layers take alone in bf16, forward and backward.
+def matmul_seconds(model: nn.Module, images: Tensor, dtype: torch.dtype, repeats: int) -> float:
+    """What a step's convolutions and linear layers take alone in `dtype`, forward and backward.
 
     Each layer's three products (two where no gradient of the input is needed) by themselves, at the
     shapes that they have in the network; the median of `repeats`, summed over the layers.
@@ -192,8 +209,8 @@ def matmul_seconds(model: nn.Module, images: Tensor, repeats: int) -> float:
         hook.remove()
     total = 0.0
     for layer in layers:
-        given = inputs[layer].detach().bfloat16()
-        weight = layer.weight.detach().bfloat16()
+        given = inputs[layer].detach().to(dtype)
+        weight = layer.weight.detach().to(dtype)
         needs_input = given.shape[1] != images.shape[1] or given.ndim != 4
         products: list[Callable[[], object]]
         if isinstance(layer, nn.Conv2d):
@@ -255,7 +272,10 @@ def main() -> None:
     rounds, steps = (3, 15) if args.quick else (9, 30)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images, labels = load(args.root)
-    plain, ours = Plain(images, labels, device), Ours(images, labels, device, args.optimizer)
+    plain, ours = (
+        Plain(images, labels, device),
+        Ours(images, labels, device, optimizer=args.optimizer),
+    )
     for loop in (plain, ours):
         loop.run(5)
     taken: dict[str, list[float]] = {"plain": [], "ours": [], "plain data": [], "our data": []}
@@ -267,12 +287,12 @@ def main() -> None:
     }
     limit = []
     batch = torch.randn(BATCH, *images.shape[1:], device=device)
+    batch = batch.contiguous(memory_format=torch.channels_last)
+    dtype = torch.bfloat16 if ours.precision == "bf16" else torch.float32
     for _ in range(rounds):
         for name, run in work.items():
             taken[name].append(seconds(run, device) / steps)
-        limit.append(
-            matmul_seconds(ours.model, batch.contiguous(memory_format=torch.channels_last), 5)
-        )
+        limit.append(matmul_seconds(ours.model, batch, dtype, 5))
     print(json.dumps(environment(device)))
     rows = {name: statistics.median(times) for name, times in taken.items()}
     rows["matrix products alone"] = statistics.median(limit)
