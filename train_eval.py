@@ -16,6 +16,7 @@ from torch.optim import lr_scheduler
 from tqdm import tqdm
 
 from augmentation import BatchLoader
+from machine import bf16_is_fast
 from muon import Muon, hidden_matrices
 
 Criterion = Callable[[Tensor, Tensor, Tensor], Tensor]  # (logits, labels, images) → scalar
@@ -146,16 +147,6 @@ class Evaluation(NamedTuple):
     accuracy: float
     inference_time_ms: float
     images: int
-
-
-def bf16_is_fast(device: torch.device | str) -> bool:
-    """Whether the device multiplies bfloat16 in hardware (AMX or AVX512-BF16 on x86)."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    capabilities = torch.backends.cpu.get_cpu_capability()
-    return "AVX512" in capabilities and (
-        torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    )
 
 
 def resolve_precision(precision: str, device: torch.device | str) -> str:
@@ -330,7 +321,6 @@ def train_one_epoch(
     criterion = criterion or cross_entropy()
     progress = progress or EpochProgress()
     progress.epoch = epoch
-    device = loader.device
     loader.set_epoch(epoch)
     model.train()
     progress.settle()
@@ -347,21 +337,12 @@ def train_one_epoch(
     )
     for images, labels in bar:
         batch = len(images)
-        if share is not None:
-            images, labels = share.of(images), share.of(labels)
         optimizer.zero_grad(set_to_none=True)
-        if device.type == "cuda":
-            torch.compiler.cudagraph_mark_step_begin()  # graphs may overwrite the last step's
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            logits = model(images)
-            loss = criterion(logits.float(), labels, images)
-        hard = labels if labels.ndim == 1 else labels.argmax(1)
-        hits = (final_logits(logits.detach()).argmax(1) == hard).sum()
         if share is None:
-            loss.backward()
+            loss, hits = _gradients(model, images, labels, criterion, precision)
         else:
-            loss = share.weight * loss
-            loss.backward()
+            images, labels = share.of(images), share.of(labels)
+            loss, hits = _gradients(model, images, labels, criterion, precision, share.weight)
             loss, hits = share.reduce(optimizer, loss, hits)
         if grad_clip > 0:
             nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
@@ -390,6 +371,27 @@ def train_one_epoch(
         float(optimizer.param_groups[0]["lr"]),
         (progress.seen - seen_before) / seconds,
     )
+
+
+def _gradients(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    criterion: Criterion,
+    precision: str,
+    weight: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """Leave a batch's gradients in the parameters; its loss, `weight` times, and right answers."""
+    if images.is_cuda:
+        torch.compiler.cudagraph_mark_step_begin()  # graphs may overwrite the last step's
+    with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
+        logits = model(images)
+        loss = criterion(logits.float(), labels, images)
+    hard = labels if labels.ndim == 1 else labels.argmax(1)
+    hits = (final_logits(logits.detach()).argmax(1) == hard).sum()
+    loss = loss if weight == 1 else weight * loss
+    loss.backward()
+    return loss, hits
 
 
 @torch.inference_mode()

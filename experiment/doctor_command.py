@@ -77,7 +77,7 @@ def _machine() -> Iterator[Finding]:
     import torch
 
     from costs import cpu_model, isa
-    from train_eval import bf16_is_fast
+    from machine import bf16_is_fast
 
     flags = isa()
     text = f"{cpu_model()}, {torch.get_num_threads()} threads of {os.cpu_count()} processors; "

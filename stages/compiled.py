@@ -19,9 +19,9 @@ from filelock import FileLock
 from torch import Tensor, fx, nn
 
 from files import sha256, tensor_bytes
+from machine import bf16_is_fast
 from model import check_images
 from stages.graph_rewrites import attention_in_bf16, convolutions_as_products
-from train_eval import bf16_is_fast
 
 BATCH_SIZES = (1, 64)  # other batches are padded, or cut, to these
 PART_BATCH_SIZES = (1, 16)  # of a part between exits, where batches get smaller
