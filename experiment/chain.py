@@ -276,12 +276,8 @@ def run_step(
                 record = store.put_record(step.key, record)
             store.name(step.key, step.checkpoint)
             return state, record, True
-        if step.experiment.training.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
-        torch.use_deterministic_algorithms(step.experiment.training.deterministic)
         started = time.perf_counter()
         snapshot = store.snapshot(step.key, sha256(canonical_json(origin)))
-        resumed = snapshot.exists()
         ctx = Context(
             dataset(),
             device,
@@ -292,35 +288,48 @@ def run_step(
             teacher=teacher[0] if teacher else None,
             artefacts=store.compiled,
         )
-        if step.spec.warnings():
-            ctx.details["warnings"] = step.spec.warnings()
-        before = parent[0] if parent else initial_state(step.experiment.model_args, step.seed)
-        state = calibrated(STAGES[step.stage].run(before, step.spec, ctx), ctx)
+        resumed = snapshot.exists()
+        state = _computed(step, parent[0] if parent else None, ctx)
         seconds = time.perf_counter() - started + ctx.earlier_seconds
         metrics = measure(state, ctx.loaders(batch_size=256).test, device, store.compiled)
         if found is not None:
             for path in (store.path(step.key), store.record_path(step.key)):
                 store.set_aside(path, f"{path.name}: {aside}")
-        record = store.put(
-            step.key,
-            state,
-            {
-                "stage": step.stage,
-                "key": step.key,
-                "parent": step.parent,
-                "teacher": step.teacher.key if step.teacher else None,
-                **origin,
-                "settings": step.settings,
-                "seed": step.seed,
-                "seconds": seconds,
-                "resumed": resumed,
-                "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                "quant": state.quant.settings() if state.quant else None,
-                "exits": state.exits.plain() if state.exits else None,
-                "details": ctx.details,
-                "metrics": metrics,
-            },
-            preprocessing(ctx.dataset),
-        )
+        record = {
+            **_described(step, state),
+            **origin,
+            "seconds": seconds,
+            "resumed": resumed,
+            "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "details": ctx.details,
+            "metrics": metrics,
+        }
+        record = store.put(step.key, state, record, preprocessing(ctx.dataset))
         store.name(step.key, step.checkpoint)
         return state, record, False
+
+
+def _computed(step: Step, before: ModelState | None, ctx: Context) -> ModelState:
+    """What the step's stage makes of `before`, calibrated; raises whatever the stage raises."""
+    deterministic = step.experiment.training.deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
+    torch.use_deterministic_algorithms(deterministic)
+    if step.spec.warnings():
+        ctx.details["warnings"] = step.spec.warnings()
+    before = before or initial_state(step.experiment.model_args, step.seed)
+    return calibrated(STAGES[step.stage].run(before, step.spec, ctx), ctx)
+
+
+def _described(step: Step, state: ModelState) -> dict[str, Any]:
+    """The part of a record that tells what was run."""
+    return {
+        "stage": step.stage,
+        "key": step.key,
+        "parent": step.parent,
+        "teacher": step.teacher.key if step.teacher else None,
+        "settings": step.settings,
+        "seed": step.seed,
+        "quant": state.quant.settings() if state.quant else None,
+        "exits": state.exits.plain() if state.exits else None,
+    }

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from dataset import Dataset, load_dataset
 from experiment.chain import Chain, plan
@@ -116,7 +117,7 @@ def on_validation(
     kept = store.validation(key, record["checkpoint_sha256"])
     found = kept.load()
     if found is None:
-        found = _measured(state, dataset(), device, store.compiled)
+        found = _measured(state, record["metrics"], dataset(), device, store.compiled)
         kept.save(found)
     bits = np.unpackbits(found["correct"].numpy(), count=found["images"])
     return OnValidation(bits.astype(bool), found["metrics"], _form(state))
@@ -124,17 +125,35 @@ def on_validation(
 
 @torch.inference_mode()
 def _measured(
-    state: ModelState, dataset: Dataset, device: torch.device, artefacts: Path
+    state: ModelState,
+    metrics: dict[str, Any],
+    dataset: Dataset,
+    device: torch.device,
+    artefacts: Path,
 ) -> dict[str, Any]:
+    """Which images it gets right, and its metrics; `metrics` are those on the test split.
+
+    What a network costs does not depend on the images, unless some leave early.
+    """
     runs_on = device if state.quant is None else torch.device("cpu")
     network = deploy(state, device, artefacts)
     loader = Context(dataset, runs_on, seed=0).loaders(batch_size=256).validation
-    right = [final_logits(network(images)).argmax(1) == labels for images, labels in loader]
-    correct = torch.cat(right).cpu().numpy()
+    correct, losses = [], []
+    for images, labels in loader:
+        logits = final_logits(network(images)).float()
+        correct.append(logits.argmax(1) == labels)
+        losses.append(F.cross_entropy(logits, labels, reduction="none"))
+    right = torch.cat(correct).cpu().numpy()
+    if state.exits is not None:
+        metrics = measure(state, loader, device, artefacts, network)
     return {
-        "correct": torch.from_numpy(np.packbits(correct)),
-        "images": len(correct),
-        "metrics": measure(state, loader, device, artefacts, network),
+        "correct": torch.from_numpy(np.packbits(right)),
+        "images": len(right),
+        "metrics": {
+            **metrics,
+            "accuracy": 100 * float(right.mean()),
+            "loss": float(torch.cat(losses).mean()),
+        },
     }
 
 
