@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import itertools
 import os
-import platform
 import re
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,13 +17,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from machine import cpu_model, isa
 from model import HybridCNNTransformer
 from transformer import attention_written_out
 
 Network = nn.Module | Callable[[torch.Tensor], torch.Tensor]
 LATENCY_SECONDS = 0.5  # that a latency is measured for, at least
 BLOCK_SECONDS = 0.002  # of calls that are timed together
-ISA_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
 def count_macs(
@@ -151,29 +148,6 @@ def device_name(device: torch.device) -> str:
     return f"cpu ({cpu_model()})"
 
 
-@functools.cache
-def cpu_model() -> str:
-    found = re.search(r"^model name\s*: (.*)$", cpuinfo(), re.MULTILINE)
-    return found[1].strip() if found else platform.processor() or platform.machine()
-
-
-@functools.cache
-def cpu_flags() -> frozenset[str]:
-    found = re.search(r"^flags\s*: (.*)$", cpuinfo(), re.MULTILINE)
-    return frozenset(found[1].split()) if found else frozenset()
-
-
-def isa() -> list[str]:
-    """What of ISA_FLAGS the processor has."""
-    return [flag for flag in ISA_FLAGS if flag in cpu_flags()]
-
-
 def example_image(model: HybridCNNTransformer) -> torch.Tensor:
     """One black image `[1, C, H, W]` of the shape that the network takes."""
     return torch.zeros(1, model.model_args["in_channels"], *model.model_args["image_size"])
-
-
-def cpuinfo() -> str:
-    """Linux's description of the processor; empty elsewhere."""
-    path = Path("/proc/cpuinfo")
-    return path.read_text() if path.exists() else ""

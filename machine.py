@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
+import re
 from pathlib import Path
 
 import torch
 
+ISA_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+
+
+@functools.cache
+def cpuinfo() -> str:
+    """Linux's description of the processor; empty elsewhere."""
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+
+
+def cpu_model() -> str:
+    found = re.search(r"^model name\s*: (.*)$", cpuinfo(), re.MULTILINE)
+    return found[1].strip() if found else platform.processor() or platform.machine()
+
 
 def processor() -> str:
     """What -march=native looks at."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    found = re.search(r"^(?:flags|Features)\s*: (.*)$", cpuinfo(), re.MULTILINE)
+    return found[1].strip() if found else platform.processor()
+
+
+def isa() -> list[str]:
+    """What of ISA_FLAGS the processor has."""
+    flags = processor().split()
+    return [flag for flag in ISA_FLAGS if flag in flags]
 
 
 def bf16_is_fast(device: torch.device | str) -> bool:
@@ -26,6 +47,11 @@ def bf16_is_fast(device: torch.device | str) -> bool:
     return "AVX512" in capabilities and (
         torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     )
+
+
+def has_vnni() -> bool:
+    """Whether an x86 processor adds int8 products in 32 bits; without VNNI two saturate at 16."""
+    return bool({"avx512_vnni", "avx_vnni"} & set(isa()))
 
 
 def kept_folder() -> Path:

@@ -61,7 +61,14 @@ def main(arguments: list[str] | None = None) -> None:
         spread = statistics.stdev(values) if len(values) > 1 else float("nan")
         print(f"{name:6} {statistics.mean(values):.2f} ± {spread:.2f} (n = {len(values)})")
     pairs = [ours - plain for plain, ours in zip(found["plain"], found["ours"], strict=True)]
-    print(json.dumps({"ours_minus_plain": round(statistics.mean(pairs), 2), "by_seed": pairs}))
+    print(
+        json.dumps(
+            {
+                "ours_minus_plain": round(statistics.mean(pairs), 2),
+                "by_seed": [round(p, 2) for p in pairs],
+            }
+        )
+    )
 
 
 def test_accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:

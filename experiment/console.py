@@ -223,6 +223,7 @@ def options(spec: dict[str, Any], training: dict[str, Any]) -> str:
         for name, value in spec.items()
         if training.get(name) != value
         and value not in ([], {}, None)
+        and value is not False
         and not (name == "precision" and training.get(name) == "auto")
     )
 

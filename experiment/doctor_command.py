@@ -76,17 +76,16 @@ def _machine() -> Iterator[Finding]:
     """Processor, memory, GPUs and compiler."""
     import torch
 
-    from costs import cpu_model, isa
-    from machine import bf16_is_fast
+    from machine import bf16_is_fast, cpu_model, has_vnni, isa
 
     flags = isa()
     text = f"{cpu_model()}, {torch.get_num_threads()} threads of {os.cpu_count()} processors; "
     text += " ".join(flags) or "none of the int8 and bf16 instructions"
-    if {"avx512_vnni", "avx_vnni"} & set(flags):
-        precision = "bf16" if bf16_is_fast("cpu") else "fp32"
-        yield Finding("ok", "processor", f"{text}; trains in {precision}")
+    text += f"; trains in {'bf16' if bf16_is_fast('cpu') else 'fp32'}"
+    if has_vnni():
+        yield Finding("ok", "processor", text)
     else:
-        yield Finding("note", "processor", f"{text}; int8 gains less, and products may overflow")
+        yield Finding("note", "processor", f"{text}; no VNNI: int8 weights take 7 bits, gain less")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     yield Finding("ok", "memory", f"{memory / 1e9:.1f} GB")
     for number in range(torch.cuda.device_count()):

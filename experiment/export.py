@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from augmentation import BatchLoader
-from costs import isa
+from machine import has_vnni
 from stages import quantization
 from stages.compiled import compile_package
 from stages.quant_pt2e import LARGEST_BATCH, subtract_what_must_stay
@@ -198,9 +198,10 @@ def relative_norm(found: Tensor, expected: Tensor) -> float:
 
 
 def _likely_cause(subject: Subject) -> str:
-    if subject.state.quant is None or {"avx512_vnni", "avx_vnni"} & set(isa()):
+    quant = subject.state.quant
+    if quant is None or quant.reduce_range or has_vnni():
         return ""
-    return "; this CPU has no VNNI, without which int8 products may overflow"
+    return "; this CPU has no VNNI, without which int8 products saturate: see reduce_range"
 
 
 class _Normalizing(nn.Module):

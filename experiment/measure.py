@@ -19,15 +19,14 @@ from torch import nn
 from augmentation import BatchLoader
 from costs import (
     count_macs,
-    cpu_model,
     device_name,
     example_image,
-    isa,
     latencies,
     onednn_kernels,
     part_macs,
 )
 from files import tensor_bytes
+from machine import cpu_model, isa
 from model import HybridCNNTransformer
 from stages import quantization
 from stages.exits import EarlyExitNetwork

@@ -19,7 +19,7 @@ from filelock import FileLock
 from torch import Tensor, fx, nn
 
 from files import sha256, tensor_bytes
-from machine import bf16_is_fast
+from machine import bf16_is_fast, has_vnni
 from model import check_images
 from stages.graph_rewrites import attention_in_bf16, convolutions_as_products
 
@@ -27,6 +27,7 @@ BATCH_SIZES = (1, 64)  # other batches are padded, or cut, to these
 PART_BATCH_SIZES = (1, 16)  # of a part between exits, where batches get smaller
 SETTINGS: dict[str, Any] = {"freezing": True}
 # Inductor's own products have less to do before they begin; oneDNN's are faster on large batches.
+# Those for int8 are written for AVX512-VNNI: elsewhere they are plain loops, ten times as slow.
 SMALL_BATCH = 8
 SMALL_SETTINGS: dict[str, Any] = {"max_autotune": True, "max_autotune_gemm_backends": "CPP"}
 ALIGNED = Path(__file__).with_name("aligned_constants.h")
@@ -119,6 +120,7 @@ class CompiledNetwork(nn.Module):
             torch.backends.cpu.get_cpu_capability(),
             torch.cpu._is_amx_tile_supported(),
             bf16_is_fast("cpu"),
+            has_vnni(),
             FORM,
         )
         text = f"{machine} {size} {sorted(_settings(size).items())} {self.model_args}"
@@ -145,10 +147,15 @@ class CompiledNetwork(nn.Module):
         off = max(float((a - b).norm() / b.norm().clamp_min(1e-6)) for a, b in pairs)
         same = all(torch.allclose(a, b, atol=1e-5) for a, b in zip(first, again, strict=True))
         if not off < 0.05 or not same:
+            remedy = "choose quantization_backend 'x86', and report this with CPU and torch version"
+            if same and not has_vnni():
+                remedy = (
+                    "this CPU has no VNNI, so int8 products saturate unless weights were quantized "
+                    "with reduce_range: quantize the float network here, or so"
+                )
             raise RuntimeError(
                 f"the compiled int8 network differs from its graph by {off:.1%} at batch {size}"
-                f"{'' if same else ', and from call to call'}; "
-                "choose quantization_backend 'x86', and report this with the CPU and torch version"
+                f"{'' if same else ', and from call to call'}; {remedy}"
             )
 
 
@@ -165,7 +172,7 @@ def compile_package(
     """Compile `graph` for inputs of this very shape and layout into the package `path` (.pt2).
 
     `about` can be read from it with `get_metadata()`. Of an int8 graph, small convolutions become
-    products, and attention is in bfloat16 where the processor has it.
+    products, and attention is in bfloat16, where the processor has instructions for these.
     """
     configs = {
         **_settings(len(inputs[0])),
@@ -175,7 +182,8 @@ def compile_package(
     with torch.no_grad(), _quiet():
         shaped = torch.export.export(graph, tuple(inputs)).module()
         assert isinstance(shaped, fx.GraphModule)
-        convolutions_as_products(shaped)
+        if _own_products_are_fast():
+            convolutions_as_products(shaped)
         if bf16_is_fast("cpu"):
             attention_in_bf16(shaped)
         exported = torch.export.export(shaped, tuple(inputs))
@@ -185,7 +193,12 @@ def compile_package(
 
 
 def _settings(size: int) -> dict[str, Any]:
-    return {**SETTINGS, **(SMALL_SETTINGS if size <= SMALL_BATCH else {})}
+    small = size <= SMALL_BATCH and _own_products_are_fast()
+    return {**SETTINGS, **(SMALL_SETTINGS if small else {})}
+
+
+def _own_products_are_fast() -> bool:
+    return "AVX512" in torch.backends.cpu.get_cpu_capability() and has_vnni()
 
 
 def _load(path: Path) -> Runner:

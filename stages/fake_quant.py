@@ -27,16 +27,23 @@ logging.getLogger("torch.utils._pytree").addFilter(lambda record: "Enum" not in 
 
 ACTIVATION_RANGE = (0, 255)
 WEIGHT_RANGE = (-128, 127)
+REDUCED_WEIGHT_RANGE = (-64, 63)  # two products of 255 by these fit into 16 bits, as sums
 SMALLEST_SCALE = 2.0**-24  # of a weight; a folded channel may be small
 OBSERVERS = ("histogram", "minmax", "moving_average", "percentile")
 FEATURES = "cnn"  # the place of the CNN's output, where two read it: a parallel fusion, an exit
 
 
 def prepare(
-    model: HybridCNNTransformer, float_layers: list[str], observer: str, *, train: bool
+    model: HybridCNNTransformer,
+    float_layers: list[str],
+    observer: str,
+    *,
+    train: bool,
+    reduce_range: bool = False,
 ) -> HybridCNNTransformer:
     """A copy of `model` whose layers, but `float_layers`, are quantized as int8 would.
 
+    With `reduce_range` weights have 128 levels instead of 256.
     With early exits it gives the logits of all: `[E + 1, B, K]`.
     In training mode it observes and quantizes at once; else it is in eval mode and only observes.
     """
@@ -47,6 +54,7 @@ def prepare(
             assert isinstance(module, _Conv2d | _Linear)
             module.quantizer = InputQuantizer(observer)
             module.quantized, module.follows = name not in float_layers, False
+            module.levels = REDUCED_WEIGHT_RANGE if reduce_range else WEIGHT_RANGE
     faked.with_exits = bool(faked.model_args["exits"])
     if faked.fusion != "serial" or faked.with_exits:
         features = InputQuantizer(observer)
@@ -98,6 +106,7 @@ class _Conv2d(nn.Conv2d):
     quantizer: InputQuantizer
     quantized: bool  # False: a layer kept float
     follows: bool  # its quantizer observes elsewhere
+    levels: tuple[int, int]  # of its weight
 
     def forward(self, images: Tensor) -> Tensor:
         images, weight = _quantized(self, images)
@@ -108,6 +117,7 @@ class _Linear(nn.Linear):
     quantizer: InputQuantizer
     quantized: bool
     follows: bool
+    levels: tuple[int, int]
 
     def forward(self, values: Tensor) -> Tensor:
         values, weight = _quantized(self, values)
@@ -123,12 +133,12 @@ def _quantized(layer: _Conv2d | _Linear, values: Tensor) -> tuple[Tensor, Tensor
     rounded = quantizer.rounded(values) if layer.follows else quantizer(values)
     if not layer.quantized or not quantizer.quantizing:
         return values, layer.weight
-    return rounded, quantize_weight(layer.weight)
+    return rounded, quantize_weight(layer.weight, layer.levels)
 
 
-def quantize_weight(weight: Tensor) -> Tensor:
+def quantize_weight(weight: Tensor, levels: tuple[int, int] = WEIGHT_RANGE) -> Tensor:
     """Symmetric int8 with one scale an output channel (axis 0), as floating point."""
-    low, high = WEIGHT_RANGE
+    low, high = levels
     scale = weight.detach().flatten(1).abs().amax(1) / ((high - low) / 2)
     scale = scale.clamp_min(SMALLEST_SCALE)
     zero_point = torch.zeros_like(scale, dtype=torch.int32)
@@ -188,6 +198,11 @@ def float_copy(faked: nn.Module) -> HybridCNNTransformer:
 def float_layers_of(faked: nn.Module) -> list[str]:
     """The layers that `prepare` was told to keep float."""
     return [n for n, m in faked.named_modules() if getattr(m, "quantized", True) is False]
+
+
+def levels_of(faked: nn.Module) -> tuple[int, int]:
+    """The least and the largest level that weights of what `prepare` made have."""
+    return next(m.levels for m in faked.modules() if isinstance(m, _Conv2d | _Linear))
 
 
 def _observer(name: str) -> nn.Module:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from stages import quantization
 from stages.calibration import calibrated
@@ -25,6 +25,17 @@ class QuantSpec(StageSpec):
     max_accuracy_drop: float | None = Field(None, ge=0)  # points, for 'auto'; None: 0.5
     calibration_batches: int = Field(8, ge=1)
     calibration_batch_size: int = Field(128, ge=1)
+    # Weights in 7 of their 8 bits, for processors without VNNI, where 8 saturate. 'auto': if this
+    # one has none; once checked, the value is a bool, the same wherever the stage runs.
+    reduce_range: Literal["auto"] | bool = Field("auto", validate_default=True)
+
+    @field_validator("reduce_range")
+    @classmethod
+    def _settled(cls, value: Literal["auto"] | bool, info: ValidationInfo) -> bool:
+        backend = info.data.get("backend", "inductor")
+        if value is True and backend != "inductor":
+            raise ValueError(f"is of backend 'inductor', not of {backend!r}; remove the key")
+        return quantization.needs_reduced_range(backend) if value == "auto" else value
 
     @field_validator("backend")
     @classmethod
@@ -67,6 +78,7 @@ class QuantSpec(StageSpec):
             float_layers=() if self.float_layers == "auto" else tuple(self.float_layers),
             calibration_batches=self.calibration_batches,
             calibration_batch_size=self.calibration_batch_size,
+            reduce_range=bool(self.reduce_range),
         )
 
 

@@ -57,12 +57,21 @@ def unavailable(backend: str) -> str | None:
 
 
 def prepare(
-    model: HybridCNNTransformer, backend: str, float_layers: list[str], observer: str, *, qat: bool
+    model: HybridCNNTransformer,
+    backend: str,
+    float_layers: list[str],
+    observer: str,
+    *,
+    qat: bool,
+    reduce_range: bool,
 ) -> nn.Module:
     """A traced copy of `model`: in eval mode with observers, or in train mode with fake quant.
 
-    With early exits its parts are traced one by one.
+    With early exits its parts are traced one by one. Raises ValueError with `reduce_range`: torch
+    has settled for each of these backends which range its values have.
     """
+    if reduce_range:
+        raise ValueError(f"reduce_range is of backend 'inductor', not of {backend!r}")
     shape = (1, model.model_args["in_channels"], *model.model_args["image_size"])
     inputs: tuple[Tensor, ...] = (torch.zeros(shape),)
     if not model.model_args["exits"]:

@@ -55,11 +55,17 @@ def unavailable(backend: str) -> str | None:
 
 
 def prepare(
-    model: HybridCNNTransformer, backend: str, float_layers: list[str], observer: str, *, qat: bool
+    model: HybridCNNTransformer,
+    backend: str,
+    float_layers: list[str],
+    observer: str,
+    *,
+    qat: bool,
+    reduce_range: bool,
 ) -> nn.Module:
     """A copy of `model`: in eval mode with observers, or in train mode with fake quantization."""
     observer = "moving_average" if qat else observer
-    return fake_quant.prepare(model, float_layers, observer, train=qat)
+    return fake_quant.prepare(model, float_layers, observer, train=qat, reduce_range=reduce_range)
 
 
 def master_names(prepared: nn.Module, model: HybridCNNTransformer) -> dict[str, str]:
@@ -86,12 +92,13 @@ def convert(
     if why is not None:
         raise ValueError(f"backend {backend!r} {why}")
     model, float_layers = fake_quant.float_copy(prepared), fake_quant.float_layers_of(prepared)
+    levels = fake_quant.levels_of(prepared)
     if not model.model_args["exits"]:
-        graph = quantized_graph(model, ranges, float_layers)
+        graph = quantized_graph(model, ranges, float_layers, levels=levels)
         return CompiledNetwork(graph, model.model_args, artefacts)
     parts, inputs = [], example_inputs(model)
     for part in model.parts():
-        graph = quantized_graph(part, ranges, float_layers, inputs)
+        graph = quantized_graph(part, ranges, float_layers, inputs, levels=levels)
         shapes = [tuple(value.shape[1:]) for value in inputs]
         parts.append(
             CompiledNetwork(graph, model.model_args, artefacts, PART_BATCH_SIZES, inputs=shapes)
@@ -106,10 +113,12 @@ def quantized_graph(
     ranges: dict[str, Tensor],
     float_layers: list[str],
     inputs: tuple[Tensor, ...] | None = None,
+    *,
+    levels: tuple[int, int] = fake_quant.WEIGHT_RANGE,
 ) -> fx.GraphModule:
     """`model` with int8 weights and quantize/dequantize operations, as torchao's graph.
 
-    `inputs` are an example of what a part of a network takes (None: images).
+    `inputs` are an example of what a part of a network takes (None: images); `levels` of weights.
 
     Run as it is, it gives the int8 network's logits slowly: a reference for what is compiled.
     """
@@ -117,7 +126,7 @@ def quantized_graph(
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
         inputs = inputs or example_inputs(model)
-        prepared = prepare_pt2e(export(model, inputs), _quantizer(float_layers))
+        prepared = prepare_pt2e(export(model, inputs), _quantizer(float_layers, levels))
         _set_ranges(prepared, ranges)
         with torch.no_grad():
             prepared(*inputs)  # the observers of the weights have to see them
@@ -148,7 +157,7 @@ def example_inputs(model: HybridCNNTransformer) -> tuple[Tensor, ...]:
     return (torch.zeros(shape).to(memory_format=torch.channels_last),)
 
 
-def _quantizer(float_layers: list[str]) -> Any:
+def _quantizer(float_layers: list[str], levels: tuple[int, int]) -> Any:
     from torchao.quantization.pt2e import observer as torchao
     from torchao.quantization.pt2e.quantizer import QuantizationConfig, QuantizationSpec
     from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import X86InductorQuantizer
@@ -157,7 +166,7 @@ def _quantizer(float_layers: list[str]) -> Any:
     activation = QuantizationSpec(
         torch.uint8, torchao.MinMaxObserver, low, high, torch.per_tensor_affine
     )
-    low, high = fake_quant.WEIGHT_RANGE
+    low, high = levels
     # torchao's own configuration bounds a weight's scale by 2^-12, which small channels are below.
     observer = torchao.PerChannelMinMaxObserver.with_args(eps=fake_quant.SMALLEST_SCALE)
     weight = QuantizationSpec(

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from machine import has_vnni
 from model import HybridCNNTransformer
 from stages import fake_quant, quant_fx, quant_pt2e
 
@@ -48,6 +49,11 @@ class Quant:
     calibration_batch_size: int = 128
     observer: str = "histogram"  # of activations, for scheme 'ptq'
     ranges: dict[str, Tensor] | None = None  # place or observer name → [scale, zero point]
+    reduce_range: bool | None = None  # weights in 7 of their 8 bits; None: if products need it here
+
+    def __post_init__(self) -> None:
+        if self.reduce_range is None:
+            object.__setattr__(self, "reduce_range", needs_reduced_range(self.backend))
 
     def settings(self) -> dict[str, Any]:
         """The record without its tensors, as plain data."""
@@ -59,12 +65,18 @@ class Quant:
             "calibration_batches": self.calibration_batches,
             "calibration_batch_size": self.calibration_batch_size,
             "observer": self.observer,
+            "reduce_range": self.reduce_range,
         }
 
 
 def unavailable(backend: str) -> str | None:
     """Why this machine cannot run a backend, with the remedy; None where it can."""
     return BACKENDS[backend].unavailable(backend)
+
+
+def needs_reduced_range(backend: str) -> bool:
+    """Whether this processor would saturate sums of two products of a backend's int8 values."""
+    return backend == "inductor" and not has_vnni()
 
 
 def trains_in_bf16(backend: str) -> bool:
@@ -102,6 +114,7 @@ def prepare(model: HybridCNNTransformer, quant: Quant) -> nn.Module:
         float_layer_names(model, quant.float_layers),
         quant.observer,
         qat=quant.scheme == "qat",
+        reduce_range=bool(quant.reduce_range),
     )
 
 

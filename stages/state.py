@@ -122,7 +122,8 @@ def from_plain(plain: dict[str, Any]) -> ModelState:
     """The inverse of `to_plain`."""
     quant = plain["quant"]
     if quant is not None:
-        quant = Quant(**{**quant, "float_layers": tuple(quant["float_layers"])})
+        older = {"reduce_range": False}  # what a file without the key was made with
+        quant = Quant(**{**older, **quant, "float_layers": tuple(quant["float_layers"])})
     exits = exits_of(plain["exits"]) if plain["exits"] is not None else None
     return ModelState({"exits": [], **plain["model_args"]}, plain["weights"], quant, exits)
 

@@ -19,6 +19,7 @@ import costs
 from experiment import measure
 from experiment.store import Store
 from files import tensor_bytes
+from machine import has_vnni
 from model import HybridCNNTransformer
 from stages import compiled, fake_quant, quant_pt2e, quantization
 from stages.compiled import CompiledNetwork
@@ -26,7 +27,7 @@ from stages.finetuning import FinetuneSpec, finetune
 from stages.ptq import PtqSpec, ptq
 from stages.qat import QatSpec, qat
 from stages.quantization import Quant
-from stages.state import Context, ModelState, build, deploy, state_of
+from stages.state import Context, ModelState, build, deploy, from_plain, state_of, to_plain
 from tests.conftest import Suites, tiny
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -57,16 +58,21 @@ def off(found: Tensor, expected: Tensor) -> float:
 # --- simulation and graph -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_what_is_simulated_is_what_is_deployed(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "reduce_range"), [*((n, False) for n in NETWORKS), ("serial", True)]
+)
+def test_what_is_simulated_is_what_is_deployed(name: str, reduce_range: bool) -> None:
     model, images = tiny(**NETWORKS[name]), torch.randn(64, 1, 8, 8)
-    quant = calibrated_on(model, images)
-    assert quant.ranges is not None
-    graph = quant_pt2e.quantized_graph(model, quant.ranges, [])
+    quant = calibrated_on(model, images, reduce_range=reduce_range)
+    network = quantization.to_int8(model, quant)
+    assert isinstance(network, CompiledNetwork)
+    graph = network.graph
+    levels = [v.int().abs().max() for v in network.state_dict().values() if v.dtype == torch.int8]
+    assert max(levels) == (64 if reduce_range else 128)
     with torch.inference_mode():
         expected, found = model(images), graph(images)
         twin = simulated(model, quant, images)(images)
-    assert 0 < off(found, expected) < 0.02
+    assert 0 < off(found, expected) < (0.04 if reduce_range else 0.02)
     assert off(twin, found) < 0.006
     assert off(twin, found) < off(found, expected)
 
@@ -86,6 +92,8 @@ def test_weights_round_by_hand() -> None:
     weight = torch.tensor([[127.5, -127.5, 1.4, 0.6], [0.0, 0.0, 0.0, 0.0]])
     expected = [[127.0, -128.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]
     assert fake_quant.quantize_weight(weight).tolist() == expected
+    found = fake_quant.quantize_weight(weight, fake_quant.REDUCED_WEIGHT_RANGE)
+    assert (found * 127 / 255).round().tolist() == [[63.0, -64.0, 1.0, 0.0], [0.0] * 4]
 
 
 def test_inputs_round_by_hand() -> None:
@@ -322,6 +330,52 @@ def test_metrics_compare_int8_with_its_float_form(int8: Compiled, ctx: Context) 
     for took in metrics["inference_time_ms"].values():
         assert took["speedup_over_float"] == pytest.approx(took["float_median"] / took["median"])
         assert "avx2" in took["isa"]
+
+
+# --- processors without VNNI ---------------------------------------------------------------------
+
+
+def test_the_range_is_what_this_processor_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    for vnni in (True, False):
+        monkeypatch.setattr(quantization, "has_vnni", lambda vnni=vnni: vnni)
+        assert PtqSpec().settings()["reduce_range"] is (not vnni)
+        assert PtqSpec(reduce_range=vnni).quant("ptq").reduce_range is vnni
+        assert PtqSpec(backend="x86").reduce_range is False
+        assert Quant("ptq", "inductor").reduce_range is (not vnni)
+    with pytest.raises(ValueError, match="is of backend 'inductor', not of 'x86'; remove the key"):
+        PtqSpec(backend="x86", reduce_range=True)
+
+
+def test_a_file_without_the_key_has_the_full_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny()
+    state = state_of(model)
+    plain = to_plain(
+        state.changed(state.weights, quant=calibrated_on(model, torch.randn(8, 1, 8, 8)))
+    )
+    del plain["quant"]["reduce_range"]
+    monkeypatch.setattr(quantization, "has_vnni", lambda: False)
+    read = from_plain(plain).quant
+    assert read is not None and read.reduce_range is False
+
+
+@pytest.mark.parametrize("reduce_range", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_reduced_products_do_not_saturate(reduce_range: bool, tmp_path: Path) -> None:
+    """Weights that are all as large as can be; in full range they need a processor with VNNI."""
+    model, images = tiny(num_layers=1), torch.randn(64, 1, 8, 8)
+    with torch.no_grad():
+        for name in quantization.quantizable_layers(model):
+            weight = model.get_submodule(name).weight
+            assert isinstance(weight, Tensor)
+            weight.copy_(weight.abs().mean() * weight.sign())
+    quant = calibrated_on(model, images, reduce_range=reduce_range)
+    network = quantization.to_int8(model, quant, tmp_path)
+    assert isinstance(network, CompiledNetwork)
+    with torch.inference_mode():
+        if reduce_range or has_vnni():
+            assert off(network(images), network.graph(images)) < 0.02
+        else:
+            with pytest.raises(RuntimeError, match="no VNNI, so int8 products saturate unless"):
+                network(images)
 
 
 # --- what stands in the way ---------------------------------------------------------------------
