@@ -136,7 +136,8 @@ class Console:
             line += f" (baseline {_latency(reference, 1):.3f}, {_latency(reference, 64):.2f})"
         self.say(f"{line} | {how}")
         for warning in metrics.get("warnings", []):
-            self.warn(warning)
+            if not (cached and self.quiet):  # it was shown when the stage ran
+                self.warn(warning)
 
     def failed(self, chain: Chain, step: Step, error: BaseException) -> None:
         if self.progress is not None:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from tqdm import tqdm
 
 from dataset import Dataset, load_dataset
 from experiment.chain import Chain, plan
@@ -66,11 +67,20 @@ def run_study(
     `baseline`, `remeasure` and `execution` as in `run_suite`, which raises.
     """
     more: dict[str, Any] = {"remeasure": remeasure, "execution": execution}
-    results = run_suite(study.suite, baseline, console, table=False, **more)
+    progress = console
+    if not remeasure and baseline != "retrain" and _nothing_to_run(study):
+        console.say("every chain is in the store; what they gave is in the files of each")
+        progress = Console(quiet=True)
+    results = run_suite(study.suite, baseline, progress, table=False, **more)
     found = with_shared_latency(_on_validation(study, results, console))
     report = _report(study, results, found)
     write_json(study_path(study), report)
     return report
+
+
+def _nothing_to_run(study: Study) -> bool:
+    store = Store(study.suite.model_dir)
+    return all(store.has(step.key) for chain in plan(study.suite) for step in chain.steps)
 
 
 def _on_validation(
@@ -97,7 +107,9 @@ def _on_validation(
     found: dict[str, list[OnValidation]] = {name: [] for name in done}
     stop = StopSignal()
     with stop.listening(console.say):
-        for chain in sorted(chains, key=lambda c: c.experiment.seeds.index(c.seed)):
+        in_order = sorted(chains, key=lambda c: c.experiment.seeds.index(c.seed))
+        unseen = console.quiet or None  # None: where there is no terminal
+        for chain in tqdm(in_order, "validation share", unit="net", leave=False, disable=unseen):
             if stop():
                 raise Interrupted
             found[chain.experiment.name].append(
