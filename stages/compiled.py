@@ -147,7 +147,10 @@ class CompiledNetwork(nn.Module):
         off = max(float((a - b).norm() / b.norm().clamp_min(1e-6)) for a, b in pairs)
         same = all(torch.allclose(a, b, atol=1e-5) for a, b in zip(first, again, strict=True))
         if not off < 0.05 or not same:
-            remedy = "choose quantization_backend 'x86', and report this with CPU and torch version"
+            remedy = (
+                "set reduce_range True or choose quantization_backend 'x86', and report this with "
+                "the CPU and torch version"
+            )
             if same and not has_vnni():
                 remedy = (
                     "this CPU has no VNNI, so int8 products saturate unless weights were quantized "

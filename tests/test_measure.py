@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-import costs
+import machine
 from dataset import get_dataloaders
 from experiment import measure
 from model import HybridCNNTransformer
@@ -154,4 +154,4 @@ def test_environment_names_the_machine() -> None:
     environment = measure.environment(torch.device("cpu"))
     assert environment["torch"].startswith(torch.__version__.split("+")[0])
     assert environment["threads"] == torch.get_num_threads()
-    assert set(environment["isa"]) <= set(costs.ISA_FLAGS)
+    assert set(environment["isa"]) <= set(machine.ISA_FLAGS)
