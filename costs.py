@@ -91,9 +91,9 @@ def latencies(
         for network in networks:
             here = {"network": network, "images": images}
             timer = benchmark.Timer("network(images)", globals=here, num_threads=threads)
-            timer.timeit(3)  # warm-up, compiling included
             timers.append(timer)
-            repeats.append(max(1, int(block / timer.timeit(3).median)))
+            once = timer.timeit(3).median  # after two calls that warm up, compiling included
+            repeats.append(max(1, int(block / once)))
         started = time.perf_counter()
         while len(taken[0]) < 5 or time.perf_counter() - started < seconds * len(networks):
             for timer, repeat, times in zip(timers, repeats, taken, strict=True):

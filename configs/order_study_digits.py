@@ -44,13 +44,13 @@ ORDER_STUDIES = [
         "name": "Digits",
         "baseline": "Digits_Baseline_FP32",
         "stages": {
-            "D": {"distill": {"width": 0.5, "epochs": 15}},
+            "D": {"distill": {"width": 0.5, "epochs": 12}},
             "P": [
                 {"prune": {"mode": "structural", "criterion": "taylor"}},
-                {"finetune": {"epochs": 6}},
+                {"finetune": {"epochs": 5}},
             ],
-            "Q": {"qat": {"epochs": 6}},
-            "E": {"early_exit": {"epochs": 6, "max_accuracy_drop": 0.5}},
+            "Q": {"qat": {"epochs": 5}},
+            "E": {"early_exit": {"epochs": 5, "max_accuracy_drop": 0.5}},
         },
         "strengths": {"P": [{"keep": {"macs": 0.6}}, {"keep": {"macs": 0.3}}]},
         "orders": "pairs",  # 'permutations': also of three and four
