@@ -55,8 +55,7 @@ class QuantSpec(StageSpec):
         }
 
     def warnings(self) -> list[str]:
-        slow = quantization.SLOW_BACKENDS.get(self.backend)
-        return [f"backend {self.backend!r} {slow}"] if slow else []
+        return [f"backend {self.backend!r} {why}" for why in quantization.remarks(self.backend)]
 
     @model_validator(mode="after")
     def _drop_goes_with_auto(self) -> QuantSpec:

@@ -74,6 +74,17 @@ def unavailable(backend: str) -> str | None:
     return BACKENDS[backend].unavailable(backend)
 
 
+def remarks(backend: str) -> list[str]:
+    """What speaks against a backend, on this machine."""
+    found = [SLOW_BACKENDS[backend]] if backend in SLOW_BACKENDS else []
+    if backend == "onednn" and not has_vnni():
+        found.append(
+            "saturates int8 products on processors without VNNI, as this one: what it gives here "
+            "is less accurate than int8 is; choose 'inductor' or 'x86'"
+        )
+    return found
+
+
 def needs_reduced_range(backend: str) -> bool:
     """Whether this processor would saturate sums of two products of a backend's int8 values."""
     return backend == "inductor" and not has_vnni()

@@ -342,6 +342,8 @@ def test_the_range_is_what_this_processor_needs(monkeypatch: pytest.MonkeyPatch)
         assert PtqSpec(reduce_range=vnni).quant("ptq").reduce_range is vnni
         assert PtqSpec(backend="x86").reduce_range is False
         assert Quant("ptq", "inductor").reduce_range is (not vnni)
+        told = " ".join(PtqSpec(backend="onednn").warnings())
+        assert "reference int8 matmul" in told and ("without VNNI" in told) is (not vnni)
     with pytest.raises(ValueError, match="is of backend 'inductor', not of 'x86'; remove the key"):
         PtqSpec(backend="x86", reduce_range=True)
 
