@@ -2,10 +2,10 @@
 
 Run: python benchmarks/training.py [--quick] [--root FOLDER] [--optimizer muon] [--save FILE]
 Plain is torchvision's per-image transforms in a DataLoader of two workers, float32, attention by
-`scaled_dot_product_attention`, AdamW as it comes and a `loss.item()` a step. Both alternate in one
-run. The limit is the matrix products of convolutions and linear layers alone, each timed by itself
-in the precision that ours trains in. Images are noise unless `--root` names a folder
-(train/<class>/..., test/<class>/...).
+`scaled_dot_product_attention`, AdamW as it comes, OneCycle and a `loss.item()` a step. Both
+alternate in one run. The limit is the matrix products of convolutions and linear layers alone, each
+timed by itself in the precision that ours trains in. Images are noise unless `--root` names a
+folder (train/<class>/..., test/<class>/...).
 About 3 min on 2 CPU cores, 1 min with `--quick`.
 """
 
@@ -272,10 +272,8 @@ def main() -> None:
     rounds, steps = (3, 15) if args.quick else (9, 30)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images, labels = load(args.root)
-    plain, ours = (
-        Plain(images, labels, device),
-        Ours(images, labels, device, optimizer=args.optimizer),
-    )
+    plain = Plain(images, labels, device)
+    ours = Ours(images, labels, device, optimizer=args.optimizer)
     for loop in (plain, ours):
         loop.run(5)
     taken: dict[str, list[float]] = {"plain": [], "ours": [], "plain data": [], "our data": []}

@@ -85,7 +85,7 @@ def _machine() -> Iterator[Finding]:
     if has_vnni():
         yield Finding("ok", "processor", text)
     else:
-        yield Finding("note", "processor", f"{text}; no VNNI: int8 weights take 7 bits, gain less")
+        yield Finding("note", "processor", f"{text}; no VNNI: int8 gains less, in 7 bits")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     yield Finding("ok", "memory", f"{memory / 1e9:.1f} GB")
     for number in range(torch.cuda.device_count()):

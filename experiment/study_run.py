@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from tqdm import tqdm
 
 from dataset import Dataset, load_dataset
@@ -34,7 +33,7 @@ from experiment.study import Link, Study
 from experiment.study_analysis import Analysis, Evidence, Reference
 from files import canonical_json, sha256, write_json
 from stages.state import Context, Interrupted, ModelState, deploy
-from train_eval import final_logits
+from train_eval import evaluate, final_logits
 
 COSTS = {"bitops": "bitops", "latency_ms": "latency_ms_batch_1"}
 DROPS = (0.5, 1.0, 2.0)  # points, for which the best chain is named
@@ -150,22 +149,17 @@ def _measured(
     runs_on = device if state.quant is None else torch.device("cpu")
     network = deploy(state, device, artefacts)
     loader = Context(dataset, runs_on, seed=0).loaders(batch_size=256).validation
-    correct, losses = [], []
-    for images, labels in loader:
-        logits = final_logits(network(images)).float()
-        correct.append(logits.argmax(1) == labels)
-        losses.append(F.cross_entropy(logits, labels, reduction="none"))
-    right = torch.cat(correct).cpu().numpy()
+    right = [final_logits(network(images)).argmax(1) == labels for images, labels in loader]
+    correct = torch.cat(right).cpu().numpy()
     if state.exits is not None:
         metrics = measure(state, loader, device, artefacts, network)
+    else:
+        quality = evaluate(network, loader)
+        metrics = {**metrics, "accuracy": quality.accuracy, "loss": quality.loss}
     return {
-        "correct": torch.from_numpy(np.packbits(right)),
-        "images": len(right),
-        "metrics": {
-            **metrics,
-            "accuracy": 100 * float(right.mean()),
-            "loss": float(torch.cat(losses).mean()),
-        },
+        "correct": torch.from_numpy(np.packbits(correct)),
+        "images": len(correct),
+        "metrics": metrics,
     }
 
 

@@ -32,10 +32,7 @@ class QuantSpec(StageSpec):
     @field_validator("reduce_range")
     @classmethod
     def _settled(cls, value: Literal["auto"] | bool, info: ValidationInfo) -> bool:
-        backend = info.data.get("backend", "inductor")
-        if value is True and backend != "inductor":
-            raise ValueError(f"is of backend 'inductor', not of {backend!r}; remove the key")
-        return quantization.needs_reduced_range(backend) if value == "auto" else value
+        return quantization.reduced_range(info.data.get("backend", "inductor"), value)
 
     @field_validator("backend")
     @classmethod
@@ -77,7 +74,7 @@ class QuantSpec(StageSpec):
             float_layers=() if self.float_layers == "auto" else tuple(self.float_layers),
             calibration_batches=self.calibration_batches,
             calibration_batch_size=self.calibration_batch_size,
-            reduce_range=bool(self.reduce_range),
+            reduce_range=self.reduce_range,
         )
 
 

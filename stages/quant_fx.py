@@ -67,11 +67,9 @@ def prepare(
 ) -> nn.Module:
     """A traced copy of `model`: in eval mode with observers, or in train mode with fake quant.
 
-    With early exits its parts are traced one by one. Raises ValueError with `reduce_range`: torch
-    has settled for each of these backends which range its values have.
+    With early exits its parts are traced one by one. `reduce_range` is False: torch has settled for
+    each of these backends which range its values have.
     """
-    if reduce_range:
-        raise ValueError(f"reduce_range is of backend 'inductor', not of {backend!r}")
     shape = (1, model.model_args["in_channels"], *model.model_args["image_size"])
     inputs: tuple[Tensor, ...] = (torch.zeros(shape),)
     if not model.model_args["exits"]:

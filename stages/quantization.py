@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -49,11 +49,11 @@ class Quant:
     calibration_batch_size: int = 128
     observer: str = "histogram"  # of activations, for scheme 'ptq'
     ranges: dict[str, Tensor] | None = None  # place or observer name → [scale, zero point]
-    reduce_range: bool | None = None  # weights in 7 of their 8 bits; None: if products need it here
+    reduce_range: bool | Literal["auto"] = "auto"  # settled when made: see `reduced_range`
 
     def __post_init__(self) -> None:
-        if self.reduce_range is None:
-            object.__setattr__(self, "reduce_range", needs_reduced_range(self.backend))
+        settled = reduced_range(self.backend, self.reduce_range)
+        object.__setattr__(self, "reduce_range", settled)
 
     def settings(self) -> dict[str, Any]:
         """The record without its tensors, as plain data."""
@@ -85,9 +85,14 @@ def remarks(backend: str) -> list[str]:
     return found
 
 
-def needs_reduced_range(backend: str) -> bool:
-    """Whether this processor would saturate sums of two products of a backend's int8 values."""
-    return backend == "inductor" and not has_vnni()
+def reduced_range(backend: str, asked: bool | Literal["auto"]) -> bool:
+    """Whether weights take 7 of their 8 bits; 'auto': if this processor's products need it.
+
+    torch has settled the ranges of the other backends. Raises ValueError where one is asked to.
+    """
+    if asked is True and backend != "inductor":
+        raise ValueError(f"is of backend 'inductor', not of {backend!r}; remove the key")
+    return backend == "inductor" and not has_vnni() if asked == "auto" else asked
 
 
 def trains_in_bf16(backend: str) -> bool:

@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from stages.fake_quant import quantizers
 
@@ -22,6 +24,30 @@ def qat_step(monkeypatch: pytest.MonkeyPatch) -> Any:
     module = importlib.import_module("qat_step")
     monkeypatch.setitem(module.ARGS, module.REFERENCE, TINY)
     return module
+
+
+def test_training_accuracy_compares_both_loops(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(HOME / "benchmarks"))
+    monkeypatch.chdir(tmp_path)  # decoded images are kept in data/
+    generator = np.random.default_rng(0)
+    for split, each in ("train", 26), ("test", 2):
+        for number in range(10):
+            folder = tmp_path / split / str(number)
+            folder.mkdir(parents=True)
+            for index in range(each):
+                pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+    benchmark = importlib.import_module("training_accuracy")
+    benchmark.main(["--root", str(tmp_path), "--epochs", "1", "--seeds", "1"])
+    *_, last = capsys.readouterr().out.splitlines()
+    found = json.loads(last)
+    assert found["by_seed"] == [found["ours_minus_plain"]]
+    assert found["ours_minus_plain"] % 5 == 0  # of 20 test images
+    with pytest.raises(SystemExit):
+        benchmark.main(["--root", str(tmp_path), "--images", "100"])
+    assert "needs at least 128 training images" in capsys.readouterr().err
 
 
 def test_qat_step_runs(qat_step: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -388,10 +388,16 @@ def test_figures_are_of_the_validation_share(report: dict[str, Any], tiny_study:
     assert chain["metrics"]["accuracy"]["mean"] == pytest.approx(np.mean(accuracies), abs=0.2)
     single = json.loads((tiny_study.parent / "results" / chain["results_file"]).read_text())
     assert chain["test"]["accuracy"] == single["final"]["accuracy"]
+    assert chain["metrics"]["loss"]["mean"] != single["final"]["loss"]["mean"]
+    for name in ("macs", "bitops", "model_size_mb"):
+        assert chain["metrics"][name] == single["final"][name]
 
 
 def test_a_second_run_computes_nothing_and_finds_the_same(
-    report: dict[str, Any], tiny_study: Path, monkeypatch: pytest.MonkeyPatch
+    report: dict[str, Any],
+    tiny_study: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def refuse(*args: Any, **options: Any) -> None:
         raise AssertionError("it ran again")
@@ -399,6 +405,9 @@ def test_a_second_run_computes_nothing_and_finds_the_same(
     monkeypatch.setattr("experiment.chain.Context", refuse)
     monkeypatch.setattr("experiment.study_run.deploy", refuse)
     assert study(tiny_study, "Tiny") == 0
+    printed = capsys.readouterr().out
+    assert "every chain is in the store" in printed and "order: " in printed
+    assert "[1/" not in printed  # no stage is told again
     again = json.loads((tiny_study.parent / "results" / "study_Tiny.json").read_text())
     for changing in ("started", "written", "command"):
         report.pop(changing), again.pop(changing)
