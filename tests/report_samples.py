@@ -113,6 +113,20 @@ def small_suite(folder: Path) -> None:
     write(folder, "Slow", [("ptq", metrics(87.0, model_size_mb=1.0, ms_1=3.0))])
 
 
+def large_suite(folder: Path, count: int) -> None:
+    """A baseline and `count` - 1 chains of three stages and seeds, with all that they can show."""
+    write(folder, "Base", [("train", metrics(90.0))], baseline=None)
+    details = {
+        "prune": {"layer_macs": {f"layer.{i}": [100, 50] for i in range(20)}},
+        "finetune": {"history": history(30)},
+    }
+    for i in range(count - 1):
+        cost = {"bitops": 10**9 - i * 10**6, "ms_1": 1 - i / 400, "model_size_mb": 4 - i / 100}
+        accuracy = 90 - (i % 17) / 10
+        chain = [(name, metrics(accuracy, **cost)) for name in ("prune", "finetune", "ptq")]
+        write(folder, f"Chain_{i:03}", chain, seeds=(0, 1, 2), spread=0.1, details=details)
+
+
 def sensitivities(folder: Path) -> None:
     curves = {
         f"cnn.blocks.{i}": [{"ratio": r, "accuracy": 90 - 50 * r} for r in (0, 0.5)] for i in (0, 1)
