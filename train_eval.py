@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -164,7 +165,15 @@ def wants_compiling(recipe: Recipe, device: torch.device | str) -> bool:
 def compile_step(model: nn.Module, device: torch.device | str) -> nn.Module:
     """`model`, sharing its weights, with forward and backward compiled; CUDA graphs on a GPU."""
     mode = "reduce-overhead" if torch.device(device).type == "cuda" else None
+    _forget_other_networks(tuple((n, tuple(v.shape)) for n, v in model.state_dict().items()))
     return torch.compile(model, dynamic=False, mode=mode)  # type: ignore[return-value]
+
+
+@functools.lru_cache(maxsize=1)
+def _forget_other_networks(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> None:
+    """Drop compiled code at a network of other shapes than the last: after eight kinds of network
+    TorchDynamo would compile no more and run what comes as it is. Other seeds share their code."""
+    torch.compiler.reset()
 
 
 def get_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -49,6 +49,8 @@ from train_eval import (
     wants_compiling,
 )
 
+SAVING_SHARE = 0.05  # of the time, at most, goes into snapshots at the end of epochs
+
 
 class FitSpec(Recipe, StageSpec):
     """What the stages that train share."""
@@ -115,10 +117,10 @@ def fit(
     Early exits are trained with it, or `exits_only`, all else frozen. A quantization-aware state
     (scheme 'qat') trains with fake quantization, its ranges moving in the first half of the epochs.
     Whole channels that are zero stay zero. The parameters of a Distillation train along and are
-    dropped. Saves itself to `ctx.snapshot` at least every epoch and goes on from there; on the CPU
-    the result is the same to the bit. The other processes of a torchrun take part, and may be
-    others when it goes on. Raises NonFiniteLossError and Interrupted, both with the last snapshot
-    kept, and TeamError.
+    dropped. Saves itself to `ctx.snapshot` after an epoch, or after several where saving would take
+    more than SAVING_SHARE of the time, and goes on from there; on the CPU the result is the same to
+    the bit. The other processes of a torchrun take part, and may be others when it goes on. Raises
+    NonFiniteLossError and Interrupted, both with the last snapshot kept, and TeamError.
     """
     team = parallel.team()
     with team.together(MET_BY_ALL) if team is not None else nullcontext():
@@ -184,6 +186,7 @@ class _Training:
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None  # {'loss', 'module'} of the best epoch
         self.started = self.saved_at = time.monotonic()
+        self.save_seconds = 0.0  # that the last snapshot took
         self.apply_masks()
         ctx.details.update(
             precision=self.precision,
@@ -250,7 +253,9 @@ class _Training:
             f"  {time.perf_counter() - started:.1f} s"
         )
         self.epoch, self.progress = self.epoch + 1, EpochProgress()
-        self.save()
+        since = time.monotonic() - self.saved_at
+        if self.epoch == self.epochs or since * SAVING_SHARE >= self.save_seconds:
+            self.save()
 
     def validate(self) -> Evaluation:
         """Judge the weights that count, and keep them where they are the best so far."""
@@ -302,9 +307,11 @@ class _Training:
             tensor.mul_(mask)
 
     def save(self) -> None:
-        self.saved_at = time.monotonic()
+        started = time.monotonic()
         if self.ctx.snapshot is not None:
             self.ctx.snapshot.save(self.everything())
+        self.saved_at = time.monotonic()
+        self.save_seconds = self.saved_at - started
 
     def everything(self) -> dict[str, Any]:
         """All that moves, as plain data and tensors; the same whatever the number of processes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +258,26 @@ def test_poisoned_weights_are_never_saved(ctx: Context) -> None:
     assert all(torch.isfinite(value).all() for value in saved["average"][1].values())
 
 
+@pytest.mark.parametrize(("save_seconds", "expected"), [(0.0, [1, 2, 3, 4]), (1e6, [1, 4])])
+def test_saving_takes_a_small_share_of_the_time(
+    ctx: Context, save_seconds: float, expected: list[int]
+) -> None:
+    """Every epoch where a snapshot is quick; where it takes long, the first and the last."""
+    saved: list[int] = []
+    clock = [0.0]
+
+    class Slow(Memory):
+        def save(self, value: dict[str, Any]) -> None:
+            saved.append(value["epoch"])
+            clock[0] += save_seconds
+
+    ctx.snapshot = Slow()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stages.finetuning.time.monotonic", lambda: clock[0] + time.perf_counter())
+        train(initial_state(TINY, 0), TrainSpec(batch_size=512, precision="fp32", epochs=4), ctx)
+    assert saved == expected
+
+
 def test_compiled_training_equals_eager(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same path as on a GPU, traced forward and backward, without the slow code generation."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
@@ -269,6 +290,25 @@ def test_compiled_training_equals_eager(ctx: Context, monkeypatch: pytest.Monkey
         losses.append([row["train_loss"] for row in ctx.details["history"]])
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     torch._dynamo.reset()
+
+
+def test_every_kind_of_network_is_compiled_and_seeds_share_code(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TorchDynamo gives up a function after eight kinds (`recompile_limit`), with a warning."""
+    compiled: list[int] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        compiled.append(width)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    images = torch.randn(4, 1, 8, 8)
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for width in (8, 8, 9, 10, 11, 12):
+            train_eval.compile_step(tiny(cnn_channels=[8, width]).train(), "cpu")(images)
+    assert compiled == [8, 9, 10, 11, 12]
+    torch.compiler.reset()
 
 
 @pytest.mark.slow
