@@ -77,10 +77,11 @@ def latencies(
     """Milliseconds of a forward pass of each network: median, p95, and how they were taken.
 
     Warmed up, then timed in turn by torch.utils.benchmark, so that what else the machine does falls
-    on all alike: a ratio of two of these medians is fair where single figures are noisy. Each takes
-    `seconds` (None: LATENCY_SECONDS), in blocks of `block` seconds. Networks of several runtimes
-    need `rest` seconds before a block (and then get one call that is not counted): idle threads
-    wait actively for a while, and would take another's core.
+    on all alike: a ratio of two of these medians is fair where single figures are noisy. A call on
+    a GPU lasts until its result is there. Each takes `seconds` (None: LATENCY_SECONDS), in blocks
+    of `block` seconds. Networks of several runtimes need `rest` seconds before a block (and then
+    get one call that is not counted): idle threads wait actively for a while, and would take
+    another's core.
     """
     from torch.utils import benchmark  # it sets up a C++ compiler, which only measuring may need
 
@@ -89,8 +90,9 @@ def latencies(
     taken: list[list[float]] = [[] for _ in networks]
     with torch.inference_mode():
         for network in networks:
-            here = {"network": network, "images": images}
-            timer = benchmark.Timer("network(images)", globals=here, num_threads=threads)
+            here = {"network": network, "images": images, "wait": torch.cuda.synchronize}
+            call = "network(images)" + ("; wait()" if images.is_cuda else "")
+            timer = benchmark.Timer(call, globals=here, num_threads=threads)
             timers.append(timer)
             once = timer.timeit(3).median  # after two calls that warm up, compiling included
             repeats.append(max(1, int(block / once)))

@@ -45,6 +45,7 @@ from train_eval import (
     get_optimizer,
     get_scheduler,
     over_exits,
+    resolve_precision,
     train_one_epoch,
     wants_compiling,
 )
@@ -157,7 +158,7 @@ class _Training:
         self.fake_quant = state.quant is not None and state.quant.scheme == "qat"
         backend = state.quant.backend if state.quant is not None and self.fake_quant else None
         in_bf16 = backend is None or quantization.trains_in_bf16(backend)
-        self.precision = recipe.precision if in_bf16 else "fp32"
+        self.precision = resolve_precision(recipe.precision, ctx.device) if in_bf16 else "fp32"
         self.module, self.names = _trainable(state, self.float_model, ctx.device)
         self.judged = self.module
         if exits_only:
