@@ -124,7 +124,8 @@ def fit(
     NonFiniteLossError and Interrupted, both with the last snapshot kept, and TeamError.
     """
     team = parallel.team()
-    with team.together(MET_BY_ALL) if team is not None else nullcontext():
+    meeting = team.together(MET_BY_ALL) if team is not None else nullcontext()
+    with meeting, _fastest_convolutions():
         if team is not None and team.rank == 0:
             foreman.announce(team, state, recipe, epochs, ctx, criterion, exits_only)
         criterion = criterion or cross_entropy(recipe.label_smoothing)
@@ -138,6 +139,17 @@ def fit(
         while training.epoch < epochs:
             training.run_epoch(criterion)
         return training.result()
+
+
+@contextmanager
+def _fastest_convolutions() -> Iterator[None]:
+    """Inside, cuDNN times its kernels at each new shape, which may differ in the last bits."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 class _Training:

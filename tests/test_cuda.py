@@ -54,7 +54,7 @@ def test_a_step_on_the_gpu_is_one_on_the_cpu(optimizer: Any, digits: Dataset) ->
     images = torch.randn(64, 1, 8, 8)
     labels = torch.randint(0, 10, (64,))
     found: list[dict[str, torch.Tensor]] = []
-    with torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         for device in ("cpu", "cuda"):
             torch.manual_seed(0)
             model = tiny(cnn_activation="gelu").to(device).train()  # no kinks to fall either way of
@@ -145,6 +145,31 @@ def test_interrupted_and_resumed_goes_on(on_gpu: Context) -> None:
         assert mine["train_loss"] == pytest.approx(its["train_loss"], rel=2e-2)
 
 
+def test_muon_captured_is_muon() -> None:
+    """The recorded steps against those on the CPU, with a changing rate; then loaded and gone on
+    with, which gives the optimizer other buffers."""
+    models = [tiny().to(device) for device in ("cpu", "cuda")]
+    recipe = Recipe(optimizer="muon", weight_decay=0.1)
+    optimizers = [get_optimizer(model, recipe) for model in models]
+    for step in range(12):
+        if step == 8:
+            kept = optimizers[1].state_dict()
+            optimizers[1] = get_optimizer(models[1], recipe)
+            optimizers[1].load_state_dict(kept)
+        torch.manual_seed(step)
+        gradients = [torch.randn_like(p) for p in models[0].parameters()]
+        for model, optimizer in zip(models, optimizers, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.01 * (1 + step % 3)
+            for p, gradient in zip(model.parameters(), gradients, strict=True):
+                p.grad = gradient.to(p.device)
+            optimizer.step()
+    assert optimizers[1]._captured.graph is not None  # type: ignore[attr-defined]
+    for cpu, gpu in zip(*(model.parameters() for model in models), strict=True):
+        error = (gpu.cpu() - cpu).norm() / cpu.norm()
+        assert error < 0.02, error  # Newton-Schulz in bfloat16
+
+
 def test_images_live_on_the_gpu(digits: Dataset) -> None:
     loaders = get_dataloaders(digits, 64, device=GPU)
     assert loaders.train.images.is_cuda and loaders.test.labels.is_cuda
@@ -165,7 +190,7 @@ def test_every_stage_in_a_chain(on_gpu: Context) -> None:
     found = measure(left, test, GPU)
     assert found["accuracy"] > 60 and sum(found["exits"]["share"]) == pytest.approx(1)
     aware = qat(cut, QatSpec(epochs=4, batch_size=64, backend="x86"), on_gpu)
-    after = ptq(cut, PtqSpec(backend="x86"), on_gpu)
+    after = ptq(student, PtqSpec(backend="x86"), on_gpu)
     for int8 in (aware, after):
         assert measure(int8, test, GPU)["accuracy"] > 60
 
@@ -174,7 +199,7 @@ def test_a_network_answers_alike_on_both(on_gpu: Context) -> None:
     state = train(initial_state(TINY, 0), TrainSpec(epochs=2, batch_size=128), on_gpu)
     assert all(value.device.type == "cpu" for value in state.weights.values())
     images = torch.randn(16, 1, 8, 8)
-    with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False):
+    with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         on_cpu = build(state).eval()(images)
         found = deploy(state, GPU)(images.to(GPU)).cpu()
     torch.testing.assert_close(found, on_cpu, rtol=1e-3, atol=1e-3)
