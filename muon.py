@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 import torch
@@ -61,14 +60,14 @@ class Muon(torch.optim.AdamW):
         *,
         weight_decay: float,
         momentum: float = 0.95,
+        capturable: bool = False,
     ):
         groups = [{**group, "matrices": False} for group in others if group["params"]]
         chosen = list(matrices)
         if chosen:
             groups.append({"params": chosen, "weight_decay": weight_decay, "matrices": True})
         self.momentum = momentum
-        self._captured: Captured | None = None
-        super().__init__(groups, learning_rate, fused=True)
+        super().__init__(groups, learning_rate, fused=True, capturable=capturable)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -90,74 +89,14 @@ class Muon(torch.optim.AdamW):
                 self.state[p]["step"] = torch.zeros(())  # AdamW looks for one when it is loaded
         buffers = [self.state[p]["momentum_buffer"] for p in found]
         gradients = [p.grad for p in found]
-        rate, decay = group["lr"], group["weight_decay"]
-        if not found or not found[0].is_cuda:
-            move(found, gradients, buffers, rate, decay, self.momentum)
-            return
-        where = [value.data_ptr() for value in (*found, *buffers)]
-        if self._captured is None or (where, decay) != (self._captured.where, self._captured.decay):
-            self._captured = Captured(found, gradients, buffers, decay, self.momentum, where)
-        self._captured.step(gradients, rate)
-
-
-def move(
-    matrices: list[Tensor],
-    gradients: list[Tensor],
-    buffers: list[Tensor],
-    rate: float | Tensor,
-    decay: float,
-    momentum: float,
-) -> None:
-    """One step of all matrices and their momentum, in place."""
-    torch._foreach_lerp_(buffers, gradients, 1 - momentum)
-    directions = torch._foreach_lerp(gradients, buffers, momentum)  # Nesterov's
-    torch._foreach_mul_(matrices, 1 - rate * decay)
-    alike = defaultdict(list)
-    for matrix, direction in zip(matrices, directions, strict=True):
-        alike[direction.flatten(1).shape].append((matrix, direction))
-    for shape, pairs in alike.items():
-        updates = orthogonalized(torch.stack([d.flatten(1) for _, d in pairs])).float()
-        updates = updates * (rate * 0.2 * math.sqrt(max(shape)))
-        for (matrix, _), update in zip(pairs, updates, strict=True):
-            matrix.sub_(update.view_as(matrix))
-
-
-class Captured:
-    """`move` on a GPU as one CUDA graph: asking for its hundreds of small kernels one by one takes
-    longer than they do. The first step runs them as they are, the second is recorded."""
-
-    def __init__(
-        self,
-        matrices: list[Tensor],
-        gradients: list[Tensor],
-        buffers: list[Tensor],
-        decay: float,
-        momentum: float,
-        where: list[int],
-    ):
-        self.where, self.decay = where, decay  # what the graph was recorded for
-        self.gradients = [torch.empty_like(gradient) for gradient in gradients]
-        self.rate = torch.zeros((), device=matrices[0].device)
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.stream = torch.cuda.Stream(self.rate.device)
-        self.steps = 0
-        self.move = partial(move, matrices, self.gradients, buffers, self.rate, decay, momentum)
-
-    def step(self, gradients: list[Tensor], rate: float) -> None:
-        self.rate.fill_(rate)
-        torch._foreach_copy_(self.gradients, gradients)
-        if self.graph is not None:
-            self.graph.replay()
-            return
-        self.steps += 1
-        current = torch.cuda.current_stream(self.rate.device)
-        if self.steps == 1:
-            self.stream.wait_stream(current)
-            with torch.cuda.stream(self.stream):
-                self.move()
-            current.wait_stream(self.stream)
-            return
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, stream=self.stream, capture_error_mode="thread_local"):
-            self.move()
-        self.graph.replay()
+        torch._foreach_lerp_(buffers, gradients, 1 - self.momentum)
+        directions = torch._foreach_lerp(gradients, buffers, self.momentum)  # Nesterov's
+        torch._foreach_mul_(found, 1 - group["lr"] * group["weight_decay"])
+        alike = defaultdict(list)
+        for p, direction in zip(found, directions, strict=True):
+            alike[direction.flatten(1).shape].append((p, direction))
+        for shape, pairs in alike.items():
+            updates = orthogonalized(torch.stack([d.flatten(1) for _, d in pairs])).float()
+            updates = updates * (group["lr"] * 0.2 * math.sqrt(max(shape)))
+            for (p, _), update in zip(pairs, updates, strict=True):
+                p.sub_(update.view_as(p))

@@ -17,6 +17,7 @@ from torch.optim import lr_scheduler
 from tqdm import tqdm
 
 from augmentation import BatchLoader
+from captured import Step
 from machine import bf16_is_fast
 from muon import Muon, hidden_matrices
 
@@ -85,7 +86,7 @@ class EpochProgress:
 
     def add(self, loss: Tensor, correct: Tensor, images: int) -> None:
         """Count a step: its mean loss and number of right answers, both scalars on the device."""
-        self.waiting.append((loss.detach(), correct, images))
+        self.waiting.append((loss, correct, images))
         self.step += 1
 
     def settle(self) -> None:
@@ -162,11 +163,10 @@ def wants_compiling(recipe: Recipe, device: torch.device | str) -> bool:
     return torch.device(device).type == "cuda" if recipe.compile == "auto" else recipe.compile
 
 
-def compile_step(model: nn.Module, device: torch.device | str) -> nn.Module:
-    """`model`, sharing its weights, with forward and backward compiled; CUDA graphs on a GPU."""
-    mode = "reduce-overhead" if torch.device(device).type == "cuda" else None
+def compile_step(model: nn.Module) -> nn.Module:
+    """`model`, sharing its weights, with forward and backward compiled."""
     _forget_other_networks(tuple((n, tuple(v.shape)) for n, v in model.state_dict().items()))
-    return torch.compile(model, dynamic=False, mode=mode)  # type: ignore[return-value]
+    return torch.compile(model, dynamic=False)  # type: ignore[return-value]
 
 
 @functools.lru_cache(maxsize=1)
@@ -190,16 +190,18 @@ def get_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     ]
     groups = [group for group in groups if group["params"]]
     rate = recipe.learning_rate
+    on_gpu = any(p.is_cuda for p in model.parameters())  # where a step may be captured
     if recipe.optimizer == "muon":
-        return Muon(matrices, groups, rate, weight_decay=recipe.weight_decay)
+        decay = recipe.weight_decay
+        return Muon(matrices, groups, rate, weight_decay=decay, capturable=on_gpu)
     if recipe.optimizer == "sgd":
         nesterov = recipe.momentum > 0
         return torch.optim.SGD(groups, rate, recipe.momentum, nesterov=nesterov, fused=True)
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(groups, rate, fused=True)
+        return torch.optim.Adam(groups, rate, fused=True, capturable=on_gpu)
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, rate, fused=True)
-    return torch.optim.RMSprop(groups, rate, momentum=recipe.momentum)
+        return torch.optim.AdamW(groups, rate, fused=True, capturable=on_gpu)
+    return torch.optim.RMSprop(groups, rate, momentum=recipe.momentum, capturable=on_gpu)
 
 
 class Schedule:
@@ -320,14 +322,19 @@ def train_one_epoch(
     after_step: Callable[[EpochProgress], None] | None = None,
     description: str = "train",
     share: Share | None = None,
+    step: Step | None = None,
 ) -> TrainResult:
     """One pass over `loader`, from `progress.step` on; the model is left in training mode.
 
     `after_step` runs after every optimizer step, and may raise to stop. With a `share` of every
     batch, the result is that of all processes together. Losses are looked at every SETTLE_SECONDS
-    and at the end, so NonFiniteLossError comes some steps late; it names the right one.
+    and at the end, so NonFiniteLossError comes some steps late; it names the right one. `step` is a
+    CapturedStep of `take_step` with the same model, optimizer and options.
     """
-    criterion = criterion or cross_entropy()
+    step = step or functools.partial(
+        take_step, model, optimizer, criterion=criterion or cross_entropy(), precision=precision,
+        grad_clip=grad_clip, share=share,
+    )  # fmt: skip
     progress = progress or EpochProgress()
     progress.epoch = epoch
     loader.set_epoch(epoch)
@@ -346,16 +353,7 @@ def train_one_epoch(
     )
     for images, labels in bar:
         batch = len(images)
-        optimizer.zero_grad(set_to_none=True)
-        if share is None:
-            loss, hits = _gradients(model, images, labels, criterion, precision)
-        else:
-            images, labels = share.of(images), share.of(labels)
-            loss, hits = _gradients(model, images, labels, criterion, precision, share.weight)
-            loss, hits = share.reduce(optimizer, loss, hits)
-        if grad_clip > 0:
-            nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
-        optimizer.step()
+        loss, hits = step(images, labels)
         rate = optimizer.param_groups[0]["lr"]
         if schedule is not None:
             schedule.after_step()
@@ -382,24 +380,34 @@ def train_one_epoch(
     )
 
 
-def _gradients(
+def take_step(
     model: nn.Module,
+    optimizer: torch.optim.Optimizer,
     images: Tensor,
     labels: Tensor,
+    *,
     criterion: Criterion,
-    precision: str,
-    weight: float = 1.0,
+    precision: str = "fp32",
+    grad_clip: float = 0.0,
+    share: Share | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Leave a batch's gradients in the parameters; its loss, `weight` times, and right answers."""
-    if images.is_cuda:
-        torch.compiler.cudagraph_mark_step_begin()  # graphs may overwrite the last step's
+    """Train on one batch; its mean loss and number of right answers, both scalars on the device."""
+    if share is not None:
+        images, labels = share.of(images), share.of(labels)
+    optimizer.zero_grad(set_to_none=True)
     with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
         logits = model(images)
         loss = criterion(logits.float(), labels, images)
     hard = labels if labels.ndim == 1 else labels.argmax(1)
     hits = (final_logits(logits.detach()).argmax(1) == hard).sum()
-    loss = loss if weight == 1 else weight * loss
+    loss = loss if share is None else share.weight * loss
     loss.backward()
+    loss = loss.detach()
+    if share is not None:
+        loss, hits = share.reduce(optimizer, loss, hits)
+    if grad_clip > 0:
+        nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
+    optimizer.step()
     return loss, hits
 
 

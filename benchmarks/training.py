@@ -35,6 +35,7 @@ from torch.utils.data import DataLoader, Dataset  # noqa: E402
 from torchvision import transforms  # noqa: E402
 
 from augmentation import BatchLoader  # noqa: E402
+from captured import CapturedStep  # noqa: E402
 from dataset import DatasetArgs, load_dataset  # noqa: E402
 from experiment.measure import environment  # noqa: E402
 from files import write_json  # noqa: E402
@@ -46,6 +47,7 @@ from train_eval import (  # noqa: E402
     get_optimizer,
     get_scheduler,
     resolve_precision,
+    take_step,
     train_one_epoch,
     wants_compiling,
 )
@@ -143,7 +145,7 @@ class Ours:
         self.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.trains: nn.Module = self.model
         if wants_compiling(self.recipe, device):
-            self.trains = compile_step(self.model, device)
+            self.trains = compile_step(self.model)
         else:
             fuse_blocks(self.model, device)
         self.precision = resolve_precision("auto", device)
@@ -153,6 +155,13 @@ class Ours:
             training=True, augmentation="standard", seed=seed, device=device,
         )  # fmt: skip
         self.schedule = get_scheduler(self.optimizer, self.recipe, steps, 1)
+        self.step: CapturedStep | None = None
+        if self.trains is not self.model and device.type == "cuda":
+            step = functools.partial(
+                take_step, self.trains, self.optimizer, criterion=cross_entropy(0.1),
+                precision=self.precision,
+            )  # fmt: skip
+            self.step = CapturedStep(step, self.optimizer, device)
 
     def run(self, steps: int) -> None:
         train_one_epoch(
@@ -163,6 +172,7 @@ class Ours:
             schedule=self.schedule,
             precision=self.precision,
             epoch=self.calls,
+            step=self.step,
         )
         self.calls += 1
 

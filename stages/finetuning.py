@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 import parallel
+from captured import CapturedStep
 from files import tensor_bytes
 from model import HybridCNNTransformer, fuse_blocks
 from stages import quantization
@@ -46,6 +48,7 @@ from train_eval import (
     get_scheduler,
     over_exits,
     resolve_precision,
+    take_step,
     train_one_epoch,
     wants_compiling,
 )
@@ -135,6 +138,7 @@ def fit(
             criterion = over_exits(criterion, math.inf if exits_only else weight)
         if recipe.sparsity:
             criterion = _with_sparsity(criterion, training.module, recipe.sparsity)
+        training.capture(criterion)
         training.resume()
         while training.epoch < epochs:
             training.run_epoch(criterion)
@@ -184,9 +188,9 @@ class _Training:
             self.beside.attach(self.module)
         alone = self.share is None  # kernels and compiled code know nothing of other processes
         plain = not (self.fake_quant or self.beside or state.model_args["exits"])
-        compiled = alone and plain and wants_compiling(recipe, ctx.device)
-        self.trains = compile_step(self.module, ctx.device) if compiled else self.module
-        fused = alone and not compiled and fuse_blocks(self.module, ctx.device)
+        self.compiled = alone and plain and wants_compiling(recipe, ctx.device)
+        self.trains = compile_step(self.module) if self.compiled else self.module
+        fused = alone and not self.compiled and fuse_blocks(self.module, ctx.device)
         trained = nn.ModuleList([m for m in (self.module, self.beside) if m is not None])
         self.optimizer = get_optimizer(trained, recipe)
         self.schedule = get_scheduler(self.optimizer, recipe, epochs, len(self.loaders.train))
@@ -195,6 +199,7 @@ class _Training:
             if recipe.ema_decay
             else None
         )
+        self.step: CapturedStep | None = None
         self.epoch, self.progress = 0, EpochProgress()
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None  # {'loss', 'module'} of the best epoch
@@ -204,7 +209,7 @@ class _Training:
         ctx.details.update(
             precision=self.precision,
             device=str(ctx.device),
-            compiled=compiled,
+            compiled=self.compiled,
             fused_norm=fused,
             history=self.history,
         )
@@ -224,6 +229,15 @@ class _Training:
         self.ctx.details["processes"] = team.size
         return share
 
+    def capture(self, criterion: Criterion) -> None:
+        """On a GPU a compiled step becomes one CUDA graph."""
+        if self.compiled and self.ctx.device.type == "cuda":
+            step = partial(
+                take_step, self.trains, self.optimizer, criterion=criterion,
+                precision=self.precision, grad_clip=self.recipe.grad_clip,
+            )  # fmt: skip
+            self.step = CapturedStep(step, self.optimizer, self.ctx.device)
+
     def run_epoch(self, criterion: Criterion) -> None:
         started = time.perf_counter()
         self.set_observing(2 * self.epoch < self.epochs)
@@ -241,6 +255,7 @@ class _Training:
                 after_step=self.after_step,
                 description=f"epoch {self.epoch + 1}/{self.epochs}",
                 share=self.share,
+                step=self.step,
             )
             self.guard_divergence(result.loss)
             validation = self.validate()

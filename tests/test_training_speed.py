@@ -306,7 +306,7 @@ def test_every_kind_of_network_is_compiled_and_seeds_share_code(
     images = torch.randn(4, 1, 8, 8)
     with torch._dynamo.config.patch(recompile_limit=2):
         for width in (8, 8, 9, 10, 11, 12):
-            train_eval.compile_step(tiny(cnn_channels=[8, width]).train(), "cpu")(images)
+            train_eval.compile_step(tiny(cnn_channels=[8, width]).train())(images)
     assert compiled == [8, 9, 10, 11, 12]
     torch.compiler.reset()
 
