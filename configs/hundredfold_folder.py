@@ -37,7 +37,14 @@ EXPERIMENT_CONFIGS = [
         "load_fp32_baseline_from_experiment": "Wide_Baseline_FP32",
         "compression_args": {
             "sequence": [
-                {"distill": {"width": 0.375, "epochs": 16, "learning_rate": 4e-3}},
+                {
+                    "distill": {
+                        "width": 0.375,
+                        "student": {"ffn_dim": 160},
+                        "epochs": 16,
+                        "learning_rate": 4e-3,
+                    }
+                },
                 {"qat": {"epochs": 2, "learning_rate": 5e-4}},
             ]
         },
