@@ -6,7 +6,9 @@ needs to ask for one. Recorded, the host asks for all of them at once.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,6 +16,17 @@ from torch import Tensor
 WARM_UP = 3  # steps as they are: code is compiled, kernels are timed, optimizers make their state
 
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # images, labels → loss, right answers
+
+
+@dataclass
+class Recording:
+    """The graph, what it reads and what it leaves."""
+
+    graph: torch.cuda.CUDAGraph
+    images: Tensor
+    labels: Tensor
+    loss: Tensor
+    hits: Tensor
 
 
 class CapturedStep:
@@ -28,23 +41,31 @@ class CapturedStep:
 
     def __init__(self, step: Step, optimizer: torch.optim.Optimizer, device: torch.device):
         self.step, self.optimizer = step, optimizer
-        self.stream = torch.cuda.Stream(device)
-        self.graph: torch.cuda.CUDAGraph | None = None
+        self.stream = _stream(device)
+        self.rates = [torch.zeros((), device=device) for _ in optimizer.param_groups]
         self.calls = 0
+        self.recording: Recording | None = None
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        if self.calls < WARM_UP:
-            self.calls += 1
-            return self._as_it_is(images, labels)
-        if self.graph is None:
-            self._record(images, labels)
-        assert self.graph is not None
-        self.images.copy_(images)
-        self.labels.copy_(labels)
-        for rate, group in zip(self.rates, self.optimizer.param_groups, strict=True):
+        groups = self.optimizer.param_groups
+        for rate, group in zip(self.rates, groups, strict=True):
             rate.fill_(group["lr"])
-        self.graph.replay()
-        return self.loss.clone(), self.hits.clone()  # the next replay overwrites them
+        if self.recording is None:
+            plain = [group["lr"] for group in groups]
+            try:
+                for rate, group in zip(self.rates, groups, strict=True):
+                    group["lr"] = rate
+                self.calls += 1
+                if self.calls <= WARM_UP:
+                    return self._as_it_is(images, labels)
+                self.recording = self._recorded(images, labels)
+            finally:
+                for group, value in zip(groups, plain, strict=True):
+                    group["lr"] = value
+        self.recording.images.copy_(images)
+        self.recording.labels.copy_(labels)
+        self.recording.graph.replay()
+        return self.recording.loss.clone(), self.recording.hits.clone()  # overwritten by the next
 
     def _as_it_is(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """On the stream of the recording, as autograd goes on where it began."""
@@ -55,20 +76,16 @@ class CapturedStep:
         current.wait_stream(self.stream)
         return found
 
-    def _record(self, images: Tensor, labels: Tensor) -> None:
-        """Record the step on buffers of its own; nothing of it is carried out."""
-        groups = self.optimizer.param_groups
-        self.images, self.labels = images.clone(), labels.clone()
-        self.rates = [torch.zeros((), device=images.device) for _ in groups]
-        plain = [group["lr"] for group in groups]
-        self.graph = torch.cuda.CUDAGraph()
-        try:
-            for group, rate in zip(groups, self.rates, strict=True):
-                group["lr"] = rate
-            with torch.cuda.graph(
-                self.graph, stream=self.stream, capture_error_mode="thread_local"
-            ):
-                self.loss, self.hits = self.step(self.images, self.labels)
-        finally:
-            for group, value in zip(groups, plain, strict=True):
-                group["lr"] = value
+    def _recorded(self, images: Tensor, labels: Tensor) -> Recording:
+        """The step on buffers of its own; nothing of it is carried out."""
+        images, labels = images.clone(), labels.clone()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self.stream, capture_error_mode="thread_local"):
+            loss, hits = self.step(images, labels)
+        return Recording(graph, images, labels, loss, hits)
+
+
+@functools.cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all trainings, as cuBLAS keeps memory for every stream that it has seen."""
+    return torch.cuda.Stream(device)

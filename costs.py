@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 import os
 import re
@@ -90,7 +91,8 @@ def latencies(
     taken: list[list[float]] = [[] for _ in networks]
     with torch.inference_mode():
         for network in networks:
-            here = {"network": network, "images": images, "wait": torch.cuda.synchronize}
+            wait = functools.partial(torch.cuda.synchronize, images.device)
+            here = {"network": network, "images": images, "wait": wait}
             call = "network(images)" + ("; wait()" if images.is_cuda else "")
             timer = benchmark.Timer(call, globals=here, num_threads=threads)
             timers.append(timer)

@@ -42,7 +42,7 @@ def isa() -> list[str]:
 def bf16_is_fast(device: torch.device | str) -> bool:
     """Whether the device multiplies bfloat16 in hardware (AMX or AVX512-BF16 on x86)."""
     if torch.device(device).type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.backends.cpu.get_cpu_capability()
     return "AVX512" in capabilities and (
         torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()

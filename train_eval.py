@@ -116,6 +116,7 @@ class EpochProgress:
         }
 
 
+KINDS = 4096  # of networks, batch sizes and settings that one process may compile
 SETTLE_SECONDS = 2.0  # between looks at the losses, each of which waits for the device
 
 
@@ -164,16 +165,15 @@ def wants_compiling(recipe: Recipe, device: torch.device | str) -> bool:
 
 
 def compile_step(model: nn.Module) -> nn.Module:
-    """`model`, sharing its weights, with forward and backward compiled."""
-    _forget_other_networks(tuple((n, tuple(v.shape)) for n, v in model.state_dict().items()))
+    """`model`, sharing its weights, with forward and backward compiled, whatever came before it.
+
+    TorchDynamo keeps code by function, and after eight kinds of network in one would compile no
+    more and run the ninth as it is.
+    """
+    limits = torch._dynamo.config
+    limits.recompile_limit = max(limits.recompile_limit, KINDS)
+    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, KINDS)
     return torch.compile(model, dynamic=False)  # type: ignore[return-value]
-
-
-@functools.lru_cache(maxsize=1)
-def _forget_other_networks(shapes: tuple[tuple[str, tuple[int, ...]], ...]) -> None:
-    """Drop compiled code at a network of other shapes than the last: after eight kinds of network
-    TorchDynamo would compile no more and run what comes as it is. Other seeds share their code."""
-    torch.compiler.reset()
 
 
 def get_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -328,8 +328,8 @@ def train_one_epoch(
 
     `after_step` runs after every optimizer step, and may raise to stop. With a `share` of every
     batch, the result is that of all processes together. Losses are looked at every SETTLE_SECONDS
-    and at the end, so NonFiniteLossError comes some steps late; it names the right one. `step` is a
-    CapturedStep of `take_step` with the same model, optimizer and options.
+    and at the end, so NonFiniteLossError comes some steps late; it names the right one. A `step`
+    takes the place of `take_step` with `criterion`, `precision` and `grad_clip`.
     """
     step = step or functools.partial(
         take_step, model, optimizer, criterion=criterion or cross_entropy(), precision=precision,
@@ -421,11 +421,11 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> Evalu
     count = 0
     for images, labels in loader:
         if images.is_cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(images.device)
         started = time.perf_counter()
         logits = final_logits(model(images))
         if images.is_cuda:
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(images.device)
         seconds += time.perf_counter() - started
         loss += F.cross_entropy(logits.float(), labels, reduction="sum").item()
         correct += int((logits.argmax(1) == labels).sum())

@@ -65,6 +65,7 @@ def main(arguments: list[str] | None = None) -> None:
         browser.close()
     print(json.dumps(environment(torch.device("cpu"))))
     print(f"\n{args.experiments} experiments: {megabytes:.1f} MB, written in {written:.2f} s")
+    print(f"{'':14}{'median':>8}{'min':>8}{'max':>8}")
     for label, times in zip(("processor s", "wall clock s"), zip(*found, strict=True), strict=True):
         print(f"{label:14}{statistics.median(times):>8.2f}{min(times):>8.2f}{max(times):>8.2f}")
     print(json.dumps({"processor_seconds": round(statistics.median(t for t, _ in found), 2)}))

@@ -155,24 +155,24 @@ class Ours:
             training=True, augmentation="standard", seed=seed, device=device,
         )  # fmt: skip
         self.schedule = get_scheduler(self.optimizer, self.recipe, steps, 1)
-        self.step: CapturedStep | None = None
+        self.captured: CapturedStep | None = None
         if self.trains is not self.model and device.type == "cuda":
-            step = functools.partial(
-                take_step, self.trains, self.optimizer, criterion=cross_entropy(0.1),
-                precision=self.precision,
-            )  # fmt: skip
-            self.step = CapturedStep(step, self.optimizer, device)
+            self.captured = CapturedStep(self.step, self.optimizer, device)
+
+    def step(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return take_step(
+            self.trains, self.optimizer, images, labels, criterion=cross_entropy(0.1),
+            precision=self.precision,
+        )  # fmt: skip
 
     def run(self, steps: int) -> None:
         train_one_epoch(
             self.trains,
             Some(self.data, steps),  # type: ignore[arg-type]
             self.optimizer,
-            criterion=cross_entropy(0.1),
             schedule=self.schedule,
-            precision=self.precision,
             epoch=self.calls,
-            step=self.step,
+            step=self.captured or self.step,
         )
         self.calls += 1
 
@@ -256,7 +256,6 @@ def matmul_seconds(model: nn.Module, images: Tensor, dtype: torch.dtype, repeats
         many = 20 if images.is_cuda else 1  # a GPU is asked for the next before one is done
         for product in products:
             product()
-
             work = functools.partial(repeated, product, many)
             total += statistics.median(seconds(work, images.device) for _ in range(repeats)) / many
     return total
@@ -298,6 +297,9 @@ def main() -> None:
     steps *= 6 if device.type == "cuda" else 1
     images, labels = load(args.root)
     size = args.batch
+    steps = min(steps, len(images) // size)
+    if steps < 1 or args.workers < 0:
+        parser.error(f"needs batches of 1 to {len(images)} images and no negative --workers")
     plain = Plain(images, labels, device, batch=size, workers=args.workers)
     ours = Ours(images, labels, device, batch=size, optimizer=args.optimizer)
     for loop in (plain, ours):

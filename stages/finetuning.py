@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 import parallel
-from captured import CapturedStep
+from captured import CapturedStep, Step
 from files import tensor_bytes
 from model import HybridCNNTransformer, fuse_blocks
 from stages import quantization
@@ -53,7 +53,7 @@ from train_eval import (
     wants_compiling,
 )
 
-SAVING_SHARE = 0.05  # of the time, at most, goes into snapshots at the end of epochs
+SAVING_SHARE = 0.05  # about what snapshots between epochs may take of the time
 
 
 class FitSpec(Recipe, StageSpec):
@@ -138,16 +138,16 @@ def fit(
             criterion = over_exits(criterion, math.inf if exits_only else weight)
         if recipe.sparsity:
             criterion = _with_sparsity(criterion, training.module, recipe.sparsity)
-        training.capture(criterion)
+        training.set_step(criterion)
         training.resume()
         while training.epoch < epochs:
-            training.run_epoch(criterion)
+            training.run_epoch()
         return training.result()
 
 
 @contextmanager
 def _fastest_convolutions() -> Iterator[None]:
-    """Inside, cuDNN times its kernels at each new shape, which may differ in the last bits."""
+    """Inside, cuDNN times its kernels at each new shape, unless these must be deterministic."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
     try:
@@ -199,7 +199,6 @@ class _Training:
             if recipe.ema_decay
             else None
         )
-        self.step: CapturedStep | None = None
         self.epoch, self.progress = 0, EpochProgress()
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None  # {'loss', 'module'} of the best epoch
@@ -229,16 +228,16 @@ class _Training:
         self.ctx.details["processes"] = team.size
         return share
 
-    def capture(self, criterion: Criterion) -> None:
-        """On a GPU a compiled step becomes one CUDA graph."""
+    def set_step(self, criterion: Criterion) -> None:
+        """What trains on a batch; on a GPU, where it is compiled, as one CUDA graph."""
+        self.step: Step = partial(
+            take_step, self.trains, self.optimizer, criterion=criterion, precision=self.precision,
+            grad_clip=self.recipe.grad_clip, share=self.share,
+        )  # fmt: skip
         if self.compiled and self.ctx.device.type == "cuda":
-            step = partial(
-                take_step, self.trains, self.optimizer, criterion=criterion,
-                precision=self.precision, grad_clip=self.recipe.grad_clip,
-            )  # fmt: skip
-            self.step = CapturedStep(step, self.optimizer, self.ctx.device)
+            self.step = CapturedStep(self.step, self.optimizer, self.ctx.device)
 
-    def run_epoch(self, criterion: Criterion) -> None:
+    def run_epoch(self) -> None:
         started = time.perf_counter()
         self.set_observing(2 * self.epoch < self.epochs)
         try:
@@ -246,10 +245,7 @@ class _Training:
                 self.trains,
                 self.loaders.train,
                 self.optimizer,
-                criterion=criterion,
                 schedule=self.schedule,
-                precision=self.precision,
-                grad_clip=self.recipe.grad_clip,
                 epoch=self.epoch,
                 progress=self.progress,
                 after_step=self.after_step,

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 import train_eval
-from captured import CapturedStep
+from captured import CapturedStep, Recording
 from costs import latencies
 from dataset import Dataset, get_dataloaders
 from experiment.measure import measure
@@ -104,7 +104,7 @@ def test_a_captured_step_is_a_step(optimizer: Any, digits: Dataset) -> None:
             for images, labels in loader:
                 found.append(step(images, labels)[0])
                 schedule.after_step()
-            assert not captured or step.graph is not None
+            assert not captured or step.recording is not None
             assert isinstance(steps.param_groups[0]["lr"], float)
             saved = copy.deepcopy(steps.state_dict())
             steps = get_optimizer(model, recipe)
@@ -118,21 +118,22 @@ def test_compiled_training_equals_eager_and_is_captured(
     on_gpu: Context, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorded: list[int] = []
-    record = CapturedStep._record
+    record = CapturedStep._recorded
 
-    def counted(self: CapturedStep, images: torch.Tensor, labels: torch.Tensor) -> None:
+    def counted(self: CapturedStep, images: torch.Tensor, labels: torch.Tensor) -> Recording:
         recorded.append(self.calls)
-        record(self, images, labels)
+        return record(self, images, labels)
 
-    monkeypatch.setattr(CapturedStep, "_record", counted)
+    monkeypatch.setattr(CapturedStep, "_recorded", counted)
     losses = []
     for compile in (False, True):
         on_gpu.details = {}
         spec = TrainSpec(epochs=3, batch_size=128, precision="fp32", compile=compile)
         train(initial_state(TINY, 0), spec, on_gpu)
         assert on_gpu.details["compiled"] is compile
-        losses.append([row["train_loss"] for row in on_gpu.details["history"]])
-    assert recorded == [3]
+        history = on_gpu.details["history"]
+        losses.append([row[f"{part}_loss"] for row in history for part in ("train", "validation")])
+    assert recorded == [4]
     assert losses[1] == pytest.approx(losses[0], rel=2e-2)
 
 
