@@ -145,6 +145,31 @@ def test_training_learns_in_bf16(on_gpu: Context) -> None:
         assert on_gpu.details["history"][-1]["validation_accuracy"] > 85, optimizer
 
 
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {"mixup": 0.2, "cutout": 2, "grad_clip": 1.0},
+        {"sparsity": 1e-4, "ema_decay": 0.9, "keep": "best"},
+        {"augmentation": "randaugment", "scheduler": "plateau"},
+    ],
+)
+def test_recorded_training_learns_with_every_option(
+    recipe: dict[str, Any], on_gpu: Context
+) -> None:
+    """Dropout and stochastic depth draw anew at each replay; channels that are zero stay so."""
+    args = {**TINY, "dropout": 0.1, "stochastic_depth": 0.1}
+    spec = TrainSpec(epochs=12, batch_size=64, learning_rate=1e-2, **recipe)
+    state = prune(initial_state(args, 0), PruneSpec(ratio=0.2), on_gpu)
+    after = train(state, spec, on_gpu)
+    assert on_gpu.details["compiled"]
+    assert on_gpu.details["history"][-1]["validation_accuracy"] > 70
+    losses = [row["train_loss"] for row in on_gpu.details["history"]]
+    assert len(set(losses)) == len(losses)
+    for name, before in state.weights.items():
+        if name.endswith("conv.weight"):
+            assert not after.weights[name][before.flatten(1).abs().sum(1) == 0].any()
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 def test_no_step_waits_for_the_gpu(
     compiled: bool, digits: Dataset, monkeypatch: pytest.MonkeyPatch
