@@ -30,7 +30,8 @@ from experiment.measure import environment  # noqa: E402
 from experiment.schema import load_suite  # noqa: E402
 from experiment.store import Store, load_checkpoint  # noqa: E402
 from model import HybridCNNTransformer  # noqa: E402
-from stages.finetuning import FinetuneSpec, fit  # noqa: E402
+from stages.finetuning import FinetuneSpec  # noqa: E402
+from stages.fitting import fit  # noqa: E402
 from stages.pruning import PruneSpec, prune  # noqa: E402
 from stages.state import Context, ModelState, build, deploy  # noqa: E402
 from train_eval import evaluate  # noqa: E402

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import parallel
 from experiment.console import NoTerminal
-from stages.finetuning import fit
+from stages.fitting import fit
 from stages.jobs import serve
 
 

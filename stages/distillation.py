@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from model import ModelArgs, exit_places
 from stages.changes import report
 from stages.dimensions import TARGETS, Weights, cut, dimensions
-from stages.finetuning import FitSpec, fit, recipe_of
+from stages.fitting import FitSpec, fit, recipe_of
 from stages.quantization import Quant, quantizable_layers
 from stages.state import CompressionArgs, Context, ModelState, blueprint, initial_state
 from stages.teacher import TeacherSpec, taught

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from model import HybridCNNTransformer, exit_places
 from stages.exits import Exits
-from stages.finetuning import FitSpec, fit, recipe_of
+from stages.fitting import FitSpec, fit, recipe_of
 from stages.state import CompressionArgs, Context, ModelState
 from stages.teacher import TeacherSpec, taught
 from train_eval import TrainingArgs

@@ -16,7 +16,8 @@ from model import HybridCNNTransformer
 from stages import importance
 from stages.changes import report
 from stages.dimensions import TARGETS, Dimension, cut, dimensions
-from stages.finetuning import FinetuneSpec, fit
+from stages.finetuning import FinetuneSpec
+from stages.fitting import fit
 from stages.masks import mask_channels
 from stages.sensitivity import ratios_for_drop, scan
 from stages.state import (

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import Field
 
 from stages import quantization
-from stages.finetuning import FitSpec, fit, recipe_of
+from stages.fitting import FitSpec, fit, recipe_of
 from stages.ptq import QuantSpec, quantized
 from stages.state import CompressionArgs, Context, ModelState
 from stages.teacher import TeacherSpec, taught

@@ -29,7 +29,8 @@ from dataset import Dataset
 from experiment.store import load_checkpoint
 from parallel import Slice, Team
 from stages import quantization
-from stages.finetuning import TrainSpec, fit, train
+from stages.finetuning import TrainSpec, train
+from stages.fitting import fit
 from stages.jobs import serve
 from stages.quantization import Quant
 from stages.state import Context, StageError, initial_state

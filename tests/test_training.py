@@ -14,7 +14,8 @@ from torch import nn
 from torch.optim import swa_utils
 
 from dataset import get_dataloaders
-from stages.finetuning import FinetuneSpec, TrainSpec, finetune, fit, train
+from stages.finetuning import FinetuneSpec, TrainSpec, finetune, train
+from stages.fitting import fit
 from stages.pruning import PruneSpec, prune
 from stages.qat import QatSpec, qat
 from stages.state import Context, Interrupted, ModelState, initial_state

@@ -20,7 +20,8 @@ from augmentation import BatchLoader
 from dataset import fastest_evaluation_batch, get_dataloaders
 from model import ConvBlock, HybridCNNTransformer, fuse_blocks
 from muon import Muon, hidden_matrices, orthogonalized
-from stages.finetuning import TrainSpec, fit, train
+from stages.finetuning import TrainSpec, train
+from stages.fitting import fit
 from stages.state import Context, initial_state
 from tests.conftest import TINY, tiny
 from tests.test_training import Memory
@@ -273,7 +274,7 @@ def test_saving_takes_a_small_share_of_the_time(
 
     ctx.snapshot = Slow()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("stages.finetuning.time.monotonic", lambda: clock[0] + time.perf_counter())
+        patch.setattr("stages.fitting.time.monotonic", lambda: clock[0] + time.perf_counter())
         train(initial_state(TINY, 0), TrainSpec(batch_size=512, precision="fp32", epochs=4), ctx)
     assert saved == expected
 

@@ -1,0 +1,421 @@
+"""`fit`: how every stage that trains does it, and goes on after an interruption."""
+
+from __future__ import annotations
+
+import io
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import parallel
+from captured import CapturedStep, Step
+from files import tensor_bytes
+from model import HybridCNNTransformer, fuse_blocks
+from stages import quantization
+from stages.exits import Exits
+from stages.jobs import MET_BY_ALL, foreman
+from stages.masks import zero_channel_masks
+from stages.state import (
+    Context,
+    Interrupted,
+    ModelState,
+    StageError,
+    StageSpec,
+    build,
+    cpu_copy,
+)
+from stages.teacher import Distillation
+from train_eval import (
+    Criterion,
+    EpochProgress,
+    Evaluation,
+    ExponentialMovingAverage,
+    NonFiniteLossError,
+    Recipe,
+    TrainingArgs,
+    compile_step,
+    cross_entropy,
+    evaluate,
+    get_optimizer,
+    get_scheduler,
+    over_exits,
+    resolve_precision,
+    take_step,
+    train_one_epoch,
+    wants_compiling,
+)
+
+SAVING_SHARE = 0.05  # about what snapshots between epochs may take of the time
+
+
+class FitSpec(Recipe, StageSpec):
+    """What the stages that train share."""
+
+    def check(self, model_args: dict[str, Any]) -> None:
+        if self.sparsity and model_args["cnn_norm"] != "batch":
+            raise ValueError("sparsity needs batch norm; set it to 0, or cnn_norm to 'batch'")
+
+
+def recipe_of(training: TrainingArgs) -> dict[str, Any]:
+    """The recipe inside `training_args`, as plain data."""
+    return {name: getattr(training, name) for name in Recipe.model_fields}
+
+
+def fit(
+    state: ModelState,
+    recipe: Recipe,
+    epochs: int,
+    ctx: Context,
+    criterion: Criterion | None = None,
+    *,
+    exits_only: bool = False,
+) -> ModelState:
+    """Train `state`'s network for `epochs` epochs and return the state that comes out.
+
+    Early exits are trained with it, or `exits_only`, all else frozen. A quantization-aware state
+    (scheme 'qat') trains with fake quantization, its ranges moving in the first half of the epochs.
+    Whole channels that are zero stay zero. The parameters of a Distillation train along and are
+    dropped. Saves itself to `ctx.snapshot` after an epoch, or after several where saving would take
+    more than SAVING_SHARE of the time, and goes on from there; on the CPU the result is the same to
+    the bit. The other processes of a torchrun take part, and may be others when it goes on. Raises
+    NonFiniteLossError and Interrupted, both with the last snapshot kept, and TeamError.
+    """
+    team = parallel.team()
+    meeting = team.together(MET_BY_ALL) if team is not None else nullcontext()
+    with meeting, _fastest_convolutions():
+        if team is not None and team.rank == 0:
+            foreman.announce(team, state, recipe, epochs, ctx, criterion, exits_only)
+        criterion = criterion or cross_entropy(recipe.label_smoothing)
+        training = _Training(state, recipe, epochs, ctx, criterion, exits_only)
+        if state.model_args["exits"]:
+            weight = (state.exits or Exits()).loss_weight
+            criterion = over_exits(criterion, math.inf if exits_only else weight)
+        if recipe.sparsity:
+            criterion = _with_sparsity(criterion, training.module, recipe.sparsity)
+        training.set_step(criterion)
+        training.resume()
+        while training.epoch < epochs:
+            training.run_epoch()
+        return training.result()
+
+
+@contextmanager
+def _fastest_convolutions() -> Iterator[None]:
+    """Inside, cuDNN times its kernels at each new shape, unless these must be deterministic."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = not torch.are_deterministic_algorithms_enabled()
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+class _Training:
+    """The moving parts of `fit`: everything that a snapshot must hold is an attribute here."""
+
+    def __init__(
+        self,
+        state: ModelState,
+        recipe: Recipe,
+        epochs: int,
+        ctx: Context,
+        criterion: Criterion,
+        exits_only: bool,
+    ):
+        self.state, self.recipe, self.epochs, self.ctx = state, recipe, epochs, ctx
+        torch.manual_seed(ctx.seed)
+        self.float_model = build(state)
+        self.fake_quant = state.quant is not None and state.quant.scheme == "qat"
+        backend = state.quant.backend if state.quant is not None and self.fake_quant else None
+        in_bf16 = backend is None or quantization.trains_in_bf16(backend)
+        self.precision = resolve_precision(recipe.precision, ctx.device) if in_bf16 else "fp32"
+        self.module, self.names = _trainable(state, self.float_model, ctx.device)
+        self.judged = self.module
+        if exits_only:
+            _freeze_trunk(self.module, self.names)
+            self.judged = LastExit(self.module)
+        self.masks = _masks_in(self.module, self.float_model, self.names)
+        self.loaders = ctx.loaders(recipe)
+        self.share = self.join_team()
+        self.beside = criterion.to(ctx.device) if isinstance(criterion, Distillation) else None
+        if self.beside is not None:
+            self.beside.attach(self.module)
+        alone = self.share is None  # kernels and compiled code know nothing of other processes
+        plain = not (self.fake_quant or self.beside or state.model_args["exits"])
+        self.compiled = alone and plain and wants_compiling(recipe, ctx.device)
+        self.trains = compile_step(self.module) if self.compiled else self.module
+        fused = alone and not self.compiled and fuse_blocks(self.module, ctx.device)
+        trained = nn.ModuleList([m for m in (self.module, self.beside) if m is not None])
+        self.optimizer = get_optimizer(trained, recipe)
+        self.schedule = get_scheduler(self.optimizer, recipe, epochs, len(self.loaders.train))
+        self.average = (
+            ExponentialMovingAverage(self.module, recipe.ema_decay, self.names.values())
+            if recipe.ema_decay
+            else None
+        )
+        self.epoch, self.progress = 0, EpochProgress()
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Any] | None = None  # {'loss', 'module'} of the best epoch
+        self.started = self.saved_at = time.monotonic()
+        self.save_seconds = 0.0  # that the last snapshot took
+        self.apply_masks()
+        ctx.details.update(
+            precision=self.precision,
+            device=str(ctx.device),
+            compiled=self.compiled,
+            fused_norm=fused,
+            history=self.history,
+        )
+
+    def join_team(self) -> parallel.Slice | None:
+        """This process's share of every batch, where there are others. Raises StageError."""
+        team = parallel.team()
+        if team is None:
+            return None
+        try:
+            batch = self.loaders.train.batch_size
+            share = parallel.Slice(team, batch, self.ctx.stop_requested)
+        except ValueError as error:
+            raise StageError(str(error)) from None
+        share.synchronize(self.module)
+        quantization.observe_together(self.module, parallel.extremes)
+        self.ctx.details["processes"] = team.size
+        return share
+
+    def set_step(self, criterion: Criterion) -> None:
+        """What trains on a batch; on a GPU, where it is compiled, as one CUDA graph."""
+        self.step: Step = partial(
+            take_step, self.trains, self.optimizer, criterion=criterion, precision=self.precision,
+            grad_clip=self.recipe.grad_clip, share=self.share,
+        )  # fmt: skip
+        if self.compiled and self.ctx.device.type == "cuda":
+            self.step = CapturedStep(self.step, self.optimizer, self.ctx.device)
+
+    def run_epoch(self) -> None:
+        started = time.perf_counter()
+        self.set_observing(2 * self.epoch < self.epochs)
+        try:
+            result = train_one_epoch(
+                self.trains,
+                self.loaders.train,
+                self.optimizer,
+                schedule=self.schedule,
+                epoch=self.epoch,
+                progress=self.progress,
+                after_step=self.after_step,
+                description=f"epoch {self.epoch + 1}/{self.epochs}",
+                share=self.share,
+                step=self.step,
+            )
+            self.guard_divergence(result.loss)
+            validation = self.validate()
+        except NonFiniteLossError as error:
+            raise NonFiniteLossError(
+                f"{error}; lower learning_rate or set grad_clip (the last good snapshot is kept)"
+            ) from None
+        self.schedule.after_epoch(validation.loss)
+        row = {
+            "epoch": self.epoch + 1,
+            "train_loss": result.loss,
+            "train_accuracy": result.accuracy,
+            "validation_loss": validation.loss,
+            "validation_accuracy": validation.accuracy,
+            "learning_rate": result.learning_rate,
+        }
+        self.history.append(row)
+        self.ctx.say(
+            f"  epoch {self.epoch + 1:>{len(str(self.epochs))}}/{self.epochs}"
+            f"  loss {result.loss:.4f}  acc {result.accuracy:6.2f} %"
+            f"  | validation loss {validation.loss:.4f}  acc {validation.accuracy:6.2f} %"
+            f"  | lr {result.learning_rate:.1e}  {result.images_per_second:.0f} images/s"
+            f"  {time.perf_counter() - started:.1f} s"
+        )
+        self.epoch, self.progress = self.epoch + 1, EpochProgress()
+        since = time.monotonic() - self.saved_at
+        if self.epoch == self.epochs or since * SAVING_SHARE >= self.save_seconds:
+            self.save()
+
+    def validate(self) -> Evaluation:
+        """Judge the weights that count, and keep them where they are the best so far."""
+        self.set_observing(False)  # validation images leave no trace in the ranges
+        with _averaged(self.module, self.average):
+            self.module.eval()
+            judge = evaluate if self.share is None else self.share.evaluate
+            validation = judge(self.judged, self.loaders.validation)
+            if not math.isfinite(validation.loss):  # after a last step with a finite loss
+                raise NonFiniteLossError(
+                    f"validation loss is {validation.loss} after epoch {self.epoch + 1}"
+                )
+            if self.recipe.keep == "best" and (
+                self.best is None or validation.loss < self.best["loss"]
+            ):
+                self.best = {"loss": validation.loss, "module": cpu_copy(self.module.state_dict())}
+        return validation
+
+    def set_observing(self, on: bool) -> None:
+        """Whether what is trained on moves a quantized network's ranges."""
+        if self.fake_quant:
+            assert self.state.quant is not None
+            quantization.set_observing(self.module, self.state.quant, on)
+
+    def guard_divergence(self, loss: float) -> None:
+        """A finite loss can still have run away: far above guessing, and above where it began."""
+        chance = math.log(self.state.model_args["num_classes"])
+        first = self.history[0]["train_loss"] if self.history else loss
+        if loss > 5 * max(chance, first):
+            raise NonFiniteLossError(
+                f"training diverged: mean loss {loss:.3g} in epoch {self.epoch + 1}, "
+                f"first {first:.3g}, guessing {chance:.3g}"
+            )
+
+    def after_step(self, progress: EpochProgress) -> None:
+        self.apply_masks()
+        if self.average is not None:
+            self.average.update(self.module)
+        stop = self.ctx.stop_requested() if self.share is None else self.share.stopping
+        if stop:
+            self.save()
+            raise Interrupted
+        if time.monotonic() - self.saved_at > self.ctx.snapshot_seconds:
+            self.save()
+
+    @torch.no_grad()
+    def apply_masks(self) -> None:
+        for tensor, mask in self.masks:
+            tensor.mul_(mask)
+
+    def save(self) -> None:
+        started = time.monotonic()
+        if self.ctx.snapshot is not None:
+            self.ctx.snapshot.save(self.everything())
+        self.saved_at = time.monotonic()
+        self.save_seconds = self.saved_at - started
+
+    def everything(self) -> dict[str, Any]:
+        """All that moves, as plain data and tensors; the same whatever the number of processes."""
+        on_gpu = self.ctx.device.type == "cuda"
+        return {
+            "epoch": self.epoch,
+            "progress": self.progress.plain(),
+            "module": self.module.state_dict(),
+            "beside": self.beside and self.beside.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.scheduler.state_dict(),
+            "average": self.average and (self.average.updates, self.average.average),
+            "best": self.best,
+            "history": self.history,
+            "seconds": self.ctx.earlier_seconds + time.monotonic() - self.started,
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(self.ctx.device) if on_gpu else None,
+        }
+
+    def resume(self) -> None:
+        """Go on from `ctx.snapshot`, if there is one; other processes from where the first is."""
+        found = self.ctx.snapshot.load() if self.ctx.snapshot is not None else None
+        if self.share is not None:
+            first = self.share.team.rank == 0
+            start = self.share.team.tell(tensor_bytes(found or self.everything()) if first else b"")
+            if not first:
+                found = torch.load(io.BytesIO(start), map_location="cpu", weights_only=True)
+        if found is None:
+            return
+        self.epoch, self.progress = found["epoch"], EpochProgress(**found["progress"])
+        self.module.load_state_dict(found["module"])
+        if self.beside is not None:
+            self.beside.load_state_dict(found["beside"])
+        self.optimizer.load_state_dict(found["optimizer"])
+        self.schedule.scheduler.load_state_dict(found["schedule"])
+        if self.average is not None:
+            self.average.updates, average = found["average"]
+            self.average.average = {n: v.to(self.ctx.device) for n, v in average.items()}
+        self.best = found["best"]
+        self.ctx.earlier_seconds = found["seconds"]
+        self.history[:] = found["history"]
+        torch.set_rng_state(found["rng"])
+        if found["cuda_rng"] is not None and self.ctx.device.type == "cuda":
+            torch.cuda.set_rng_state(found["cuda_rng"], self.ctx.device)
+        self.ctx.say(f"  resumed at epoch {self.epoch + 1}, step {self.progress.step + 1}")
+
+    def result(self) -> ModelState:
+        if self.best is not None:
+            self.module.load_state_dict(self.best["module"])
+        elif self.average is not None:
+            self.module.load_state_dict(self.average.average, strict=False)
+        found = self.module.state_dict()
+        weights = cpu_copy({name: found[source] for name, source in self.names.items()})
+        if self.state.quant is None or not self.fake_quant or self.average is not None:
+            return self.state.changed(weights)  # averaged weights have ranges of their own
+        quant = quantization.with_trained_ranges(self.state.quant, self.module.cpu())
+        return self.state.changed(weights, quant=quant)
+
+
+def _with_sparsity(criterion: Criterion, module: nn.Module, weight: float) -> Criterion:
+    """The criterion plus `weight`·Σ|γ| of the batch norms, which drives weak channels to zero."""
+    scales = [m.weight for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+
+    def loss(logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
+        penalty = torch.stack([scale.abs().sum() for scale in scales]).sum()
+        return criterion(logits, labels, images) + weight * penalty
+
+    return loss
+
+
+def _trainable(
+    state: ModelState, model: HybridCNNTransformer, device: torch.device
+) -> tuple[nn.Module, dict[str, str]]:
+    """The module that trains, and where each master weight lives in it."""
+    if state.quant is not None and state.quant.scheme == "qat":
+        module = quantization.prepare(model, state.quant)
+        names = quantization.master_names(module, model, state.quant)
+    else:
+        module = model
+        model.with_exits = bool(state.model_args["exits"])
+        names = {name: name for name in state.weights}
+    return module.to(device=device, memory_format=torch.channels_last), names  # type: ignore[call-overload]
+
+
+def _freeze_trunk(module: nn.Module, names: dict[str, str]) -> None:
+    """Only exits' heads get gradients, and all statistics stay as they are."""
+    heads = {source for name, source in names.items() if name.startswith("exits.")}
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name in heads)
+    module.register_forward_pre_hook(lambda module, inputs: module.eval() and None)
+
+
+class LastExit(nn.Module):
+    """A network that gives the logits of every exit, judged by the last before its end."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.module(images)[-2]
+
+
+def _masks_in(
+    module: nn.Module, model: HybridCNNTransformer, names: dict[str, str]
+) -> list[tuple[Tensor, Tensor]]:
+    """(tensor of `module`, mask) for each channel that `model` has pruned."""
+    tensors = module.state_dict()  # shares memory with the module
+    masks = zero_channel_masks(model).items()
+    return [(tensors[names[name]], mask.to(tensors[names[name]].device)) for name, mask in masks]
+
+
+@contextmanager
+def _averaged(module: nn.Module, average: ExponentialMovingAverage | None) -> Iterator[None]:
+    """Inside, `module` holds the averaged weights."""
+    if average is None:
+        yield
+        return
+    values = module.state_dict()
+    current = {name: values[name].clone() for name in average.average}
+    module.load_state_dict(average.average, strict=False)
+    yield
+    module.load_state_dict(current, strict=False)
