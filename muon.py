@@ -83,12 +83,12 @@ class Muon(torch.optim.AdamW):
 
     def _step_matrices(self, group: dict[str, Any]) -> None:
         found = [p for p in group["params"] if p.grad is not None]
+        gradients = [p.grad for p in found]
         for p in found:
             if not self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
                 self.state[p]["step"] = torch.zeros(())  # AdamW looks for one when it is loaded
         buffers = [self.state[p]["momentum_buffer"] for p in found]
-        gradients = [p.grad for p in found]
         torch._foreach_lerp_(buffers, gradients, 1 - self.momentum)
         directions = torch._foreach_lerp(gradients, buffers, self.momentum)  # Nesterov's
         torch._foreach_mul_(found, 1 - group["lr"] * group["weight_decay"])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import statistics
 import sys
 import tempfile
@@ -25,9 +24,7 @@ from playwright.sync_api import Browser, sync_playwright  # noqa: E402
 from experiment.measure import environment  # noqa: E402
 from experiment.report import html  # noqa: E402
 from experiment.report_files import read_folder  # noqa: E402
-from tests.report_samples import large_suite  # noqa: E402
-
-BROWSERS = "chromium", "chromium-browser", "google-chrome", "chrome"
+from tests.report_samples import CHROMIUM, large_suite  # noqa: E402
 
 
 def opened(browser: Browser, address: str) -> tuple[float, float]:
@@ -49,8 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--experiments", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args(arguments)
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
+    if CHROMIUM is None:
         parser.error("needs Chromium or Chrome on the PATH (Debian: apt install chromium)")
     with tempfile.TemporaryDirectory() as name, sync_playwright() as playwright:
         folder = Path(name)
@@ -59,7 +55,7 @@ def main(arguments: list[str] | None = None) -> None:
         path = folder / "report.html"
         path.write_text(html(read_folder(folder)))
         written = time.perf_counter() - started
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         found = [opened(browser, path.as_uri()) for _ in range(args.rounds)]
         megabytes = path.stat().st_size / 1e6
         browser.close()

@@ -2,7 +2,7 @@
 
 Run: python benchmarks/training.py [--quick] [--root FOLDER] [--optimizer muon] [--batch N]
          [--workers N] [--save FILE]
-Plain is torchvision's per-image transforms in a DataLoader of two workers, float32, attention by
+Plain is torchvision's per-image transforms in a DataLoader (2 workers), float32, attention by
 `scaled_dot_product_attention`, AdamW as it comes, OneCycle and a `loss.item()` a step. Both
 alternate in one run, on the GPU where there is one. The limit is the matrix products of
 convolutions and linear layers alone, each timed by itself in the precision that ours trains in.

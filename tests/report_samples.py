@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
+
+BROWSERS = "chromium", "chromium-browser", "google-chrome", "chrome"
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)  # the system's, if it has one
 
 
 def metrics(accuracy: float, **costs: Any) -> dict[str, Any]:

@@ -213,9 +213,7 @@ def test_interrupted_and_resumed_goes_on(on_gpu: Context) -> None:
         return steps == 15
 
     memory = Memory()
-    first = Context(
-        on_gpu.dataset, GPU, 0, snapshot=memory, stop_requested=stop, say=lambda t: None
-    )
+    first = replace(on_gpu, details={}, snapshot=memory, stop_requested=stop)
     with pytest.raises(Interrupted):
         train(initial_state(TINY, 0), spec, first)
     second = replace(on_gpu, details={}, snapshot=memory)

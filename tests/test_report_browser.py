@@ -6,7 +6,6 @@ Needs the system's Chromium or Chrome (Debian: apt install chromium); skipped wh
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,13 +18,17 @@ from experiment.report import html
 from experiment.report_data import front, rows_of
 from experiment.report_files import read_folder
 from tests.conftest import Suites
-from tests.report_samples import large_suite, metrics, sensitivities, small_suite, study, write
+from tests.report_samples import (
+    CHROMIUM,
+    large_suite,
+    metrics,
+    sensitivities,
+    small_suite,
+    study,
+    write,
+)
 from tests.test_report import EVIL, hostile
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))),
-    None,
-)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
 REACHED = "nav a, select, input, th button, .scroll, summary"  # by the keyboard
 PATIENCE = 120_000  # milliseconds, for a machine that does other things too

@@ -294,7 +294,7 @@ def test_compiled_training_equals_eager(ctx: Context, monkeypatch: pytest.Monkey
 
 
 def test_every_kind_of_network_is_compiled_and_seeds_share_code(
-    ctx: Context, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """TorchDynamo gives a function up after a few kinds (`recompile_limit`), with a warning."""
     compiled: list[int] = []
