@@ -8,213 +8,25 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
-import fused_norm
-from transformer import ACTIVATIONS, PositionalEncoding, TokenTransformer
+from networks.args import ModelArgs
+from networks.convolution import ConvBlock
+from networks.transformer import PositionalEncoding, TokenTransformer
 
 __all__ = ["HybridCNNTransformer", "LightweightCNN", "ModelArgs", "PositionalEncoding"]
 
+
 # Parts of torch that are imported later remark on a missing CUDA, which nothing here needs.
 logging.getLogger("torch.utils.cpp_extension").addFilter(lambda record: record.levelno > 30)
-
-Activation = Literal["relu", "gelu", "silu", "hardswish"]
-Width = Annotated[int, Field(ge=1, le=16384)]
-Widths = Width | list[Width]  # one number stands for every block or layer
-
-
-class ModelArgs(BaseModel):
-    """`model_args`: one value or one per block. `resolved()` spells every one out."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-    fusion: Literal["serial", "parallel", "parallel_attention"] = "serial"
-    # the data set's, filled in by the suite
-    image_size: tuple[Width, Width] | list[Width] | Width = 32
-    in_channels: Width = 3
-    num_classes: int = Field(10, ge=2, le=1_000_000)
-    # the CNN, one entry a block
-    cnn_channels: list[Width] = Field([32, 64, 64, 128], min_length=1)
-    cnn_kernels: Widths = 3
-    cnn_strides: Widths = 1
-    cnn_pools: Widths = [2, 1, 2, 2]  # max pooling after the block; 1 = none
-    cnn_norm: Literal["batch", "group", "none"] = "batch"  # group: one group, any batch size
-    cnn_activation: Activation = "relu"
-    cnn_separable: bool = False  # depthwise 3×3 then pointwise 1×1
-    # the second path of 'parallel': an MLP over the CNN's features pooled to mlp_grid × mlp_grid
-    mlp_dims: list[Width] = Field([256, 128], min_length=1)
-    mlp_grid: Width = 2
-    # the Transformer of 'serial' (over CNN tokens) and 'parallel_attention' (over image patches)
-    patch_size: Width = 4
-    embed_dim: Width = 128
-    num_layers: int = Field(2, ge=0, le=256)
-    num_heads: Widths = 4
-    head_dim: Widths | None = None  # None = embed_dim / num_heads
-    ffn_dim: Widths = 256
-    ffn_activation: Activation = "gelu"
-    positional_encoding: Literal["learnable", "sinusoidal"] = "learnable"
-    pooling: Literal["mean", "class_token", "sequence"] = "mean"
-    dropout: float = Field(0.0, ge=0, lt=1)
-    stochastic_depth: float = Field(0.0, ge=0, lt=1)  # of the last layer, rising linearly to it
-    # early exits: 'cnn', and 'layer_0', 'layer_1', ... after these encoder layers
-    exits: list[str] = []
-
-    @model_validator(mode="after")
-    def _fits(self) -> ModelArgs:
-        blocks, layers = len(self.cnn_channels), self.num_layers
-        for key, length in [
-            ("cnn_kernels", blocks),
-            ("cnn_strides", blocks),
-            ("cnn_pools", blocks),
-        ]:
-            _check_length(key, getattr(self, key), length, "cnn_channels has")
-        for key in ("num_heads", "head_dim", "ffn_dim"):
-            _check_length(key, getattr(self, key), layers, "num_layers says")
-        if self.head_dim is None:
-            for heads in _spread(self.num_heads, layers):
-                if self.embed_dim % heads:
-                    raise ValueError(
-                        f"embed_dim {self.embed_dim} is not a multiple of num_heads {heads}; "
-                        "change one of them or set head_dim"
-                    )
-        if self.fusion == "parallel_attention" and any(
-            side % self.patch_size for side in self._size()
-        ):
-            raise ValueError(
-                f"patch_size {self.patch_size} does not divide the image size {self._size()}"
-            )
-        self.feature_sizes()
-        allowed = exit_places(self.fusion, layers)
-        if self.exits != [place for place in allowed if place in self.exits]:
-            raise ValueError(
-                f"exits {self.exits} should be some of {allowed}, in this order and each once"
-            )
-        return self
-
-    def _size(self) -> tuple[int, int]:
-        size = self.image_size
-        return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-    def feature_sizes(self) -> list[tuple[int, int]]:
-        """Height and width after each CNN block. Raises ValueError naming the block that fails."""
-        size, blocks = self._size(), len(self.cnn_channels)
-        sizes = []
-        for block, (kernel, stride, pool) in enumerate(
-            zip(
-                _spread(self.cnn_kernels, blocks),
-                _spread(self.cnn_strides, blocks),
-                _spread(self.cnn_pools, blocks),
-                strict=True,
-            )
-        ):
-            before = size
-            if kernel % 2 == 0:
-                raise ValueError(f"cnn.blocks.{block}: kernel {kernel} should be odd")
-            size = tuple((math.ceil(side / stride)) // pool for side in size)  # type: ignore[assignment]
-            if min(size) < 1:
-                raise ValueError(
-                    f"cnn.blocks.{block}: a feature map of {before[0]}×{before[1]} is too small "
-                    f"for stride {stride} and pooling {pool}; remove a pooling or enlarge the image"
-                )
-            sizes.append(size)
-        return sizes
-
-    def resolved(self) -> dict[str, Any]:
-        """The same arguments as plain data, every block and layer spelled out."""
-        args = self.model_dump()
-        args["image_size"] = list(self._size())
-        blocks, layers = len(self.cnn_channels), self.num_layers
-        for key in ("cnn_kernels", "cnn_strides", "cnn_pools"):
-            args[key] = _spread(args[key], blocks)
-        args["num_heads"] = _spread(self.num_heads, layers)
-        args["head_dim"] = (
-            [self.embed_dim // heads for heads in args["num_heads"]]
-            if self.head_dim is None
-            else _spread(self.head_dim, layers)
-        )
-        args["ffn_dim"] = _spread(self.ffn_dim, layers)
-        return args
-
-
-def exit_places(fusion: str, num_layers: int) -> list[str]:
-    """Where a network can be left early: after the CNN, after each encoder layer but the last."""
-    layers = 0 if fusion == "parallel" else num_layers
-    return ["cnn", *(f"layer_{i}" for i in range(layers - 1))]
 
 
 def _as_tokens(maps: Tensor) -> Tensor:
     """`[B, C, h, w]` → `[B, h*w, C]`, which for channels_last moves nothing."""
     return maps.permute(0, 2, 3, 1).flatten(1, 2)
-
-
-def _spread(value: int | list[int], length: int) -> list[int]:
-    return list(value) if isinstance(value, list) else [value] * length
-
-
-def _check_length(key: str, value: int | list[int] | None, length: int, why: str) -> None:
-    if isinstance(value, list) and len(value) != length:
-        raise ValueError(f"{key} has {len(value)} entries, {why} {length}")
-
-
-class ConvBlock(nn.Module):
-    """(depthwise →) convolution → norm → activation → max pooling; `[B, C, H, W]` in and out."""
-
-    fused = False  # whether training takes one kernel for what follows the convolution
-
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        *,
-        kernel: int = 3,
-        stride: int = 1,
-        pool: int = 1,
-        norm: str = "batch",
-        activation: str = "relu",
-        separable: bool = False,
-    ):
-        super().__init__()
-        bias = norm == "none"
-        padding = kernel // 2
-        self.depthwise: nn.Module = nn.Identity()
-        if separable:
-            self.depthwise = nn.Conv2d(
-                in_channels, in_channels, kernel, stride, padding, groups=in_channels
-            )
-            kernel, stride, padding = 1, 1, 0
-        self.conv = nn.Conv2d(in_channels, channels, kernel, stride, padding, bias=bias)
-        self.norm = {
-            "batch": lambda: nn.BatchNorm2d(channels),
-            "group": lambda: nn.GroupNorm(1, channels),
-            "none": nn.Identity,
-        }[norm]()
-        self.activation = ACTIVATIONS[activation]()
-        self.pool = nn.MaxPool2d(pool) if pool > 1 else nn.Identity()
-
-    def forward(self, images: Tensor) -> Tensor:
-        maps = self.conv(self.depthwise(images))
-        if self.fused and self.training:
-            return fused_norm.norm_relu_pool(maps, self.norm, self.pool)  # type: ignore[arg-type]
-        return self.pool(self.activation(self.norm(maps)))
-
-
-def fuse_blocks(module: nn.Module, device: torch.device | str) -> bool:
-    """Let the CNN blocks in `module` train with one kernel where there is one; whether any does.
-
-    Not on a GPU, and not where a hook waits for what a part of the block gives.
-    """
-    blocks = [m for m in module.modules() if isinstance(m, ConvBlock)]
-    for block in blocks:
-        parts = block.norm, block.activation, block.pool
-        watched = any(part._forward_hooks or part._backward_hooks for part in parts)
-        on_cpu = torch.device(device).type == "cpu"
-        block.fused = on_cpu and not watched and fused_norm.applies(*parts)
-    return any(block.fused for block in blocks)
 
 
 class LightweightCNN(nn.Module):
@@ -468,3 +280,9 @@ def check_images(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             f"cnn.blocks.0 takes images [B, {', '.join(map(str, expected))}], "
             f"got {list(inputs[0].shape)}; model_args says in_channels and image_size"
         )
+
+
+def blueprint(model_args: dict[str, Any]) -> HybridCNNTransformer:
+    """The network of some arguments without its weights, to look at names and shapes."""
+    with torch.device("meta"):
+        return HybridCNNTransformer(**model_args)

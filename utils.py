@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from experiment.measure import static_metrics
-from experiment.store import load_checkpoint
+from experiment.running.checkpoint import load_checkpoint
+from experiment.running.measure import static_metrics
+from methods.pruning.masks import mask_channels
+from methods.quantization import backends
+from methods.quantization.record import Quant
 from model import HybridCNNTransformer
-from stages import quantization
-from stages.masks import mask_channels
-from stages.quantization import Quant
-from stages.state import deploy, state_of
+from stages.deployment import deploy
+from stages.state import state_of
 
 
 def apply_channel_pruning(model: HybridCNNTransformer, ratio: float) -> HybridCNNTransformer:
@@ -34,7 +35,7 @@ def prepare_model_for_quantization(
     model: HybridCNNTransformer, backend: str = "inductor", *, qat: bool = False
 ) -> nn.Module:
     """A copy with observers, or with fake quantization to train (`qat`)."""
-    return quantization.prepare(model, Quant("qat" if qat else "ptq", backend))
+    return backends.prepare(model, Quant("qat" if qat else "ptq", backend))
 
 
 def calibrate_model_ptq(
@@ -44,13 +45,13 @@ def calibrate_model_ptq(
     backend: str = "inductor",
 ) -> nn.Module:
     """Let the observers see the first `batches` batches of `loader`; returns `prepared`."""
-    quantization.observe(prepared, backend, loader, batches)
+    backends.observe(prepared, backend, loader, batches)
     return prepared
 
 
 def convert_to_quantized_model(prepared: nn.Module, backend: str = "inductor") -> nn.Module:
     """The int8 network of a calibrated or QAT-trained one."""
-    return quantization.convert(prepared, backend)
+    return backends.convert(prepared, backend)
 
 
 def get_model_stats(model: HybridCNNTransformer) -> dict[str, Any]:

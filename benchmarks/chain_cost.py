@@ -1,6 +1,6 @@
 """What sharing saves: 12 chains with common beginnings, in one run against 12 runs of their own.
 
-Run: python benchmarks/chain_cost.py [--quick]
+Run: python -m benchmarks.chain_cost [--quick]
 Both sides do the same work on Digits, alternating, each time into empty folders. `--quick` runs one
 round with fewer epochs (about 2 min on 2 cores).
 """
@@ -13,19 +13,17 @@ import io
 import itertools
 import json
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-HOME = Path(__file__).parent.parent
-sys.path.insert(0, str(HOME))
+from experiment.running.console import Console
+from experiment.suite.chains import plan
+from experiment.suite.schema import load_suite
+from machine.environment import environment
+from main import run_suite
 
-from experiment.chain import plan  # noqa: E402
-from experiment.console import Console  # noqa: E402
-from experiment.measure import environment  # noqa: E402
-from experiment.schema import load_suite  # noqa: E402
-from main import run_suite  # noqa: E402
+HOME = Path(__file__).parents[1]
 
 STAGES = {"P": "prune", "F": "finetune", "Q": "qat"}
 # Every order of prune, finetune and QAT, each also cut after its second stage.

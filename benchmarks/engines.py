@@ -18,12 +18,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from experiment import export
-from machine import has_vnni
+from experiment.export.compare import quiet as exporters_quiet
+from machine.processor import has_vnni
+from methods.quantization import backends
+from methods.quantization.compiled import CompiledNetwork
+from methods.quantization.record import Quant
 from model import HybridCNNTransformer
-from stages import quantization
-from stages.compiled import CompiledNetwork
-from stages.quantization import Quant
 
 CALIBRATION_BATCH = 32
 
@@ -54,8 +54,8 @@ class Subject:
 
     def int8(self, backend: str) -> torch.nn.Module:
         quant = Quant("ptq", backend, calibration_batches=len(self.calibration))
-        quant = quantization.with_calibrated_ranges(self.model, quant, self.batches())
-        return quantization.to_int8(self.model, quant, self.folder)
+        quant = backends.with_calibrated_ranges(self.model, quant, self.batches())
+        return backends.to_int8(self.model, quant, self.folder)
 
     @cached_property
     def ours(self) -> torch.nn.Module:
@@ -269,7 +269,7 @@ def quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with export.quiet():
+        with exporters_quiet():
             yield
     finally:
         logging.disable(before)

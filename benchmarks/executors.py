@@ -1,6 +1,6 @@
 """Two workers with a thread each against one process with two threads: twelve chains of Digits.
 
-Run: python benchmarks/executors.py [--quick]
+Run: python -m benchmarks.executors [--quick]
 The chains of chain_cost.py (16 stages), alternating, each time into empty folders. Starting Ray and
 its workers counts. About 7 min on 2 cores: 58.0 s against 67.5 s (medians of 3), of which Ray takes
 8 s to start. `--quick` runs one round with fewer epochs, where that is a larger part.
@@ -18,13 +18,11 @@ import tempfile
 import time
 from pathlib import Path
 
-HOME = Path(__file__).parent.parent
-sys.path[:0] = [str(HOME), str(HOME / "benchmarks")]
+from benchmarks.chain_cost import ORDERS, write_suite
+from experiment.suite.schema import load_suite
+from machine.environment import environment
 
-from chain_cost import ORDERS, write_suite  # noqa: E402
-
-from experiment.measure import environment  # noqa: E402
-from experiment.schema import load_suite  # noqa: E402
+HOME = Path(__file__).parents[1]
 
 SIDES = {
     "1 process × 2 threads": ("2", []),

@@ -1,7 +1,7 @@
 """int8 inference against float and against other runtimes, on three networks.
 
-Run: python benchmarks/inference.py            (about 25 min on 2 cores)
-     python benchmarks/inference.py --quick    (reference network, 2 threads: under 3 min)
+Run: python -m benchmarks.inference            (about 25 min on 2 cores)
+     python -m benchmarks.inference --quick    (reference network, 2 threads: under 3 min)
 
 Peers need: pip install onnx onnxscript onnxruntime openvino nncf. Networks have random weights and
 batch norm statistics from the calibration images (scikit-learn's Digits, enlarged): that makes no
@@ -28,11 +28,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-HOME = Path(__file__).parent.parent
-sys.path.insert(0, str(HOME))
-sys.path.insert(0, str(Path(__file__).parent))
-
-from engines import (  # noqa: E402
+from benchmarks.engines import (
     ONNX_INT8,
     OPENVINO_INT8,
     OURS,
@@ -42,15 +38,18 @@ from engines import (  # noqa: E402
     Variant,
     quiet,
 )
+from config import DEFAULT_MODEL_PARAMS
+from dataset import DataLoaders
+from machine.environment import environment
+from machine.files import write_json
+from machine.timing import latencies
+from methods import costs
+from model import HybridCNNTransformer
+from stages.pruning import PruneSpec, prune
+from stages.stage import Context
+from stages.state import build, state_of
 
-import costs  # noqa: E402
-from config import DEFAULT_MODEL_PARAMS  # noqa: E402
-from dataset import DataLoaders  # noqa: E402
-from experiment.measure import environment  # noqa: E402
-from files import write_json  # noqa: E402
-from model import HybridCNNTransformer  # noqa: E402
-from stages.pruning import PruneSpec, prune  # noqa: E402
-from stages.state import Context, build, state_of  # noqa: E402
+HOME = Path(__file__).parents[1]
 
 REFERENCE, DEFAULT, PRUNED = "reference", "default", "pruned"
 ARGS: dict[str, dict[str, Any]] = {
@@ -152,7 +151,7 @@ def measured(subject: Subject, name: str, batch: int, seconds: float) -> list[di
                 calls.append(lambda _, engine=engine, placed=placed: engine.run(placed))
                 timed.append(rows[-1])
     loads = [os.getloadavg()[0]]
-    times = costs.latencies(calls, images, seconds=seconds, block=BLOCK, rest=REST)
+    times = latencies(calls, images, seconds=seconds, block=BLOCK, rest=REST)
     loads.append(os.getloadavg()[0])
     for row, time in zip(timed, times, strict=True):
         row |= {name: time[name] for name in ("median", "p95", "runs")}
@@ -256,7 +255,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for threads in options.threads:
             output = Path(folder) / f"{threads}.json"
-            command = [sys.executable, __file__, *sys.argv[1:]]
+            command = [sys.executable, "-m", "benchmarks.inference", *sys.argv[1:]]
             command += ["--worker", str(threads), "--output", str(output)]
             limits = {f"{name}_NUM_THREADS": str(threads) for name in ("OMP", "MKL")}
             subprocess.run(command, env=os.environ | limits, check=True)

@@ -1,7 +1,7 @@
 """Structural pruning of one baseline, against masks and against torch-pruning's stock pruner.
 
-Run: python benchmarks/pruning.py --root PATH_OF_CIFAR10_FOLDER    (about 25 min on 2 cores)
-     python benchmarks/pruning.py --quick                          (Digits, offline, about 2 min)
+Run: python -m benchmarks.pruning --root PATH_OF_CIFAR10_FOLDER    (about 25 min on 2 cores)
+     python -m benchmarks.pruning --quick                          (Digits, offline, about 2 min)
 
 Every variant starts from the same checkpoint, is finetuned alike, and is timed in turn with the
 baseline: speed is the ratio of medians of alternating runs. The baseline is that of
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,21 +19,25 @@ from typing import Any
 import torch
 import torch_pruning as tp
 
-HOME = Path(__file__).parent.parent
-sys.path.insert(0, str(HOME))
+from dataset import load_dataset
+from experiment.running.checkpoint import load_checkpoint
+from experiment.running.step import run_step
+from experiment.running.store import Store
+from experiment.suite.chains import plan
+from experiment.suite.schema import load_suite
+from machine.environment import environment
+from machine.timing import latencies
+from methods import costs
+from model import HybridCNNTransformer
+from stages.deployment import deploy
+from stages.finetuning import FinetuneSpec
+from stages.fitting import fit
+from stages.pruning import PruneSpec, prune
+from stages.stage import Context
+from stages.state import ModelState, build
+from train_eval import evaluate
 
-import costs  # noqa: E402
-from dataset import load_dataset  # noqa: E402
-from experiment.chain import plan, run_step  # noqa: E402
-from experiment.measure import environment  # noqa: E402
-from experiment.schema import load_suite  # noqa: E402
-from experiment.store import Store, load_checkpoint  # noqa: E402
-from model import HybridCNNTransformer  # noqa: E402
-from stages.finetuning import FinetuneSpec  # noqa: E402
-from stages.fitting import fit  # noqa: E402
-from stages.pruning import PruneSpec, prune  # noqa: E402
-from stages.state import Context, ModelState, build, deploy  # noqa: E402
-from train_eval import evaluate  # noqa: E402
+HOME = Path(__file__).parents[1]
 
 CRITERIA = ("l1", "taylor", "lamp")
 STOCK = "stock MagnitudePruner"
@@ -175,7 +178,7 @@ def main() -> None:
             tuned = fit(state, recipe, epochs, Context(dataset, device, 0, say=quiet))
             smaller = deploy(tuned, device)
             found = evaluate(smaller, test).accuracy
-            times = {n: costs.latencies([network, smaller], x) for n, x in batches.items()}
+            times = {n: latencies([network, smaller], x) for n, x in batches.items()}
             speed = {n: one["median"] / other["median"] for n, (one, other) in times.items()}
             rows[removed, name] = {"drop": accuracy - found, "speed": speed}
             macs = costs.count_macs(build(tuned))[0]

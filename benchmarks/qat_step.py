@@ -1,7 +1,7 @@
 """What a step of quantization-aware training costs, against a float step and against torchao's.
 
-Run: python benchmarks/qat_step.py             (about 3 min on 2 idle cores)
-     python benchmarks/qat_step.py --quick     (under 1 min)
+Run: python -m benchmarks.qat_step             (about 3 min on 2 idle cores)
+     python -m benchmarks.qat_step --quick     (under 1 min)
 
 The reference network of benchmarks/inference.py, batches of 128, AdamW: single steps of all sides
 in turn, medians. Float and ours train in bfloat16 where the processor multiplies it, else in
@@ -15,24 +15,21 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import time
 import warnings
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
-sys.path.insert(0, str(Path(__file__).parent))
-
-from inference import ARGS, REFERENCE, SEED, digits
-
-from experiment.measure import environment
-from model import HybridCNNTransformer, fuse_blocks
-from stages import quantization
-from stages.quantization import Quant
-from train_eval import Recipe, cross_entropy, get_optimizer, resolve_precision
+from benchmarks.inference import ARGS, REFERENCE, SEED, digits
+from machine.environment import environment
+from methods.quantization import backends
+from methods.quantization.record import Quant
+from model import HybridCNNTransformer
+from networks.convolution import fuse_blocks
+from training.losses import cross_entropy
+from training.optimizers import get_optimizer
+from training.recipe import Recipe, resolve_precision
 
 BATCH = 128
 WARM_UP = 3  # steps
@@ -73,10 +70,10 @@ def network() -> HybridCNNTransformer:
 def ours(images: Tensor, observing: bool) -> nn.Module:
     """Our fake-quantized network, with ranges of these images; whether they move from here on."""
     quant = Quant("qat", "inductor")
-    prepared = quantization.prepare(network(), quant)
+    prepared = backends.prepare(network(), quant)
     with torch.no_grad():
         prepared(images)
-    quantization.set_observing(prepared, quant, observing)
+    backends.set_observing(prepared, quant, observing)
     return prepared
 
 

@@ -1,6 +1,6 @@
 """How long Chromium takes to open a report of many experiments: parsing, scripts and layout.
 
-Run: python benchmarks/report.py [--experiments 200] [--rounds 5]
+Run: python -m benchmarks.report [--experiments 200] [--rounds 5]
 Needs the system's Chromium or Chrome. The processor seconds of the page's thread are what counts,
 as other programs slow them least; the wall clock stands beside them. About half a minute.
 """
@@ -10,21 +10,17 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-HOME = Path(__file__).parent.parent
-sys.path.insert(0, str(HOME))
+import torch
+from playwright.sync_api import Browser, sync_playwright
 
-import torch  # noqa: E402
-from playwright.sync_api import Browser, sync_playwright  # noqa: E402
-
-from experiment.measure import environment  # noqa: E402
-from experiment.report import html  # noqa: E402
-from experiment.report_files import read_folder  # noqa: E402
-from tests.report_samples import CHROMIUM, large_suite  # noqa: E402
+from experiment.report.reader import read_folder
+from experiment.report.write import html
+from machine.environment import environment
+from tests.report_samples import CHROMIUM, large_suite
 
 
 def opened(browser: Browser, address: str) -> tuple[float, float]:

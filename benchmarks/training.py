@@ -1,6 +1,6 @@
 """Training throughput: a plain loop, as many scripts have it, against ours, on the default network.
 
-Run: python benchmarks/training.py [--quick] [--root FOLDER] [--optimizer muon] [--batch N]
+Run: python -m benchmarks.training [--quick] [--root FOLDER] [--optimizer muon] [--batch N]
          [--workers N] [--save FILE]
 Plain is torchvision's per-image transforms in a DataLoader (2 workers), float32, attention by
 `scaled_dot_product_attention`, AdamW as it comes, OneCycle and a `loss.item()` a step. Both
@@ -16,42 +16,33 @@ import argparse
 import functools
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-HOME = Path(__file__).parent.parent
-sys.path.insert(0, str(HOME))
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.data import DataLoader, Dataset
+from torchvision import transforms
 
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-from torch.optim.lr_scheduler import OneCycleLR  # noqa: E402
-from torch.profiler import ProfilerActivity, profile  # noqa: E402
-from torch.utils.data import DataLoader, Dataset  # noqa: E402
-from torchvision import transforms  # noqa: E402
-
-from augmentation import BatchLoader  # noqa: E402
-from captured import CapturedStep  # noqa: E402
-from dataset import DatasetArgs, load_dataset  # noqa: E402
-from experiment.measure import environment  # noqa: E402
-from files import write_json  # noqa: E402
-from model import HybridCNNTransformer, fuse_blocks  # noqa: E402
-from train_eval import (  # noqa: E402
-    Recipe,
-    compile_step,
-    cross_entropy,
-    get_optimizer,
-    get_scheduler,
-    resolve_precision,
-    take_step,
-    train_one_epoch,
-    wants_compiling,
-)
-from transformer import ScaledDotProduct  # noqa: E402
+from data_sets.batches import BatchLoader
+from data_sets.source import DatasetArgs
+from dataset import load_dataset
+from machine.environment import environment
+from machine.files import write_json
+from model import HybridCNNTransformer
+from networks.attention import ScaledDotProduct
+from networks.convolution import fuse_blocks
+from train_eval import compile_step, take_step, train_one_epoch
+from training.cuda_graph import CapturedStep
+from training.losses import cross_entropy
+from training.optimizers import get_optimizer, get_scheduler
+from training.recipe import Recipe, resolve_precision, wants_compiling
 
 BATCH, CLASSES = 128, 10
 STEPS = 10_000  # of the schedule; a benchmark makes fewer

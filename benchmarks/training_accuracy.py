@@ -1,6 +1,6 @@
 """Accuracy of the plain loop and of ours after the same epochs with the same schedule, over seeds.
 
-Run: python benchmarks/training_accuracy.py --root FOLDER [--images N] [--epochs N] [--seeds N]
+Run: python -m benchmarks.training_accuracy --root FOLDER [--images N] [--epochs N] [--seeds N]
 
 Both loops are those of benchmarks/training.py on the default network: AdamW, OneCycle, label
 smoothing, crop and flip. What differs is what makes ours fast: augmentation by batches, bfloat16
@@ -14,20 +14,16 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import time
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-sys.path.insert(0, str(Path(__file__).parent))
 
 import torch
 from torch import Tensor, nn
-from training import BATCH, CLASSES, MEAN, STD, Ours, Plain
 
-from augmentation import BatchLoader
-from dataset import DatasetArgs, load_dataset
-from experiment.measure import environment
+from benchmarks.training import BATCH, CLASSES, MEAN, STD, Ours, Plain
+from data_sets.batches import BatchLoader
+from data_sets.source import DatasetArgs
+from dataset import load_dataset
+from machine.environment import environment
 from train_eval import evaluate
 
 

@@ -11,7 +11,8 @@ from stages.finetuning import FinetuneSpec, TrainSpec, finetune, train
 from stages.pruning import PruneSpec, prune
 from stages.ptq import PtqSpec, ptq
 from stages.qat import QatSpec, qat
-from stages.state import ModelState, StageSpec
+from stages.stage import StageSpec
+from stages.state import ModelState
 
 
 class Stage(NamedTuple):

@@ -11,12 +11,14 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, model_validator
 
-from model import HybridCNNTransformer, exit_places
-from stages.exits import Exits
+from methods.early_exit.exits import Exits
+from model import HybridCNNTransformer
+from networks.args import exit_places
 from stages.fitting import FitSpec, fit, recipe_of
-from stages.state import CompressionArgs, Context, ModelState
-from stages.teacher import TeacherSpec, taught
-from train_eval import TrainingArgs
+from stages.stage import CompressionArgs, Context
+from stages.state import ModelState
+from stages.teaching import TeacherSpec, taught
+from training.recipe import TrainingArgs
 
 
 class EarlyExitSpec(FitSpec, TeacherSpec):

@@ -7,9 +7,10 @@ from typing import Any
 from pydantic import Field
 
 from stages.fitting import FitSpec, fit, recipe_of
-from stages.state import CompressionArgs, Context, ModelState
-from stages.teacher import TeacherSpec, taught
-from train_eval import TrainingArgs
+from stages.stage import CompressionArgs, Context
+from stages.state import ModelState
+from stages.teaching import TeacherSpec, taught
+from training.recipe import TrainingArgs
 
 
 class TrainSpec(FitSpec):

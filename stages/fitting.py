@@ -11,45 +11,36 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+import torch.distributed as dist
+from torch import nn
 
-import parallel
-from captured import CapturedStep, Step
-from files import tensor_bytes
-from model import HybridCNNTransformer, fuse_blocks
-from stages import quantization
-from stages.exits import Exits
-from stages.jobs import MET_BY_ALL, foreman
-from stages.masks import zero_channel_masks
-from stages.state import (
-    Context,
-    Interrupted,
-    ModelState,
-    StageError,
-    StageSpec,
-    build,
-    cpu_copy,
-)
-from stages.teacher import Distillation
+from data_sets.batches import BatchLoader
+from machine.errors import Interrupted
+from machine.files import tensor_bytes
+from methods.early_exit.exits import Exits
+from methods.quantization import backends
+from networks.convolution import fuse_blocks
+from stages.ranks import MET_BY_ALL, foreman
+from stages.stage import Context, StageError, StageSpec
+from stages.state import ModelState, build, cpu_copy
+from stages.teaching import Distillation
+from stages.trainable import LastExit, freeze_trunk, masks_in, trainable, with_sparsity
 from train_eval import (
-    Criterion,
     EpochProgress,
     Evaluation,
-    ExponentialMovingAverage,
     NonFiniteLossError,
-    Recipe,
-    TrainingArgs,
     compile_step,
-    cross_entropy,
     evaluate,
-    get_optimizer,
-    get_scheduler,
-    over_exits,
-    resolve_precision,
     take_step,
     train_one_epoch,
-    wants_compiling,
 )
+from training import whole_batch
+from training.cuda_graph import CapturedStep, Step
+from training.losses import Criterion, cross_entropy, over_exits
+from training.optimizers import ExponentialMovingAverage, get_optimizer, get_scheduler
+from training.recipe import Recipe, TrainingArgs, resolve_precision, wants_compiling
+from training.team import current_team
+from training.whole_batch import part_of
 
 SAVING_SHARE = 0.05  # about what snapshots between epochs may take of the time
 
@@ -86,7 +77,7 @@ def fit(
     the bit. The other processes of a torchrun take part, and may be others when it goes on. Raises
     NonFiniteLossError and Interrupted, both with the last snapshot kept, and TeamError.
     """
-    team = parallel.team()
+    team = current_team()
     meeting = team.together(MET_BY_ALL) if team is not None else nullcontext()
     with meeting, _fastest_convolutions():
         if team is not None and team.rank == 0:
@@ -97,7 +88,7 @@ def fit(
             weight = (state.exits or Exits()).loss_weight
             criterion = over_exits(criterion, math.inf if exits_only else weight)
         if recipe.sparsity:
-            criterion = _with_sparsity(criterion, training.module, recipe.sparsity)
+            criterion = with_sparsity(criterion, training.module, recipe.sparsity)
         training.set_step(criterion)
         training.resume()
         while training.epoch < epochs:
@@ -133,14 +124,14 @@ class _Training:
         self.float_model = build(state)
         self.fake_quant = state.quant is not None and state.quant.scheme == "qat"
         backend = state.quant.backend if state.quant is not None and self.fake_quant else None
-        in_bf16 = backend is None or quantization.trains_in_bf16(backend)
+        in_bf16 = backend is None or backends.trains_in_bf16(backend)
         self.precision = resolve_precision(recipe.precision, ctx.device) if in_bf16 else "fp32"
-        self.module, self.names = _trainable(state, self.float_model, ctx.device)
+        self.module, self.names = trainable(state, self.float_model, ctx.device)
         self.judged = self.module
         if exits_only:
-            _freeze_trunk(self.module, self.names)
+            freeze_trunk(self.module, self.names)
             self.judged = LastExit(self.module)
-        self.masks = _masks_in(self.module, self.float_model, self.names)
+        self.masks = masks_in(self.module, self.float_model, self.names)
         self.loaders = ctx.loaders(recipe)
         self.share = self.join_team()
         self.beside = criterion.to(ctx.device) if isinstance(criterion, Distillation) else None
@@ -173,18 +164,18 @@ class _Training:
             history=self.history,
         )
 
-    def join_team(self) -> parallel.Slice | None:
+    def join_team(self) -> whole_batch.Shard | None:
         """This process's share of every batch, where there are others. Raises StageError."""
-        team = parallel.team()
+        team = current_team()
         if team is None:
             return None
         try:
             batch = self.loaders.train.batch_size
-            share = parallel.Slice(team, batch, self.ctx.stop_requested)
+            share = whole_batch.Shard(team, batch, self.ctx.stop_requested)
         except ValueError as error:
             raise StageError(str(error)) from None
         share.synchronize(self.module)
-        quantization.observe_together(self.module, parallel.extremes)
+        backends.observe_together(self.module, whole_batch.extremes)
         self.ctx.details["processes"] = team.size
         return share
 
@@ -246,8 +237,7 @@ class _Training:
         self.set_observing(False)  # validation images leave no trace in the ranges
         with _averaged(self.module, self.average):
             self.module.eval()
-            judge = evaluate if self.share is None else self.share.evaluate
-            validation = judge(self.judged, self.loaders.validation)
+            validation = self.judge(self.loaders.validation)
             if not math.isfinite(validation.loss):  # after a last step with a finite loss
                 raise NonFiniteLossError(
                     f"validation loss is {validation.loss} after epoch {self.epoch + 1}"
@@ -258,11 +248,25 @@ class _Training:
                 self.best = {"loss": validation.loss, "module": cpu_copy(self.module.state_dict())}
         return validation
 
+    def judge(self, loader: BatchLoader) -> Evaluation:
+        """The network on a split; of several processes each on its part, every image once."""
+        if self.share is None:
+            return evaluate(self.judged, loader)
+        whole, loader.index = loader.index, part_of(loader.index, self.share.team)
+        mine = evaluate(self.judged, loader)
+        loader.index = whole
+        correct = round(mine.accuracy * mine.images / 100)
+        sums = [mine.loss * mine.images, correct, mine.inference_time_ms * mine.images, mine.images]
+        total = torch.tensor(sums, dtype=torch.float64)
+        dist.all_reduce(total)
+        loss, right, ms, images = total.tolist()
+        return Evaluation(loss / images, 100 * right / images, ms / images, round(images))
+
     def set_observing(self, on: bool) -> None:
         """Whether what is trained on moves a quantized network's ranges."""
         if self.fake_quant:
             assert self.state.quant is not None
-            quantization.set_observing(self.module, self.state.quant, on)
+            backends.set_observing(self.module, self.state.quant, on)
 
     def guard_divergence(self, loss: float) -> None:
         """A finite loss can still have run away: far above guessing, and above where it began."""
@@ -351,61 +355,8 @@ class _Training:
         weights = cpu_copy({name: found[source] for name, source in self.names.items()})
         if self.state.quant is None or not self.fake_quant or self.average is not None:
             return self.state.changed(weights)  # averaged weights have ranges of their own
-        quant = quantization.with_trained_ranges(self.state.quant, self.module.cpu())
+        quant = backends.with_trained_ranges(self.state.quant, self.module.cpu())
         return self.state.changed(weights, quant=quant)
-
-
-def _with_sparsity(criterion: Criterion, module: nn.Module, weight: float) -> Criterion:
-    """The criterion plus `weight`·Σ|γ| of the batch norms, which drives weak channels to zero."""
-    scales = [m.weight for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
-
-    def loss(logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
-        penalty = torch.stack([scale.abs().sum() for scale in scales]).sum()
-        return criterion(logits, labels, images) + weight * penalty
-
-    return loss
-
-
-def _trainable(
-    state: ModelState, model: HybridCNNTransformer, device: torch.device
-) -> tuple[nn.Module, dict[str, str]]:
-    """The module that trains, and where each master weight lives in it."""
-    if state.quant is not None and state.quant.scheme == "qat":
-        module = quantization.prepare(model, state.quant)
-        names = quantization.master_names(module, model, state.quant)
-    else:
-        module = model
-        model.with_exits = bool(state.model_args["exits"])
-        names = {name: name for name in state.weights}
-    return module.to(device=device, memory_format=torch.channels_last), names  # type: ignore[call-overload]
-
-
-def _freeze_trunk(module: nn.Module, names: dict[str, str]) -> None:
-    """Only exits' heads get gradients, and all statistics stay as they are."""
-    heads = {source for name, source in names.items() if name.startswith("exits.")}
-    for name, parameter in module.named_parameters():
-        parameter.requires_grad_(name in heads)
-    module.register_forward_pre_hook(lambda module, inputs: module.eval() and None)
-
-
-class LastExit(nn.Module):
-    """A network that gives the logits of every exit, judged by the last before its end."""
-
-    def __init__(self, module: nn.Module):
-        super().__init__()
-        self.module = module
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.module(images)[-2]
-
-
-def _masks_in(
-    module: nn.Module, model: HybridCNNTransformer, names: dict[str, str]
-) -> list[tuple[Tensor, Tensor]]:
-    """(tensor of `module`, mask) for each channel that `model` has pruned."""
-    tensors = module.state_dict()  # shares memory with the module
-    masks = zero_channel_masks(model).items()
-    return [(tensors[names[name]], mask.to(tensors[names[name]].device)) for name, mask in masks]
 
 
 @contextmanager

@@ -12,31 +12,22 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from model import HybridCNNTransformer
-from stages import importance
-from stages.changes import report
-from stages.dimensions import TARGETS, Dimension, cut, dimensions
+from methods.pruning import importance
+from methods.pruning.amounts import Amount, Removed, choose, choose_for_cost
+from methods.pruning.dimensions import TARGETS, Dimension, cut, dimensions
+from methods.pruning.masks import mask_channels
+from methods.pruning.sensitivity import ratios_for_drop, scan
+from model import HybridCNNTransformer, blueprint
+from stages.architecture_change import report
 from stages.finetuning import FinetuneSpec
 from stages.fitting import fit
-from stages.masks import mask_channels
-from stages.sensitivity import ratios_for_drop, scan
-from stages.state import (
-    CompressionArgs,
-    Context,
-    ModelState,
-    Snapshot,
-    StageError,
-    StageSpec,
-    blueprint,
-    build,
-    from_plain,
-    state_of,
-    to_plain,
-)
-from stages.structural import Amount, Removed, choose, choose_for_cost
-from train_eval import TrainingArgs
+from stages.stage import CompressionArgs, Context, Snapshot, StageError, StageSpec
+from stages.state import ModelState, build, from_plain, state_of, to_plain
+from training.recipe import TrainingArgs
 
 Target = Literal["conv", "ffn", "heads", "head_dim", "embed", "depth"]
+
+
 STRUCTURAL_ONLY = (
     "targets", "keep", "scope", "ratios", "protect", "min_channels", "round_to", "iterations",
     "schedule", "calibration_batches",
@@ -213,7 +204,9 @@ def prune_once(
     scores = importance.importance(model, dims, spec.criterion, calibration, ctx.seed)
     keep: dict[str, float] | None = dict(spec.keep) if spec.keep else None  # type: ignore[arg-type]
     if spec.ratios == "auto":
-        curves = scan(state, dims, scores, ctx.loaders(batch_size=256).validation)
+        curves = scan(
+            state.model_args, state.weights, dims, scores, ctx.loaders(batch_size=256).validation
+        )
         ctx.details["sensitivity"] = curves
         keep = keep or {"units": 1 - (spec.ratio or 0)}
 

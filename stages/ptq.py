@@ -9,12 +9,14 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from stages import quantization
-from stages.calibration import calibrated
-from stages.layer_sensitivity import Choice, choose_float_layers
-from stages.quantization import Quant
-from stages.state import CompressionArgs, Context, ModelState, StageSpec, blueprint, build
-from train_eval import TrainingArgs
+from methods.quantization import backends
+from methods.quantization.record import Quant, float_layer_names, reduced_range
+from methods.quantization.sensitivity import Choice, choose_float_layers
+from model import blueprint
+from stages.deployment import calibrated
+from stages.stage import CompressionArgs, Context, StageSpec
+from stages.state import ModelState, build
+from training.recipe import TrainingArgs
 
 
 class QuantSpec(StageSpec):
@@ -32,14 +34,14 @@ class QuantSpec(StageSpec):
     @field_validator("reduce_range")
     @classmethod
     def _settled(cls, value: Literal["auto"] | bool, info: ValidationInfo) -> bool:
-        return quantization.reduced_range(info.data.get("backend", "inductor"), value)
+        return reduced_range(info.data.get("backend", "inductor"), value)
 
     @field_validator("backend")
     @classmethod
     def _available(cls, backend: str) -> str:
-        if backend not in quantization.BACKENDS:
-            raise ValueError(f"is not a backend; allowed: {', '.join(quantization.BACKENDS)}")
-        why = quantization.unavailable(backend)
+        if backend not in backends.BACKENDS:
+            raise ValueError(f"is not a backend; allowed: {', '.join(backends.BACKENDS)}")
+        why = backends.unavailable(backend)
         if why is not None:
             raise ValueError(why)
         return backend
@@ -52,7 +54,7 @@ class QuantSpec(StageSpec):
         }
 
     def warnings(self) -> list[str]:
-        return [f"backend {self.backend!r} {why}" for why in quantization.remarks(self.backend)]
+        return [f"backend {self.backend!r} {why}" for why in backends.remarks(self.backend)]
 
     @model_validator(mode="after")
     def _drop_goes_with_auto(self) -> QuantSpec:
@@ -64,7 +66,7 @@ class QuantSpec(StageSpec):
 
     def check(self, model_args: dict[str, Any]) -> None:
         if self.float_layers != "auto":
-            quantization.float_layer_names(blueprint(model_args), self.float_layers)
+            float_layer_names(blueprint(model_args), self.float_layers)
 
     def quant(self, scheme: str) -> Quant:
         """The record of a network quantized so; neither ranges nor 'auto' layers are known yet."""
@@ -85,7 +87,7 @@ class PtqSpec(QuantSpec):
 
     @model_validator(mode="after")
     def _known_observer(self) -> PtqSpec:
-        known = quantization.BACKENDS[self.backend].OBSERVERS
+        known = backends.BACKENDS[self.backend].OBSERVERS
         if self.observer not in known:
             raise ValueError(
                 f"observer {self.observer!r} is not one of backend {self.backend!r}, which has "

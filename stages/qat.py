@@ -6,12 +6,13 @@ from typing import Any
 
 from pydantic import Field
 
-from stages import quantization
+from methods.quantization import backends
 from stages.fitting import FitSpec, fit, recipe_of
 from stages.ptq import QuantSpec, quantized
-from stages.state import CompressionArgs, Context, ModelState
-from stages.teacher import TeacherSpec, taught
-from train_eval import TrainingArgs
+from stages.stage import CompressionArgs, Context
+from stages.state import ModelState
+from stages.teaching import TeacherSpec, taught
+from training.recipe import TrainingArgs
 
 
 class QatSpec(FitSpec, QuantSpec, TeacherSpec):
@@ -30,7 +31,7 @@ class QatSpec(FitSpec, QuantSpec, TeacherSpec):
 
     def settings(self) -> dict[str, Any]:
         """With the precision that the backend can train in."""
-        if quantization.trains_in_bf16(self.backend):
+        if backends.trains_in_bf16(self.backend):
             return super().settings()
         return {**super().settings(), "precision": "fp32"}
 

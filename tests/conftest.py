@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import main
-from dataset import Dataset, DatasetArgs, load_dataset
+from data_sets.source import DatasetArgs
+from dataset import Dataset, load_dataset
 from model import HybridCNNTransformer
-from stages.state import Context
+from stages.stage import Context
 
 TINY = {
     "image_size": 8,
@@ -112,6 +113,6 @@ class Suites:
 
 @pytest.fixture
 def suites(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> Suites:
-    monkeypatch.setattr("costs.LATENCY_SECONDS", 0.01)
-    monkeypatch.setattr("experiment.report.pictures", lambda rows: {})  # half a second a run
+    monkeypatch.setattr("machine.timing.LATENCY_SECONDS", 0.01)
+    monkeypatch.setattr("experiment.report.write.pictures", lambda rows: {})  # half a second a run
     return Suites(tmp_path, capsys)

@@ -47,7 +47,7 @@ def write(
     **fields: Any,
 ) -> None:
     """`NAME_results.json` of a chain of (stage, metrics); seed k is `spread` · k more accurate."""
-    from experiment.results import final_metrics
+    from experiment.running.metrics import final_metrics
 
     entries = [
         {

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from stages.fake_quant import quantizers
+from methods.quantization.fake_quant import quantizers
 
 HOME = Path(__file__).parents[1]
 TINY = {"cnn_channels": [8], "cnn_pools": [4], "embed_dim": 8, "num_layers": 1, "num_heads": 2}
@@ -20,8 +20,7 @@ TINY = {"cnn_channels": [8], "cnn_pools": [4], "embed_dim": 8, "num_layers": 1, 
 
 @pytest.fixture
 def qat_step(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(HOME / "benchmarks"))
-    module = importlib.import_module("qat_step")
+    module = importlib.import_module("benchmarks.qat_step")
     monkeypatch.setitem(module.ARGS, module.REFERENCE, TINY)
     return module
 
@@ -29,7 +28,6 @@ def qat_step(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_training_accuracy_compares_both_loops(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.syspath_prepend(str(HOME / "benchmarks"))
     monkeypatch.chdir(tmp_path)  # decoded images are kept in data/
     generator = np.random.default_rng(0)
     for split, each in ("train", 26), ("test", 2):
@@ -39,7 +37,7 @@ def test_training_accuracy_compares_both_loops(
             for index in range(each):
                 pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
                 Image.fromarray(pixels).save(folder / f"{index}.png")
-    benchmark = importlib.import_module("training_accuracy")
+    benchmark = importlib.import_module("benchmarks.training_accuracy")
     benchmark.main(["--root", str(tmp_path), "--epochs", "1", "--seeds", "1"])
     *_, last = capsys.readouterr().out.splitlines()
     found = json.loads(last)

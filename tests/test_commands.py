@@ -25,15 +25,18 @@ from rich.console import Console as RichConsole
 
 import dataset
 import main
+from data_sets.source import DatasetEntry
 from dataset import Dataset
-from experiment import doctor_command, installation, predict_command
-from experiment.compare_command import paired
-from experiment.progress import Forecast, Progress
-from experiment.store import load_checkpoint, read_checkpoint
-from experiment.tables import Row, figure_tables
+from experiment.commands import doctor, predict
+from experiment.commands.compare import paired
+from experiment.running.checkpoint import load_checkpoint, read_checkpoint
+from experiment.running.progress import Forecast, Progress
+from experiment.running.tables import Row, figure_tables
+from machine import installation
+from methods.early_exit.exits import every_logits
+from methods.early_exit.thresholds import all_certainties, exit_taken
 from stages import STAGES, Stage
-from stages.exits import all_certainties, every_logits, exit_taken
-from stages.state import deploy, parts_of
+from stages.deployment import deploy, parts_of
 from tests.conftest import SUITE, Suites
 
 HOME = Path(main.__file__).parent
@@ -68,7 +71,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
     config = folder / "suite.py"
     config.write_text(SUITE.format(folder=folder) + CHAINS)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("costs.LATENCY_SECONDS", 0.01)
+        patch.setattr("machine.timing.LATENCY_SECONDS", 0.01)
         assert main.main(["--config", str(config), "--quiet", "--tensorboard"]) == 0
     yield Ran(config, folder / "models", folder / "results")
 
@@ -454,7 +457,7 @@ def test_a_backend_that_is_not_here_is_one_line(
     def refuse(*args: Any, **more: Any) -> None:
         raise ValueError("backend 'x86' is not here")
 
-    monkeypatch.setattr(predict_command, "deploy", refuse)
+    monkeypatch.setattr(predict, "deploy", refuse)
     path = ran.checkpoint("PFQat")
     assert command("predict", path, pictures[0])[2] == [f"{path}: backend 'x86' is not here"]
 
@@ -495,7 +498,7 @@ def test_a_forecast_is_the_median_of_such_stages_on_such_data() -> None:
 
 def test_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = SimpleNamespace(seconds=0.0)
-    monkeypatch.setattr("experiment.progress.time.monotonic", lambda: now.seconds)
+    monkeypatch.setattr("experiment.running.progress.time.monotonic", lambda: now.seconds)
     first, second = a_step("a", "train", epochs=10), a_step("b", "train", epochs=20)
     third = a_step("c", "ptq")
     chains = [SimpleNamespace(steps=(first,)), SimpleNamespace(steps=(first, second, third))]
@@ -613,7 +616,7 @@ def fake_packages(folder: Path, **content: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(folder)}
 
 
-def doctor(environment: dict[str, str], *arguments: str) -> tuple[int, str]:
+def run_doctor(environment: dict[str, str], *arguments: str) -> tuple[int, str]:
     command = [sys.executable, "main.py", *(arguments or ["doctor"])]
     done = subprocess.run(command, cwd=HOME, env=environment, capture_output=True, text=True)
     assert "Traceback" not in done.stdout + done.stderr
@@ -623,7 +626,7 @@ def doctor(environment: dict[str, str], *arguments: str) -> tuple[int, str]:
 def test_the_doctor_explains_a_broken_pair(tmp_path: Path) -> None:
     broken = 'raise RuntimeError("operator torchvision::nms does not exist")'
     environment = fake_packages(tmp_path, torchvision=broken)
-    code, out = doctor(environment)
+    code, out = run_doctor(environment)
     assert code == 1
     assert "BAD   torchvision" in out and "its compiled part does not fit torch" in out
     assert "pip install --force-reinstall 'torch>=" in out and "1 to be mended" in out
@@ -633,13 +636,13 @@ def test_the_doctor_explains_a_broken_pair(tmp_path: Path) -> None:
 def test_the_doctor_works_without_torch(tmp_path: Path) -> None:
     crash = "import os; os.kill(os.getpid(), 11)"
     environment = fake_packages(tmp_path, torch=crash, torchvision="import torch")
-    code, out = doctor(environment)
+    code, out = run_doctor(environment)
     assert code == 1
     assert "killed by SIGSEGV" in out and "not tried without torch" in out
     shutil.rmtree(tmp_path)
     (tmp_path / "numpy").mkdir(parents=True)
     (tmp_path / "numpy" / "__init__.py").write_text('raise ImportError("half installed")')
-    code, out = doctor(environment, "--dry-run")
+    code, out = run_doctor(environment, "--dry-run")
     assert code == 2
     assert out == (
         "cannot start: ImportError: half installed; to find the remedy: python main.py doctor\n"
@@ -685,7 +688,7 @@ def test_the_doctor_looks_at_machine_suite_and_folders(
     assert "suite          " in out and "5 experiments, no mistakes" in out
     assert "Digits, 10 classes, 1×8×8: found" in out
     assert f"{ran.results} can be written" in out
-    monkeypatch.setattr(doctor_command, "LEAST_FREE", 1e18)
+    monkeypatch.setattr(doctor, "LEAST_FREE", 1e18)
     monkeypatch.setenv("CXX", str(tmp_path / "no-compiler"))
     other = tmp_path / "suite.py"
     other.write_text(SUITE.format(folder=tmp_path) + 'DEFAULT_DATASET_CONFIG = {"name": "CIFAR10"}')
@@ -706,7 +709,7 @@ def test_a_compiler_that_does_not_work_is_told(
     fake.write_text("#!/bin/sh\necho 'cannot find -lgomp' >&2\nexit 1\n")
     fake.chmod(0o700)
     monkeypatch.setenv("CXX", str(fake))
-    found = doctor_command.compiler()
+    found = doctor.compiler()
     assert (
         found.mark == "note" and "cannot make and run a program: cannot find -lgomp" in found.text
     )
@@ -714,8 +717,8 @@ def test_a_compiler_that_does_not_work_is_told(
 
 def test_a_folder_below_a_file_is_bad(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    assert doctor_command.folder("X", tmp_path / "file" / "below").mark == "bad"
-    assert doctor_command.folder("X", tmp_path / "a" / "b").mark == "ok"
+    assert doctor.folder("X", tmp_path / "file" / "below").mark == "bad"
+    assert doctor.folder("X", tmp_path / "a" / "b").mark == "ok"
     assert not (tmp_path / "a").exists()
 
 
@@ -776,7 +779,7 @@ def test_the_cookbooks_data_set(suites: Suites, monkeypatch: pytest.MonkeyPatch)
     for name in ("_describe_shapes", "_load_shapes"):
         monkeypatch.setattr(dataset, name, None, raising=False)
     exec(recipes()["# in dataset.py"], vars(dataset))
-    row = dataset.DatasetEntry(vars(dataset)["_describe_shapes"], vars(dataset)["_load_shapes"])
+    row = DatasetEntry(vars(dataset)["_describe_shapes"], vars(dataset)["_load_shapes"])
     monkeypatch.setitem(dataset.DATASET_REGISTRY, "Shapes", row)
     suite = 'DEFAULT_DATASET_CONFIG = {"name": "Shapes"}'
     assert "shapes.npz is missing; put it there" in suites.refused(suite)[0]

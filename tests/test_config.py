@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import main
-from experiment.messages import ConfigError
-from experiment.schema import load_suite
+from experiment.suite.messages import ConfigError
+from experiment.suite.schema import load_suite
 from stages.finetuning import FinetuneSpec
 from stages.pruning import PruneSpec
 from tests.conftest import Suites

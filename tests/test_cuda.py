@@ -20,29 +20,26 @@ import pytest
 import torch
 
 import train_eval
-from captured import CapturedStep, Recording
-from costs import latencies
 from dataset import Dataset, get_dataloaders
-from experiment.measure import measure
-from stages.calibration import calibrated
+from experiment.running.measure import measure
+from machine.errors import Interrupted
+from machine.timing import latencies
+from stages.deployment import calibrated, deploy
 from stages.distillation import DistillSpec, distill
 from stages.early_exit import EarlyExitSpec, early_exit
 from stages.finetuning import TrainSpec, train
 from stages.pruning import PruneSpec, prune
 from stages.ptq import PtqSpec, ptq
 from stages.qat import QatSpec, qat
-from stages.state import Context, Interrupted, build, deploy, initial_state
+from stages.stage import Context
+from stages.state import build, initial_state
 from tests.conftest import TINY, Suites, tiny
 from tests.test_training import Memory
-from train_eval import (
-    Recipe,
-    compile_step,
-    cross_entropy,
-    get_optimizer,
-    get_scheduler,
-    take_step,
-    train_one_epoch,
-)
+from train_eval import compile_step, take_step, train_one_epoch
+from training.cuda_graph import CapturedStep, Recording
+from training.losses import cross_entropy
+from training.optimizers import get_optimizer, get_scheduler
+from training.recipe import Recipe
 
 HOME = Path(__file__).parents[1]
 GPU = torch.device("cuda")

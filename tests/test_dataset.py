@@ -16,15 +16,12 @@ import torchvision
 from PIL import Image
 
 import dataset
-from augmentation import BatchLoader, cutout, random_crop, random_flip
-from dataset import (
-    DataError,
-    DatasetArgs,
-    channel_statistics,
-    describe,
-    get_dataloaders,
-    load_dataset,
-)
+from data_sets.augmentation import cutout, random_crop, random_flip
+from data_sets.batches import BatchLoader
+from data_sets.cifar import cifar
+from data_sets.images import channel_statistics
+from data_sets.source import DataError, DatasetArgs
+from dataset import describe, get_dataloaders, load_dataset
 
 # --- CIFAR in its own archive format ------------------------------------------------------------
 
@@ -69,7 +66,7 @@ def test_cifar_is_read_from_an_archive_in_the_original_format(
 ) -> None:
     name = "CIFAR100" if hundred else "CIFAR10"
     kind = cifar_archive(tmp_path, hundred)
-    monkeypatch.setitem(dataset.DATASET_REGISTRY, name, dataset._cifar(kind, name))
+    monkeypatch.setitem(dataset.DATASET_REGISTRY, name, cifar(kind, name))
     loaded = load_dataset(DatasetArgs(name=name, validation_share=0.5), tmp_path / "data")
     assert loaded.arrays.train_images.shape == ((200 if hundred else 100), 3, 32, 32)
     assert loaded.arrays.test_images.shape == ((200 if hundred else 20), 3, 32, 32)
@@ -85,7 +82,7 @@ def test_cifar_absent_and_offline_names_file_folder_and_the_offline_suite(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind = cifar_archive(tmp_path)
-    monkeypatch.setitem(dataset.DATASET_REGISTRY, "CIFAR10", dataset._cifar(kind, "CIFAR10"))
+    monkeypatch.setitem(dataset.DATASET_REGISTRY, "CIFAR10", cifar(kind, "CIFAR10"))
     with pytest.raises(DataError) as error:
         load_dataset(DatasetArgs(name="CIFAR10"), tmp_path / "elsewhere")
     message = str(error.value)
@@ -101,7 +98,7 @@ def test_a_truncated_cifar_archive_is_refused_and_kept(
     archive = tmp_path / "data" / kind.filename
     archive.write_bytes(archive.read_bytes()[:-100])
     before = archive.read_bytes()
-    monkeypatch.setitem(dataset.DATASET_REGISTRY, "CIFAR10", dataset._cifar(kind, "CIFAR10"))
+    monkeypatch.setitem(dataset.DATASET_REGISTRY, "CIFAR10", cifar(kind, "CIFAR10"))
     with pytest.raises(DataError, match=r"cifar-10-python\.tar\.gz is damaged or incomplete"):
         load_dataset(DatasetArgs(name="CIFAR10"), tmp_path / "data")
     assert archive.read_bytes() == before

@@ -13,32 +13,34 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from experiment.chain import plan
-from experiment.schema import load_suite
-from experiment.store import Store
+from experiment.running.store import Store
+from experiment.suite.chains import plan
+from experiment.suite.schema import load_suite
+from machine.errors import Interrupted
+from methods.distillation.features import Watch, places
+from methods.distillation.losses import (
+    attention_loss,
+    decoupled_parts,
+    dkd_loss,
+    feature_loss,
+    kd_loss,
+)
+from methods.distillation.students import inherited, student_args
+from methods.quantization import backends
+from methods.quantization.record import Quant
 from model import HybridCNNTransformer
-from stages import quantization
-from stages.distillation import DistillSpec, distill, inherited, student_args
+from stages.deployment import calibrated, deploy
+from stages.distillation import DistillSpec, distill
 from stages.finetuning import FinetuneSpec, TrainSpec, finetune, train
 from stages.pruning import PruneSpec, prune
-from stages.ptq import PtqSpec, calibrated, ptq
+from stages.ptq import PtqSpec, ptq
 from stages.qat import QatSpec, qat
-from stages.quantization import Quant
-from stages.state import (
-    Context,
-    Interrupted,
-    ModelState,
-    StageError,
-    build,
-    deploy,
-    initial_state,
-    state_of,
-)
-from stages.teacher import Distillation, Teacher, Watch, content_keys, places
-from stages.transfer import attention_loss, decoupled_parts, dkd_loss, feature_loss, kd_loss
+from stages.stage import Context, StageError
+from stages.state import ModelState, build, initial_state, state_of
+from stages.teaching import Distillation, Teacher, content_keys
 from tests.conftest import TINY, Suites, tiny
 from tests.test_training import Memory
-from train_eval import cross_entropy
+from training.losses import cross_entropy
 
 FAST: dict[str, Any] = {"epochs": 1, "batch_size": 256, "precision": "fp32"}
 TWO_KINDS = {"feature_weight": 1.0, "attention_weight": 5.0}
@@ -226,7 +228,7 @@ def test_features_of_a_network_in_quantization_are_at_the_same_places(
 ) -> None:
     model, images = tiny(pooling=pooling), torch.randn(4, 1, 8, 8)
     at = [(p.student, p.positions) for p in places(model.model_args, model.model_args)]
-    prepared = quantization.prepare(model, Quant("ptq", backend))  # it only observes
+    prepared = backends.prepare(model, Quant("ptq", backend))  # it only observes
     one, other = Watch(model, at), Watch(prepared, at)
     with torch.inference_mode():
         model(images)
@@ -665,7 +667,7 @@ def test_the_teacher_is_in_the_key_and_its_name_is_not(suites: Suites) -> None:
 def test_a_teachers_code_does_not_concern_who_has_none(
     suites: Suites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from experiment import chain as module
+    from experiment.suite import chains as module
 
     before = keys(suites, TAUGHT)
     real = module._code_digest

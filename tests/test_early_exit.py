@@ -13,30 +13,26 @@ import pytest
 import torch
 from torch import Tensor
 
-import costs
-from dataset import DatasetArgs, load_dataset
-from experiment import measure
-from model import HybridCNNTransformer, exit_places
-from stages.calibration import calibrated
+from data_sets.source import DatasetArgs
+from dataset import load_dataset
+from experiment.running import measure
+from methods import costs
+from methods.early_exit.exits import CRITERIA, EarlyExitNetwork, Exits, certainty
+from methods.early_exit.thresholds import all_certainties, calibrate, exit_taken
+from model import HybridCNNTransformer
+from networks.args import exit_places
+from stages.deployment import calibrated, deploy
 from stages.distillation import DistillSpec, distill
 from stages.early_exit import EarlyExitSpec, early_exit
-from stages.exits import (
-    CRITERIA,
-    EarlyExitNetwork,
-    Exits,
-    all_certainties,
-    calibrate,
-    certainty,
-    exit_taken,
-)
 from stages.finetuning import FinetuneSpec, TrainSpec, finetune, train
 from stages.pruning import PruneSpec, prune
 from stages.ptq import PtqSpec, ptq
 from stages.qat import QatSpec, qat
-from stages.state import Context, ModelState, StageError, build, deploy, initial_state, state_of
-from stages.teacher import Teacher
+from stages.stage import Context, StageError
+from stages.state import ModelState, build, initial_state, state_of
+from stages.teaching import Teacher
 from tests.conftest import FUSIONS, TINY, Suites, tiny
-from train_eval import over_exits
+from training.losses import over_exits
 
 FAST: dict[str, Any] = {"epochs": 1, "learning_rate": 5e-3, "precision": "fp32"}
 

@@ -22,11 +22,14 @@ from PIL import Image
 
 import main
 from dataset import Dataset
-from experiment import export
-from experiment.export import FORMATS, ExportError, Runtime, Subject
-from stages import compiled, quantization
-from stages.quantization import Quant
-from stages.state import Context, build, deploy, state_of
+from experiment.export import formats
+from experiment.export.compare import ExportError, Runtime, Subject, export, reference
+from experiment.export.formats import FORMATS
+from methods.quantization import backends, compiled
+from methods.quantization.record import Quant, quantizable_layers
+from stages.deployment import deploy
+from stages.stage import Context
+from stages.state import build, state_of
 from tests.conftest import FUSIONS, Suites, tiny
 
 ABOUT = {"experiment": "Tiny", "classes": '["0", "猫"]', "mean": "[0.5]"}
@@ -48,7 +51,7 @@ def subject(ctx: Context, backend: str | None = None, **model_args: Any) -> Subj
     state = state_of(tiny(**{"num_layers": 1, **model_args}))
     if backend is not None:
         quant = Quant("ptq", backend, calibration_batches=2)
-        quant = quantization.with_calibrated_ranges(build(state), quant, loaders.calibration)
+        quant = backends.with_calibrated_ranges(build(state), quant, loaders.calibration)
         state = state.changed(state.weights, quant=quant)
     network = deploy(state)
     if isinstance(network, compiled.CompiledNetwork):
@@ -66,8 +69,8 @@ def pixels(digits: Dataset, count: int) -> np.ndarray:
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_float_onnx(fusion: str, ctx: Context, digits: Dataset, tmp_path: Path) -> None:
     made = subject(ctx, fusion=fusion, pooling="class_token")
-    path, expected = tmp_path / "network.onnx", export.reference(made)
-    found = export.export(made, FORMATS["onnx"], path, None, expected)
+    path, expected = tmp_path / "network.onnx", reference(made)
+    found = export(made, FORMATS["onnx"], path, None, expected)
     assert found.accuracy == found.network_accuracy and found.other_class == 0
     assert [p.name for p in tmp_path.iterdir()] == ["network.onnx"]
     session = onnxruntime.InferenceSession(path)
@@ -83,14 +86,14 @@ def test_float_onnx(fusion: str, ctx: Context, digits: Dataset, tmp_path: Path) 
 def test_int8_onnx(backend: str, ctx: Context, digits: Dataset, tmp_path: Path) -> None:
     """QDQ with our ranges and int8 weights: the file's own numbers, and its classes."""
     made = subject(ctx, backend, fusion="parallel")
-    path, expected = tmp_path / "network.onnx", export.reference(made)
-    found = export.export(made, FORMATS["onnx-int8"], path, None, expected)
+    path, expected = tmp_path / "network.onnx", reference(made)
+    found = export(made, FORMATS["onnx-int8"], path, None, expected)
     assert found.other_class < 0.02
     graph = onnx.load(path).graph
     stored = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
     weights = sum(a.size for a in stored.values() if a.dtype == np.int8 and a.ndim > 1)
     model = build(made.state)
-    layers = quantization.quantizable_layers(model)
+    layers = quantizable_layers(model)
     assert weights == sum(made.state.weights[f"{name}.weight"].numel() for name in layers)
     assert made.state.quant is not None and made.state.quant.ranges is not None
     ours = {round(float(scale), 7) for scale, _ in made.state.quant.ranges.values()}
@@ -115,9 +118,9 @@ def test_int8_onnx(backend: str, ctx: Context, digits: Dataset, tmp_path: Path) 
 def test_fx_networks_written_out_give_the_same_logits(scheme: str, args: dict[str, Any]) -> None:
     """A value between two levels may go to the other one: seen for 2 of 64 without AVX512."""
     model, images = tiny(**args), torch.randn(64, 1, 8, 8)
-    quant = quantization.with_calibrated_ranges(model, Quant(scheme, "x86"), [(images, images)])
-    network = quantization.to_int8(model, quant)
-    written_out = quantization.exportable(network, "x86")
+    quant = backends.with_calibrated_ranges(model, Quant(scheme, "x86"), [(images, images)])
+    network = backends.to_int8(model, quant)
+    written_out = backends.exportable(network, "x86")
     with torch.inference_mode():
         off = (written_out(images) - network(images)).abs().amax(1)
     assert int((off > 1e-5).sum()) <= 3 and off.max() < 0.05
@@ -126,8 +129,8 @@ def test_fx_networks_written_out_give_the_same_logits(scheme: str, args: dict[st
 @pytest.mark.parametrize("backend", [None, "inductor"])
 def test_openvino(backend: str | None, ctx: Context, digits: Dataset, tmp_path: Path) -> None:
     made = subject(ctx, backend)
-    path, expected = tmp_path / "network.xml", export.reference(made)
-    export.export(made, FORMATS["openvino"], path, None, expected)
+    path, expected = tmp_path / "network.xml", reference(made)
+    export(made, FORMATS["openvino"], path, None, expected)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["network.bin", "network.xml"]
     model = openvino.Core().read_model(path)
     for key, value in ABOUT.items():
@@ -165,8 +168,8 @@ def test_aoti_packages_run_without_this_project(
         "image_size": "[8, 8]",
         "channels": "grey",
     }
-    made, path, expected = replace(made, about=about), tmp_path / "n.pt2", export.reference(made)
-    export.export(made, FORMATS["aoti"], path, 1, expected)
+    made, path, expected = replace(made, about=about), tmp_path / "n.pt2", reference(made)
+    export(made, FORMATS["aoti"], path, 1, expected)
     assert FORMATS["aoti"].read(path).about["batch"] == "1"
     (tmp_path / "classify.py").write_text(readme_script())
     image = Image.fromarray(digits.arrays.test_images[7, 0].numpy())
@@ -201,8 +204,8 @@ def altered(logits: Any) -> Any:
 
 def test_files_that_differ_are_not_kept(ctx: Context, tmp_path: Path) -> None:
     made, kept, path = subject(ctx, num_layers=0), tmp_path / "kept", tmp_path / "out" / "n.onnx"
-    expected = export.reference(made)
-    export.export(made, FORMATS["onnx"], kept, None, expected)
+    expected = reference(made)
+    export(made, FORMATS["onnx"], kept, None, expected)
     calls = iter(range(10_000))
     for logits, message in [
         (lambda found: found + 0.01, r"differs from the network by \S+% of its logits \(allowed 0"),
@@ -213,17 +216,17 @@ def test_files_that_differ_are_not_kept(ctx: Context, tmp_path: Path) -> None:
     ]:
         copying = replace(altered(logits), write=lambda _, path, batch: shutil.copy(kept, path))
         with pytest.raises(ExportError, match=message):
-            export.export(made, copying, path, None, expected)
+            export(made, copying, path, None, expected)
         assert list(path.parent.iterdir()) == []
     other = subject(ctx, num_layers=0, cnn_channels=[8, 8])
     with pytest.raises(ExportError, match="in the class"):
-        export.export(other, FORMATS["onnx"], path, None, expected)
+        export(other, FORMATS["onnx"], path, None, expected)
     assert list(path.parent.iterdir()) == []
 
 
 def test_an_int8_file_with_one_wrong_range_is_not_kept(ctx: Context, tmp_path: Path) -> None:
     made = subject(ctx, "x86")
-    expected = export.reference(made)
+    expected = reference(made)
     with torch.inference_mode():
         plain = torch.cat([build(made.state)(images) for images, _ in made.test])
     moved = float((expected.logits - plain).norm() / plain.norm())
@@ -236,7 +239,7 @@ def test_an_int8_file_with_one_wrong_range_is_not_kept(ctx: Context, tmp_path: P
     state = replace(made.state, quant=replace(quant, ranges=ranges))
     wrong = replace(made, state=state, network=deploy(state))
     with pytest.raises(ExportError, match="differs from the network by"):
-        export.export(wrong, FORMATS["onnx-int8"], tmp_path / "n.onnx", None, expected)
+        export(wrong, FORMATS["onnx-int8"], tmp_path / "n.onnx", None, expected)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -247,7 +250,7 @@ def test_what_cannot_be_written_is_one_line(ctx: Context, tmp_path: Path) -> Non
     broken = replace(FORMATS["onnx"], write=write)
     made = subject(ctx, num_layers=0)
     with pytest.raises(ExportError) as error:
-        export.export(made, broken, tmp_path / "network.onnx", None, export.reference(made))
+        export(made, broken, tmp_path / "network.onnx", None, reference(made))
     assert str(error.value) == "cannot be written and read again: no such operator"
     assert list(tmp_path.iterdir()) == []
 
@@ -305,7 +308,7 @@ def test_command(suites: Suites, monkeypatch: pytest.MonkeyPatch) -> None:
 
     code, out, _ = run_export(suites, "P_Q", "--stage", "1", "--format", "onnx")
     assert code == 0 and (folder / "P_Q_pruned_40.onnx").exists()
-    monkeypatch.setitem(export.FORMATS, "onnx", altered(lambda logits: -logits))
+    monkeypatch.setitem(formats.FORMATS, "onnx", altered(lambda logits: -logits))
     output = suites.folder / "elsewhere"
     code, _, said = run_export(suites, "Base", "--format", "onnx", "--output", str(output))
     assert code == 1 and said.endswith("; not kept\n") and said.count("\n") == 1

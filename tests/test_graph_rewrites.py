@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from methods.quantization import backends, graph_rewrites, pt2e
+from methods.quantization.graph_rewrites import attention_in_bf16, convolutions_as_products
+from methods.quantization.record import Quant
 from model import HybridCNNTransformer
-from stages import graph_rewrites, quant_pt2e, quantization
-from stages.graph_rewrites import attention_in_bf16, convolutions_as_products
-from stages.quantization import Quant
 from tests.conftest import tiny
 
 aten = torch.ops.aten
@@ -20,7 +20,7 @@ quantized = torch.ops.quantized_decomposed
 
 def calibrated_on(model: HybridCNNTransformer, images: Tensor) -> dict[str, Tensor]:
     batches = [(images, images)]
-    quant = quantization.with_calibrated_ranges(model, Quant("ptq", "inductor"), batches)
+    quant = backends.with_calibrated_ranges(model, Quant("ptq", "inductor"), batches)
     assert quant.ranges is not None
     return quant.ranges
 
@@ -32,9 +32,9 @@ def targets(graph: fx.GraphModule) -> list[Any]:
 def test_quantizing_early_changes_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     model, images = tiny(), torch.randn(16, 1, 8, 8)
     ranges = calibrated_on(model, images)
-    early = quant_pt2e.quantized_graph(model, ranges, [])
-    monkeypatch.setattr(quant_pt2e, "quantize_early", lambda graph: None)
-    late = quant_pt2e.quantized_graph(model, ranges, [])
+    early = pt2e.quantized_graph(model, ranges, [])
+    monkeypatch.setattr(pt2e, "quantize_early", lambda graph: None)
+    late = pt2e.quantized_graph(model, ranges, [])
     assert "relu" in quantized_values(early) and "flatten" not in quantized_values(early)
     assert "flatten" in quantized_values(late)
     with torch.inference_mode():
@@ -89,7 +89,7 @@ def test_a_convolution_as_a_product(
 def test_large_and_float_convolutions_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     model, images = tiny(), torch.randn(16, 1, 8, 8)
     ranges = calibrated_on(model, images)
-    graph = quant_pt2e.quantized_graph(model, ranges, ["cnn.blocks.0.conv"])
+    graph = pt2e.quantized_graph(model, ranges, ["cnn.blocks.0.conv"])
     placed = images[:1].contiguous(memory_format=torch.channels_last)
     shaped = torch.export.export(graph, (placed,)).module()
     assert isinstance(shaped, fx.GraphModule)
@@ -107,7 +107,7 @@ def test_large_and_float_convolutions_stay(monkeypatch: pytest.MonkeyPatch) -> N
 def test_attention_between_int8_layers_runs_in_bf16() -> None:
     model, images = tiny(), torch.randn(64, 1, 8, 8)
     ranges = calibrated_on(model, images)
-    graph = quant_pt2e.quantized_graph(model, ranges, ["transformer.layers.1.attention.qkv"])
+    graph = pt2e.quantized_graph(model, ranges, ["transformer.layers.1.attention.qkv"])
     with torch.inference_mode():
         before = graph(images)
         attention_in_bf16(graph)

@@ -15,19 +15,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import costs
-from experiment import measure
-from experiment.store import Store
-from files import tensor_bytes
-from machine import has_vnni
+from experiment.running import measure
+from experiment.running.store import Store
+from machine.files import tensor_bytes
+from machine.processor import has_vnni
+from machine.timing import latencies, onednn_kernels
+from methods.quantization import backends, compiled, fake_quant, pt2e
+from methods.quantization.compiled import CompiledNetwork
+from methods.quantization.record import Quant, quantizable_layers
 from model import HybridCNNTransformer
-from stages import compiled, fake_quant, quant_pt2e, quantization
-from stages.compiled import CompiledNetwork
+from stages.deployment import deploy
 from stages.finetuning import FinetuneSpec, finetune
 from stages.ptq import PtqSpec, ptq
 from stages.qat import QatSpec, qat
-from stages.quantization import Quant
-from stages.state import Context, ModelState, build, deploy, from_plain, state_of, to_plain
+from stages.stage import Context
+from stages.state import ModelState, build, from_plain, state_of, to_plain
 from tests.conftest import Suites, tiny
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -42,13 +44,13 @@ NETWORKS: dict[str, dict[str, Any]] = {
 
 def calibrated_on(model: HybridCNNTransformer, images: Tensor, **options: Any) -> Quant:
     quant = Quant("ptq", "inductor", **options)
-    return quantization.with_calibrated_ranges(model, quant, [(images, images)])
+    return backends.with_calibrated_ranges(model, quant, [(images, images)])
 
 
 def simulated(model: HybridCNNTransformer, quant: Quant, images: Tensor) -> nn.Module:
-    prepared = quantization.prepare(model, quant)
-    quantization.observe(prepared, quant.backend, [(images, images)], 1)
-    return quantization.simulated(prepared, quant.backend)
+    prepared = backends.prepare(model, quant)
+    backends.observe(prepared, quant.backend, [(images, images)], 1)
+    return backends.simulated(prepared, quant.backend)
 
 
 def off(found: Tensor, expected: Tensor) -> float:
@@ -64,7 +66,7 @@ def off(found: Tensor, expected: Tensor) -> float:
 def test_what_is_simulated_is_what_is_deployed(name: str, reduce_range: bool) -> None:
     model, images = tiny(**NETWORKS[name]), torch.randn(64, 1, 8, 8)
     quant = calibrated_on(model, images, reduce_range=reduce_range)
-    network = quantization.to_int8(model, quant)
+    network = backends.to_int8(model, quant)
     assert isinstance(network, CompiledNetwork)
     graph = network.graph
     levels = [v.int().abs().max() for v in network.state_dict().values() if v.dtype == torch.int8]
@@ -124,7 +126,7 @@ def test_observers_differ_as_they_should() -> None:
 def test_float_layers_stay_float() -> None:
     model, images = tiny(), torch.randn(32, 1, 8, 8)
     quant = calibrated_on(model, images, float_layers=("head", "cnn.*"))
-    network = quantization.to_int8(model, quant)
+    network = backends.to_int8(model, quant)
     kept = {n for n, v in network.state_dict().items() if v.dtype == torch.float32 and v.ndim > 1}
     assert {"graph.cnn.blocks.0.conv.weight", "graph.head.weight"} <= kept
     assert not any("attention" in name for name in kept)
@@ -139,19 +141,19 @@ def test_int8_size_is_a_quarter_of_float() -> None:
     widths = {"cnn_channels": [64, 128, 256], "cnn_pools": [2, 2, 1], "embed_dim": 256}
     model = HybridCNNTransformer(**widths, ffn_dim=512).eval()
     images = torch.randn(8, 3, 32, 32)
-    network = quantization.to_int8(model, calibrated_on(model, images))
+    network = backends.to_int8(model, calibrated_on(model, images))
     ratio = len(tensor_bytes(network.state_dict())) / len(tensor_bytes(model.state_dict()))
     assert 0.25 < ratio <= 0.27
 
 
 def test_ranges_of_another_backend_or_network_are_refused() -> None:
     model, images = tiny(), torch.randn(8, 1, 8, 8)
-    fx = quantization.with_calibrated_ranges(model, Quant("ptq", "x86"), [(images, images)])
+    fx = backends.with_calibrated_ranges(model, Quant("ptq", "x86"), [(images, images)])
     with pytest.raises(ValueError, match="the stored ranges do not fit this network"):
-        quantization.to_int8(model, Quant("ptq", "inductor", ranges=fx.ranges))
+        backends.to_int8(model, Quant("ptq", "inductor", ranges=fx.ranges))
     mine = calibrated_on(model, images)
     with pytest.raises(ValueError, match="the stored ranges do not fit this network"):
-        quantization.to_int8(model, Quant("ptq", "x86", ranges=mine.ranges))
+        backends.to_int8(model, Quant("ptq", "x86", ranges=mine.ranges))
     with pytest.raises(ValueError, match="saw no image"):
         fake_quant.observed_ranges(fake_quant.prepare(model, [], "minmax", train=False))
 
@@ -169,7 +171,7 @@ def test_training_moves_ranges_in_the_first_half_alone(ctx: Context) -> None:
         real(faked, on)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(quant_pt2e, "set_observing", noting)
+        patch.setattr(pt2e, "set_observing", noting)
         spec = QatSpec(epochs=4, batch_size=256, precision="fp32")
         end = qat(state_of(tiny()), spec, ctx)
     epochs = [seen[i] for i in (0, 1, 2, -1)]  # after epoch 1, after epoch 2, then frozen
@@ -213,7 +215,7 @@ class Compiled:
         self.network = self.new()
 
     def new(self) -> CompiledNetwork:
-        network = quantization.to_int8(self.model, self.quant, self.folder)
+        network = backends.to_int8(self.model, self.quant, self.folder)
         assert isinstance(network, CompiledNetwork)
         return network
 
@@ -258,7 +260,7 @@ def test_code_is_compiled_once(int8: Compiled, monkeypatch: pytest.MonkeyPatch) 
 
 def test_keys_tell_networks_and_batches_apart(int8: Compiled) -> None:
     torch.manual_seed(1)
-    other = quantization.to_int8(tiny(num_layers=1), int8.quant)
+    other = backends.to_int8(tiny(num_layers=1), int8.quant)
     assert isinstance(other, CompiledNetwork)
     keys = {int8.network.key(1), int8.network.key(64), other.key(1), int8.new().key(1)}
     assert len(keys) == 3
@@ -337,7 +339,7 @@ def test_metrics_compare_int8_with_its_float_form(int8: Compiled, ctx: Context) 
 
 def test_the_range_is_what_this_processor_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     for vnni in (True, False):
-        monkeypatch.setattr(quantization, "has_vnni", lambda vnni=vnni: vnni)
+        monkeypatch.setattr(backends, "has_vnni", lambda vnni=vnni: vnni)
         assert PtqSpec().settings()["reduce_range"] is (not vnni)
         assert PtqSpec(reduce_range=vnni).quant("ptq").reduce_range is vnni
         assert PtqSpec(backend="x86").reduce_range is False
@@ -355,7 +357,7 @@ def test_a_file_without_the_key_has_the_full_range(monkeypatch: pytest.MonkeyPat
         state.changed(state.weights, quant=calibrated_on(model, torch.randn(8, 1, 8, 8)))
     )
     del plain["quant"]["reduce_range"]
-    monkeypatch.setattr(quantization, "has_vnni", lambda: False)
+    monkeypatch.setattr(backends, "has_vnni", lambda: False)
     read = from_plain(plain).quant
     assert read is not None and read.reduce_range is False
 
@@ -365,12 +367,12 @@ def test_reduced_products_do_not_saturate(reduce_range: bool, tmp_path: Path) ->
     """Weights that are all as large as can be; in full range they need a processor with VNNI."""
     model, images = tiny(num_layers=1), torch.randn(64, 1, 8, 8)
     with torch.no_grad():
-        for name in quantization.quantizable_layers(model):
+        for name in quantizable_layers(model):
             weight = model.get_submodule(name).weight
             assert isinstance(weight, Tensor)
             weight.copy_(weight.abs().mean() * weight.sign())
     quant = calibrated_on(model, images, reduce_range=reduce_range)
-    network = quantization.to_int8(model, quant, tmp_path)
+    network = backends.to_int8(model, quant, tmp_path)
     assert isinstance(network, CompiledNetwork)
     with torch.inference_mode():
         if reduce_range or has_vnni():
@@ -406,7 +408,7 @@ def test_slow_int8_is_told_with_its_cause() -> None:
 
 def test_kernels_are_read_from_the_log_of_onednn(int8: Compiled) -> None:
     images = int8.images[:1]
-    found = costs.onednn_kernels(HybridCNNTransformer().eval(), torch.randn(4, 3, 32, 32))
+    found = onednn_kernels(HybridCNNTransformer().eval(), torch.randn(4, 3, 32, 32))
     assert any(kernel.startswith("convolution ") for kernel in found)
 
     def slow(images: Tensor) -> Tensor:
@@ -414,8 +416,8 @@ def test_kernels_are_read_from_the_log_of_onednn(int8: Compiled) -> None:
         os.write(1, line)
         return images
 
-    assert "matmul ref_int8:any" in costs.onednn_kernels(slow, images)
-    assert not any(" ref" in k for k in costs.onednn_kernels(int8.network, images))
+    assert "matmul ref_int8:any" in onednn_kernels(slow, images)
+    assert not any(" ref" in k for k in onednn_kernels(int8.network, images))
 
 
 def test_networks_are_timed_in_turn() -> None:
@@ -431,7 +433,7 @@ def test_networks_are_timed_in_turn() -> None:
         return network
 
     networks = [sleeping("short", 0.002), sleeping("long", 0.03)]
-    short, long = costs.latencies(networks, torch.zeros(1), seconds=0.2)
+    short, long = latencies(networks, torch.zeros(1), seconds=0.2)
     assert 2 <= short["median"] <= short["p95"] and 30 <= long["median"] <= long["p95"]
     assert short["median"] < long["median"]
     assert short["runs"] >= 5 and long["runs"] >= 5

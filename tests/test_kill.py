@@ -48,8 +48,8 @@ def _child(path: str, log: str) -> None:
     with Path(log).open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    import costs
     import main
+    from methods import costs
 
     costs.LATENCY_SECONDS = 0.02
 

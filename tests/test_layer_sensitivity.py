@@ -9,13 +9,14 @@ import pytest
 import torch
 
 import main
-from augmentation import BatchLoader
+from data_sets.batches import BatchLoader
+from methods.quantization import backends, pt2e
+from methods.quantization.record import Quant, quantizable_layers
+from methods.quantization.sensitivity import choose_float_layers, scan_layers
 from model import HybridCNNTransformer
-from stages import quant_pt2e, quantization
-from stages.layer_sensitivity import choose_float_layers, scan_layers
 from stages.ptq import PtqSpec, ptq
-from stages.quantization import Quant
-from stages.state import Context, state_of
+from stages.stage import Context
+from stages.state import state_of
 from tests.conftest import Suites, tiny
 
 FRAGILE = "transformer.layers.0.fc1"
@@ -67,7 +68,7 @@ def test_no_drop_at_all_ends_with_enough_float(
     choice = choose_float_layers(planted, Quant("ptq", "inductor"), list(loader), loader, 0.0)
     assert choice.steps[-1][1] == 100.0
     assert len(choice.float_layers) == len(set(choice.float_layers))
-    assert set(choice.float_layers) <= set(quantization.quantizable_layers(planted))
+    assert set(choice.float_layers) <= set(quantizable_layers(planted))
 
 
 def test_sqnr_is_that_of_the_exported_graph(loader: BatchLoader) -> None:
@@ -77,12 +78,12 @@ def test_sqnr_is_that_of_the_exported_graph(loader: BatchLoader) -> None:
     scan = scan_layers(model, quant, batches, loader)
     assert all(a.sqnr_db <= b.sqnr_db for a, b in pairwise(scan))
     entry = scan[0]
-    others = [n for n in quantization.quantizable_layers(model) if n != entry.layer]
-    ranges = quantization.with_calibrated_ranges(
+    others = [n for n in quantizable_layers(model) if n != entry.layer]
+    ranges = backends.with_calibrated_ranges(
         model, Quant("ptq", "inductor", calibration_batches=len(batches)), batches
     ).ranges
     assert ranges is not None
-    graph = quant_pt2e.quantized_graph(model, ranges, others)
+    graph = pt2e.quantized_graph(model, ranges, others)
     images = batches[0][0]
     with torch.inference_mode():
         expected = model(images)
@@ -116,7 +117,7 @@ def test_the_command_writes_a_scan_and_a_picture(suites: Suites) -> None:
                                  cnn_pools=[1, 2], embed_dim=16, num_layers=1, num_heads=2,
                                  ffn_dim=24)  # fmt: skip
     layers = {entry["layer"] for entry in written["scan"]}
-    assert layers == set(quantization.quantizable_layers(model))
+    assert layers == set(quantizable_layers(model))
     picture = suites.results / "Q_quantization_sensitivity.png"
     assert picture.read_bytes()[:4] == b"\x89PNG"
     assert main.main(["sensitivity", "Q", "--config", path, "--quantization", "x68"]) == 2

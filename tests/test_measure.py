@@ -10,13 +10,17 @@ import pytest
 import torch
 from torch import nn
 
-import machine
 from dataset import get_dataloaders
-from experiment import measure
+from experiment.running import measure
+from machine import processor
+from machine.environment import environment
+from methods.costs import count_macs
+from methods.quantization import backends
+from methods.quantization.record import Quant
 from model import HybridCNNTransformer
-from stages import quantization
-from stages.quantization import Quant
-from stages.state import Context, deploy, state_of
+from stages.deployment import deploy
+from stages.stage import Context
+from stages.state import state_of
 from tests.conftest import FUSIONS, TINY, tiny
 
 
@@ -53,7 +57,7 @@ def macs_by_hand(args: dict) -> int:
 def test_macs_equal_a_hand_count_with_attention(fusion: str) -> None:
     args = {**TINY, "fusion": fusion, "num_classes": 10}
     model = HybridCNNTransformer(**args).eval()
-    macs, layers = measure.count_macs(model)
+    macs, layers = count_macs(model)
     assert macs == macs_by_hand(args)
     attention = 0
     if fusion != "parallel":
@@ -77,14 +81,14 @@ def test_reference_network_has_the_known_cost() -> None:
         "num_heads": 4,
         "ffn_dim": 512,
     }
-    macs, _ = measure.count_macs(HybridCNNTransformer(**args).eval())
+    macs, _ = count_macs(HybridCNNTransformer(**args).eval())
     assert macs == macs_by_hand(args)
 
 
 def test_thop_misses_exactly_the_attention() -> None:
     pytest.importorskip("thop")
     model = HybridCNNTransformer(**{**TINY, "cnn_norm": "none"}).eval()
-    macs, layers = measure.count_macs(model)
+    macs, layers = count_macs(model)
     thop = measure.thop_macs(model)
     assert thop is not None
     # thop counts a LayerNorm's and a pooling's elements as operations too
@@ -99,7 +103,7 @@ def test_thop_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bitops_by_hand() -> None:
     model = tiny()
-    macs, layers = measure.count_macs(model)
+    macs, layers = count_macs(model)
     state = state_of(model)
     assert measure.static_metrics(state)["bitops"] == macs * 1024
     quant = Quant("ptq", "x86", float_layers=("head",))
@@ -112,7 +116,7 @@ def test_metrics_are_those_of_the_deployed_network(ctx: Context) -> None:
     model = tiny()
     images, labels = ctx.dataset.arrays.test_images, ctx.dataset.arrays.test_labels
     loader = get_dataloaders(ctx.dataset, 360).test
-    quant = quantization.with_calibrated_ranges(model, Quant("ptq", "x86"), loader)
+    quant = backends.with_calibrated_ranges(model, Quant("ptq", "x86"), loader)
     state = state_of(model).changed(state_of(model).weights, quant=quant)
     metrics = measure.measure(state, loader, torch.device("cpu"))
     with torch.inference_mode():
@@ -132,7 +136,7 @@ def test_int8_is_counted_as_int8() -> None:
     model = tiny(embed_dim=64, ffn_dim=256, cnn_channels=[8, 64])
     state = state_of(model)
     data = [(torch.randn(8, 1, 8, 8), None)]
-    quant = quantization.with_calibrated_ranges(model, Quant("ptq", "x86"), data)  # type: ignore[arg-type]
+    quant = backends.with_calibrated_ranges(model, Quant("ptq", "x86"), data)  # type: ignore[arg-type]
     quantized = state.changed(state.weights, quant=quant)
     sizes = [measure.static_metrics(s)["model_size_mb"] for s in (state, quantized)]
     assert sizes[1] < 0.5 * sizes[0]
@@ -151,7 +155,7 @@ def test_nonzero_parameters() -> None:
 
 
 def test_environment_names_the_machine() -> None:
-    environment = measure.environment(torch.device("cpu"))
-    assert environment["torch"].startswith(torch.__version__.split("+")[0])
-    assert environment["threads"] == torch.get_num_threads()
-    assert set(environment["isa"]) <= set(machine.ISA_FLAGS)
+    found = environment(torch.device("cpu"))
+    assert found["torch"].startswith(torch.__version__.split("+")[0])
+    assert found["threads"] == torch.get_num_threads()
+    assert set(environment["isa"]) <= set(processor.ISA_FLAGS)

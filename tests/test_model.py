@@ -7,9 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from model import HybridCNNTransformer, LightweightCNN, ModelArgs, PositionalEncoding
+from model import HybridCNNTransformer, LightweightCNN
+from networks.args import ModelArgs
+from networks.attention import Attention, ScaledDotProduct, attention_written_out
+from networks.transformer import PositionalEncoding
 from tests.conftest import FUSIONS, TINY, tiny
-from transformer import Attention, ScaledDotProduct, attention_written_out
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)

@@ -24,18 +24,20 @@ import torch.distributed as dist
 from torch import nn
 from torchvision.ops import StochasticDepth
 
-import parallel
 from dataset import Dataset
-from experiment.store import load_checkpoint
-from parallel import Slice, Team
-from stages import quantization
+from experiment.running.checkpoint import load_checkpoint
+from methods.quantization import backends
+from methods.quantization.record import Quant
 from stages.finetuning import TrainSpec, train
 from stages.fitting import fit
-from stages.jobs import serve
-from stages.quantization import Quant
-from stages.state import Context, StageError, initial_state
+from stages.ranks import serve
+from stages.stage import Context, StageError
+from stages.state import initial_state
 from tests.conftest import SUITE, tiny
 from train_eval import evaluate
+from training import whole_batch
+from training.team import Team, join
+from training.whole_batch import Shard
 
 HOME = Path(__file__).parents[1]
 BATCH = 7  # for two processes 4 and 3
@@ -103,7 +105,7 @@ def _child(rank: int, size: int, port: int, work: Callable[..., None], *argument
 
 def _as_team(work: Callable[..., Any], folder: Path, *arguments: Any) -> None:
     """Each process's result goes to a file."""
-    team = parallel.join()
+    team = join()
     assert team is not None
     torch.manual_seed(0)
     torch.save(work(team, *arguments), folder / f"{team.rank}.pt")
@@ -120,12 +122,12 @@ def _main(arguments: list[str], folder: Path) -> None:
     with (folder / f"log{os.environ['RANK']}.txt").open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    import costs
-    import experiment.report
     import main
+    from experiment.report import write
+    from machine import timing
 
-    costs.LATENCY_SECONDS = 0.01
-    experiment.report.pictures = lambda rows: {}
+    timing.LATENCY_SECONDS = 0.01
+    write.pictures = lambda rows: {}
     # Only the first process needs to know what to do.
     first = os.environ["RANK"] == "0"
     os._exit(main.main(arguments if first else ["--config", "/does/not/exist.py"]))
@@ -191,10 +193,10 @@ def _through_layers(team: Team | None) -> dict[str, torch.Tensor]:
         outputs = layers(images)
         (outputs * wanted).sum().backward()
     else:
-        share = Slice(team, BATCH, lambda: False)
+        share = Shard(team, BATCH, lambda: False)
         share.synchronize(layers)
-        outputs = layers(share.of(images))
-        (outputs * share.of(wanted)).sum().backward()
+        outputs = layers(share.rows_of(images))
+        (outputs * share.rows_of(wanted)).sum().backward()
         for parameter in [images, *layers.parameters()]:
             dist.all_reduce(parameter.grad)
     return {
@@ -220,16 +222,16 @@ def test_batch_norm_and_dropout_see_the_whole_batch(tmp_path: Path) -> None:
 def _ranges(team: Team | None, backend: str) -> dict[str, torch.Tensor]:
     """Ranges after two batches of quantization-aware training."""
     quant = Quant("qat", backend)
-    prepared = quantization.prepare(tiny(), quant).train()
+    prepared = backends.prepare(tiny(), quant).train()
     batches = torch.randn(2, BATCH, 1, 8, 8)
     share = None
     if team is not None:
-        share = Slice(team, BATCH, lambda: False)
+        share = Shard(team, BATCH, lambda: False)
         share.synchronize(prepared)
-        quantization.observe_together(prepared, parallel.extremes)
+        backends.observe_together(prepared, whole_batch.extremes)
     for images in batches:
-        prepared(images if share is None else share.of(images))
-    return quantization.with_trained_ranges(quant, prepared).ranges or {}
+        prepared(images if share is None else share.rows_of(images))
+    return backends.with_trained_ranges(quant, prepared).ranges or {}
 
 
 @pytest.mark.parametrize("backend", ["inductor", "x86"])
@@ -248,7 +250,7 @@ def _evaluations(team: Team | None, dataset: Dataset, count: int) -> list[float]
     if team is None:
         found = evaluate(model, loader)
     else:
-        found = Slice(team, 64, lambda: False).evaluate(model, loader)
+        found = Shard(team, 64, lambda: False).evaluate(model, loader)
         assert len(loader.index) == count
     return [found.accuracy, found.loss, found.images]
 

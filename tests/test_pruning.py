@@ -15,28 +15,22 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-import costs
-from experiment.store import Store
-from model import HybridCNNTransformer, exit_places
-from stages import importance
-from stages.calibration import calibrated
-from stages.dimensions import TARGETS, Dimension, cut, dimensions
+from experiment.running.store import Store
+from machine.errors import Interrupted
+from methods import costs
+from methods.pruning import importance
+from methods.pruning.amounts import Amount, Removed, choose, choose_for_cost
+from methods.pruning.dimensions import TARGETS, Dimension, Member, cut, dimensions
+from methods.pruning.sensitivity import ratios_for_drop
+from model import HybridCNNTransformer
+from networks.args import exit_places
+from stages.deployment import calibrated, deploy
 from stages.finetuning import FinetuneSpec, TrainSpec, finetune, train
 from stages.pruning import PruneSpec, prune
 from stages.ptq import PtqSpec, ptq
 from stages.qat import QatSpec, qat
-from stages.sensitivity import ratios_for_drop
-from stages.state import (
-    Context,
-    Interrupted,
-    ModelState,
-    StageError,
-    build,
-    deploy,
-    initial_state,
-    state_of,
-)
-from stages.structural import Amount, Removed, choose, choose_for_cost
+from stages.stage import Context, StageError
+from stages.state import ModelState, build, initial_state, state_of
 from tests.conftest import FUSIONS, TINY, tiny
 from tests.test_measure import macs_by_hand
 from tests.test_training import Memory
@@ -230,7 +224,7 @@ def test_criteria_by_hand() -> None:
     }
     index = torch.arange(3)[:, None]
     members = tuple(
-        importance.Member(f"{name}.weight", axis, role, index)
+        Member(f"{name}.weight", axis, role, index)
         for name, axis, role in (("a", 0, "out"), ("norm", 0, "norm"), ("b", 1, "in"))
     )
     dimension = Dimension("d", "conv", 3, "cnn_channels", 0, members)

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import torch
 
-import parallel
-from experiment.execution import Execution, add_execution_options, execution
-from experiment.messages import ConfigError
-from experiment.ray_executor import Needs, _needs
+from experiment.running.executor_options import Execution, add_execution_options, execution
+from experiment.running.ray_executor import Needs, _needs
+from experiment.suite.messages import ConfigError
 from tests.conftest import Suites
 from tests.test_kill import assert_equal_tensors, comparable, quickstart
+from training import whole_batch
 
 HOME = Path(__file__).parents[1]
 GIB = 2**30
@@ -76,7 +76,7 @@ def test_no_cluster_at_an_address(suites: Suites) -> None:
 
 
 def test_ray_and_torchrun_exclude_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parallel, "team", lambda: object())
+    monkeypatch.setattr(whole_batch, "team", lambda: object())
     (line,) = problems("--executor", "ray")
     assert "under torchrun" in line
 

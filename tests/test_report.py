@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 
 import main
-from experiment.report import html, write_report
-from experiment.report_charts import chart_data
-from experiment.report_data import COST, Row, best, effects, front, pareto, rows_of, signed
-from experiment.report_files import Folder, read_folder
-from experiment.report_page import page, times
-from experiment.report_study import study_view
-from stages.state import Interrupted
+from experiment.report.charts import chart_data
+from experiment.report.page import page, times
+from experiment.report.reader import Folder, read_folder
+from experiment.report.rows import COST, Row, best, effects, front, pareto, rows_of, signed
+from experiment.report.study_view import study_view
+from experiment.report.write import html, write_report
+from machine.errors import Interrupted
 from tests.conftest import Suites
 from tests.report_samples import history, metrics, sensitivities, small_suite, study, write
 
@@ -473,7 +473,7 @@ def test_an_interrupted_run_writes_the_report(suites: Suites, monkeypatch: Any) 
     def interrupted(*args: Any) -> None:
         raise Interrupted
 
-    monkeypatch.setattr("experiment.executor.SerialExecutor.run", interrupted)
+    monkeypatch.setattr("experiment.running.executor.SerialExecutor.run", interrupted)
     assert suites.run() == 130
     assert (suites.results / "report.html").exists()
 

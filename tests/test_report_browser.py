@@ -14,9 +14,9 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 import main
-from experiment.report import html
-from experiment.report_data import front, rows_of
-from experiment.report_files import read_folder
+from experiment.report.reader import read_folder
+from experiment.report.rows import front, rows_of
+from experiment.report.write import html
 from tests.conftest import Suites
 from tests.report_samples import (
     CHROMIUM,

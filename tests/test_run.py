@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import main
-from experiment.store import Store
+from experiment.running.store import Store
 from stages import STAGES, Stage
 from stages.finetuning import FinetuneSpec
 from tests.conftest import Suites
@@ -109,7 +109,7 @@ def test_a_second_run_computes_nothing_and_says_the_same(
     def refuse(*args: Any) -> None:
         raise AssertionError("a cached stage ran")
 
-    monkeypatch.setattr("experiment.chain.Context", refuse)
+    monkeypatch.setattr("experiment.running.step.Context", refuse)
     assert suites.run(CHAINS) == 0
     for name, before in first.items():
         after = results(suites, name)

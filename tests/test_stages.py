@@ -12,22 +12,25 @@ from torch import nn
 
 import utils
 from dataset import get_dataloaders
-from experiment.measure import static_metrics
-from experiment.store import Store, load_checkpoint
+from experiment.running.checkpoint import load_checkpoint
+from experiment.running.measure import static_metrics
+from experiment.running.store import Store
+from methods.pruning.masks import channel_scores, channel_tensors, mask_channels, zero_channel_masks
+from methods.quantization import backends
+from methods.quantization.compiled import CompiledNetwork
+from methods.quantization.record import Quant
 from model import HybridCNNTransformer
-from stages import STAGES, quantization
-from stages.calibration import calibrated
-from stages.compiled import CompiledNetwork
+from stages import STAGES
+from stages.deployment import calibrated, deploy
 from stages.distillation import DistillSpec
 from stages.finetuning import FinetuneSpec, finetune
-from stages.masks import channel_scores, channel_tensors, mask_channels, zero_channel_masks
 from stages.pruning import PruneSpec, prune
 from stages.ptq import PtqSpec, ptq
 from stages.qat import QatSpec, qat
-from stages.quantization import Quant
-from stages.state import Context, ModelState, build, deploy, from_plain, state_of, to_plain
+from stages.stage import Context
+from stages.state import ModelState, build, from_plain, state_of, to_plain
 from tests.conftest import FUSIONS, tiny
-from train_eval import Recipe
+from training.recipe import Recipe
 
 FAST: dict[str, Any] = {"epochs": 1, "batch_size": 256, "precision": "fp32"}
 
@@ -218,13 +221,13 @@ def test_masks_hold_during_finetuning_with_momentum_and_decay(ctx: Context) -> N
 @pytest.mark.parametrize("backend", ["x86", "fbgemm", "qnnpack"])
 @pytest.mark.parametrize("scheme", ["ptq", "qat"])
 def test_int8_is_close_to_float(scheme: str, backend: str) -> None:
-    if quantization.unavailable(backend) is not None:
+    if backends.unavailable(backend) is not None:
         pytest.skip(f"{backend} is not in this build of torch")
     model = tiny()
     images = torch.randn(64, 1, 8, 8)
-    quant = quantization.with_calibrated_ranges(model, Quant(scheme, backend), [(images, images)])
+    quant = backends.with_calibrated_ranges(model, Quant(scheme, backend), [(images, images)])
     with torch.inference_mode():
-        expected, found = model(images), quantization.to_int8(model, quant)(images)
+        expected, found = model(images), backends.to_int8(model, quant)(images)
     error = (expected - found).norm() / expected.norm()
     assert 0 < error < 0.1
 
@@ -232,8 +235,8 @@ def test_int8_is_close_to_float(scheme: str, backend: str) -> None:
 def test_masters_come_back_by_name() -> None:
     model = tiny()
     quant = Quant("qat", "x86")
-    prepared = quantization.prepare(model, quant)
-    names = quantization.master_names(prepared, model, quant)
+    prepared = backends.prepare(model, quant)
+    names = backends.master_names(prepared, model, quant)
     found = prepared.state_dict()
     assert names["cnn.blocks.0.norm.weight"] == "cnn.blocks.0.conv.bn.weight"
     assert len(set(names.values())) == len(names) == len(model.state_dict())

@@ -17,14 +17,14 @@ from scipy import stats
 
 import main
 from dataset import load_dataset
-from experiment.messages import ConfigError
-from experiment.order import Points, Resampling, compare, hypervolume, kendall, rank
-from experiment.recommend import parse_wish, recommendation
-from experiment.schema import load_suite
-from experiment.study import load_study
-from experiment.study_analysis import Analysis, Evidence, Reference
-from experiment.study_command import findings
-from experiment.study_run import OnValidation, with_shared_latency
+from experiment.commands.study import findings
+from experiment.study.analysis import Analysis, Evidence, Reference
+from experiment.study.plan import load_study
+from experiment.study.recommend import parse_wish, recommendation
+from experiment.study.statistics import Points, Resampling, compare, hypervolume, kendall, rank
+from experiment.study.validation import OnValidation, with_shared_latency
+from experiment.suite.messages import ConfigError
+from experiment.suite.schema import load_suite
 from stages import STAGES, Stage
 from stages.finetuning import FinetuneSpec
 from tests.conftest import SUITE, Suites
@@ -335,7 +335,7 @@ def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "suite.py"
     path.write_text(SUITE.format(folder=folder) + STUDY)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("costs.LATENCY_SECONDS", 0.01)
+        patch.setattr("machine.timing.LATENCY_SECONDS", 0.01)
         assert study(path, "Tiny") == 0
     return path
 
@@ -402,8 +402,8 @@ def test_a_second_run_computes_nothing_and_finds_the_same(
     def refuse(*args: Any, **options: Any) -> None:
         raise AssertionError("it ran again")
 
-    monkeypatch.setattr("experiment.chain.Context", refuse)
-    monkeypatch.setattr("experiment.study_run.deploy", refuse)
+    monkeypatch.setattr("experiment.running.step.Context", refuse)
+    monkeypatch.setattr("experiment.study.validation.deploy", refuse)
     assert study(tiny_study, "Tiny") == 0
     printed = capsys.readouterr().out
     assert "every chain is in the store" in printed and "order: " in printed

@@ -14,23 +14,18 @@ from torch import nn
 from torch.optim import swa_utils
 
 from dataset import get_dataloaders
+from machine.errors import Interrupted
 from stages.finetuning import FinetuneSpec, TrainSpec, finetune, train
 from stages.fitting import fit
 from stages.pruning import PruneSpec, prune
 from stages.qat import QatSpec, qat
-from stages.state import Context, Interrupted, ModelState, initial_state
+from stages.stage import Context
+from stages.state import ModelState, initial_state
 from tests.conftest import TINY
-from train_eval import (
-    EpochProgress,
-    ExponentialMovingAverage,
-    NonFiniteLossError,
-    Recipe,
-    cross_entropy,
-    evaluate,
-    get_optimizer,
-    get_scheduler,
-    train_one_epoch,
-)
+from train_eval import EpochProgress, NonFiniteLossError, evaluate, train_one_epoch
+from training.losses import cross_entropy
+from training.optimizers import ExponentialMovingAverage, get_optimizer, get_scheduler
+from training.recipe import Recipe
 
 RECIPE = Recipe(batch_size=128, learning_rate=5e-3, precision="fp32")
 
@@ -202,7 +197,7 @@ class Memory:
         self.content: bytes | None = None
 
     def save(self, value: dict[str, Any]) -> None:
-        from files import tensor_bytes
+        from machine.files import tensor_bytes
 
         self.content = tensor_bytes(value)
 
@@ -309,7 +304,7 @@ GOLDEN = Path(__file__).parent / "golden" / "quickstart_losses.json"
 
 def test_quickstarts_first_epochs_have_the_golden_losses(ctx: Context) -> None:
     """Losses of the quickstart's baseline, from the file that says how they were made."""
-    from experiment.schema import load_suite
+    from experiment.suite.schema import load_suite
 
     golden = json.loads(GOLDEN.read_text())
     suite = load_suite(Path(__file__).parents[1] / "configs" / "quickstart.py")

@@ -12,27 +12,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import fused_norm
-import muon
 import train_eval
-import transformer
-from augmentation import BatchLoader
+from data_sets.batches import BatchLoader
 from dataset import fastest_evaluation_batch, get_dataloaders
-from model import ConvBlock, HybridCNNTransformer, fuse_blocks
-from muon import Muon, hidden_matrices, orthogonalized
+from model import HybridCNNTransformer
+from networks import fused_norm, transformer
+from networks.attention import ScaledDotProduct, trains_faster_written_out, written_out
+from networks.convolution import ConvBlock, fuse_blocks
 from stages.finetuning import TrainSpec, train
 from stages.fitting import fit
-from stages.state import Context, initial_state
+from stages.stage import Context
+from stages.state import initial_state
 from tests.conftest import TINY, tiny
 from tests.test_training import Memory
-from train_eval import (
-    NonFiniteLossError,
-    Recipe,
-    cross_entropy,
-    get_optimizer,
-    get_scheduler,
-    train_one_epoch,
-)
+from train_eval import NonFiniteLossError, train_one_epoch
+from training import muon
+from training.losses import cross_entropy
+from training.muon import Muon, hidden_matrices, orthogonalized
+from training.optimizers import get_optimizer, get_scheduler
+from training.recipe import Recipe
 
 needs_compiler = pytest.mark.skipif(fused_norm.library() is None, reason="no C++ compiler")
 
@@ -126,15 +124,15 @@ def test_both_attention_paths_are_equal_and_the_choice_draws_nothing() -> None:
     query, key, value = (torch.randn(4, 2, 9, 8, requires_grad=True) for _ in range(3))
     weights = torch.randn(4, 2, 9, 8)
     expected = F.scaled_dot_product_attention(query, key, value)
-    found = transformer.written_out(query, key, value)
+    found = written_out(query, key, value)
     torch.testing.assert_close(found, expected)
     theirs = torch.autograd.grad(expected, (query, key, value), weights)
     torch.testing.assert_close(torch.autograd.grad(found, (query, key, value), weights), theirs)
     before = torch.get_rng_state()
     with torch.inference_mode(False), torch.no_grad():
-        chosen = transformer.trains_faster_written_out(query.shape, query.dtype, 1)
+        chosen = trains_faster_written_out(query.shape, query.dtype, 1)
     assert torch.equal(torch.get_rng_state(), before)
-    assert chosen is transformer.trains_faster_written_out(query.shape, query.dtype, 1)
+    assert chosen is trains_faster_written_out(query.shape, query.dtype, 1)
 
 
 def test_the_choice_of_a_path_outlives_the_process(
@@ -142,7 +140,7 @@ def test_the_choice_of_a_path_outlives_the_process(
 ) -> None:
     """The paths differ in the last bits: a run that goes on must not choose anew."""
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "kept"))
-    choose, shape = transformer.trains_faster_written_out, torch.Size((4, 2, 9, 8))
+    choose, shape = trains_faster_written_out, torch.Size((4, 2, 9, 8))
     for answer in (True, False):
         monkeypatch.setattr(transformer, "_written_out_wins", lambda *_, answer=answer: answer)
         choose.cache_clear()  # as a new process has it
@@ -168,7 +166,7 @@ def test_losses_are_a_plain_loops(
     ours, plain = (HybridCNNTransformer(**TINY) for _ in range(2))
     plain.load_state_dict(ours.state_dict())
     for name, module in list(plain.named_modules()):
-        if isinstance(module, transformer.ScaledDotProduct):
+        if isinstance(module, ScaledDotProduct):
             attention = nn.Module()
             attention.forward = F.scaled_dot_product_attention  # type: ignore[assignment]
             plain.set_submodule(name, attention)
@@ -335,7 +333,11 @@ def test_muon_equals_torchs_and_adamw() -> None:
     others = [p for p in model.parameters() if all(p is not m for m in matrices)]
     names = {name for name, p in model.named_parameters() if any(p is m for m in matrices)}
     assert {"cnn.blocks.1.conv.weight", "embed.weight"} <= names
-    assert not names & {"cnn.blocks.0.conv.weight", "head.weight", "transformer.position.embedding"}
+    assert not names & {
+        "cnn.blocks.0.conv.weight",
+        "head.weight",
+        "transformer.position.embedding",
+    }
     copies = [nn.Parameter(p.detach().flatten(1).clone()) for p in matrices]
     rest = [nn.Parameter(p.detach().clone()) for p in others]
     torchs = torch.optim.Muon(

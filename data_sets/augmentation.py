@@ -1,0 +1,55 @@
+"""Batches of images: normalisation, whole-batch augmentation and the loader that yields them.
+
+A split lives as one uint8 tensor `[N, C, H, W]`. Indexing it and augmenting the batch as tensors
+keeps two CPU cores busy with the model instead of with per-image Python transforms.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+AUGMENTATIONS = ("none", "standard", "randaugment")
+
+
+def random_crop(images: Tensor, padding: int) -> Tensor:
+    """Shift every image of `[B, C, H, W]` by its own offset in ±padding pixels, zeros outside."""
+    batch, _, height, width = images.shape
+    padded = torch.nn.functional.pad(images, (padding,) * 4)  # [B, C, H+2p, W+2p]
+    device = images.device
+    top = torch.randint(0, 2 * padding + 1, (batch, 1), device=device).squeeze(1)
+    left = torch.randint(0, 2 * padding + 1, (batch, 1), device=device).squeeze(1)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # [B, C, 2p+1, 2p+1, H, W], a view
+    return windows[torch.arange(batch, device=device), :, top, left]
+
+
+def random_flip(images: Tensor) -> Tensor:
+    """Mirror each image of `[B, C, H, W]` left to right with probability 1/2."""
+    flip = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+    return torch.where(flip, images.flip(3), images)
+
+
+def cutout(images: Tensor, size: int) -> Tensor:
+    """Set one `size`×`size` square a float image to 0, the mean after normalisation.
+
+    Centres are uniform over the image, so squares may hang over the edge (arXiv:1708.04552).
+    """
+    batch, _, height, width = images.shape
+    device = images.device
+    rows, columns = torch.arange(height, device=device), torch.arange(width, device=device)
+    top = torch.randint(0, height, (batch, 1), device=device) - size // 2
+    left = torch.randint(0, width, (batch, 1), device=device) - size // 2
+    in_rows = (rows >= top) & (rows < top + size)  # [B, H]
+    in_columns = (columns >= left) & (columns < left + size)  # [B, W]
+    hole = in_rows[:, None, :, None] & in_columns[:, None, None, :]
+    return images.masked_fill(hole, 0.0)
+
+
+def randaugment(images: Tensor, group: int = 8) -> Tensor:
+    """torchvision's RandAugment (arXiv:1909.13719), drawn anew for every `group` images.
+
+    v2 draws one operation a call, so a whole batch in one call would get a single distortion.
+    """
+    policy = v2.RandAugment()
+    return torch.cat([policy(chunk) for chunk in images.split(group)])

@@ -1,0 +1,98 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+from data_sets.augmentation import cutout, randaugment, random_crop, random_flip
+
+
+class BatchLoader:
+    """Yield `(images float32 [B, C, H, W], labels)` from a uint8 split, on `device`.
+
+    `index` chooses images and their order without copying them; None takes all. Images that are on
+    the device already stay there: an epoch's order goes over once, and no batch waits for the host.
+
+    Labels are int64 `[B]`, or float `[B, K]` under mixup. The order of epoch `e` depends on
+    `(seed, e)` alone; augmentation draws from torch's global generator of the images' device (mixup
+    and RandAugment from the CPU's).
+    """
+
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        *,
+        index: Tensor | None = None,
+        mean: list[float],
+        std: list[float],
+        num_classes: int,
+        training: bool = False,
+        augmentation: str = "none",
+        flip: bool = True,
+        cutout_size: int = 0,
+        mixup_alpha: float = 0.0,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ):
+        self.images, self.labels = images, labels
+        self.index = torch.arange(len(images)) if index is None else index
+        self.batch_size = min(batch_size, len(self.index))
+        self.training, self.augmentation, self.flip = training, augmentation, flip
+        self.cutout_size = cutout_size
+        self.mixup = (
+            v2.MixUp(alpha=mixup_alpha, num_classes=num_classes) if mixup_alpha > 0 else None
+        )
+        self.seed, self.epoch, self.device = seed, 0, torch.device(device)
+        self.mean = torch.tensor(mean, device=self.device).view(1, -1, 1, 1)
+        self.std = torch.tensor(std, device=self.device).view(1, -1, 1, 1)
+
+    def __len__(self) -> int:
+        """Batches an epoch. Training drops the last partial batch (batch norm needs full ones)."""
+        full, rest = divmod(len(self.index), self.batch_size)
+        return full + (0 if self.training or rest == 0 else 1)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return self.batches()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose which epoch's order the next pass has."""
+        self.epoch = epoch
+
+    def batches(self, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The epoch's batches from number `start` on, as if those before had been drawn."""
+        order = self.index
+        if self.training:
+            generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+            order = order[torch.randperm(len(order), generator=generator)]
+        order = order.to(self.images.device)
+        for step in range(start, len(self)):
+            chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
+            images = self.images[chosen].to(self.device)
+            labels = self.labels[chosen].to(self.device)
+            yield self._prepare(images, labels)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """uint8 `[B, C, H, W]` → float32, zero mean and unit deviation a channel."""
+        scaled = images.float().div_(255).sub_(self.mean).div_(self.std)
+        return scaled.contiguous(memory_format=torch.channels_last)
+
+    def _prepare(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if not self.training:
+            return self.normalize(images), labels
+        if self.augmentation != "none":
+            images = random_crop(images, max(1, images.shape[-1] // 8))
+            images = random_flip(images) if self.flip else images
+        if self.augmentation == "randaugment":
+            images = randaugment(images)
+        images = self.normalize(images)
+        if self.cutout_size:
+            images = cutout(images, self.cutout_size)
+        if self.mixup is not None:
+            images, labels = self.mixup(images, labels)
+        return images, labels

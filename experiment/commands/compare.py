@@ -1,0 +1,152 @@
+"""`python main.py compare A B`: two experiments stage by stage, and what differs in their configs.
+
+Stages are paired where the two sequences agree, as difflib finds it; a stage that only one has
+there stands alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+from typing import Any
+
+from rich.table import Table
+
+from experiment.commands.parser import Parser
+from experiment.commands.show import heading, results_folder
+from experiment.report.one_result import read_result, specs, stats_after, stats_at_end
+from experiment.report.reader import Result
+from experiment.running.console import Console
+from experiment.running.metrics import against
+from experiment.running.tables import COLUMNS, Row, cell, options
+
+Pair = tuple[str, int | None, int | None]  # stage, its positions in A and in B
+
+
+MACHINE = ("device", "cpu", "isa", "threads", "torch", "torchao")  # what latency depends on
+
+
+def compare_command(arguments: list[str], console: Console) -> int:
+    """Run the subcommand; returns the exit code."""
+    args = _parser().parse_args(arguments)
+    folder = results_folder(args.config)
+    first, second = (read_result(name, folder) for name in (args.first, args.second))
+    for letter, result in (("A", first), ("B", second)):
+        console.show(heading(result, f"{letter} "))
+    headings = [heading for heading, *_ in COLUMNS]
+    title = "Stage by stage: A → B (change from A to B)"
+    console.figures(title, ["stage"], headings, _stages(first, second))
+    differences = list(config_differences(first, second))
+    if differences:
+        console.show(_table("What differs in the configuration", differences))
+    else:
+        console.say("the configurations are the same")
+    machines = [
+        (f"environment.{key}", first.environment.get(key), second.environment.get(key))
+        for key in MACHINE
+    ]
+    machines = [row for row in machines if row[1] != row[2]]
+    if machines:
+        console.show(_table("Measured under other conditions: compare no latencies", machines))
+    return 0
+
+
+def paired(first: list[str], second: list[str]) -> list[Pair]:
+    """Stages that belong together; None where one sequence has no such stage there."""
+    pairs: list[Pair] = []
+    for tag, a, a_end, b, b_end in SequenceMatcher(None, first, second, False).get_opcodes():
+        if tag == "equal":
+            pairs += zip(first[a:a_end], range(a, a_end), range(b, b_end), strict=True)
+        else:
+            pairs += [(first[position], position, None) for position in range(a, a_end)]
+            pairs += [(second[position], None, position) for position in range(b, b_end)]
+    return pairs
+
+
+def config_differences(first: Result, second: Result) -> Iterator[tuple[str, Any, Any]]:
+    """Key, value in A, value in B: sections key by key, then the stages' options."""
+    for section in ("dataset_args", "model_args", "training_args"):
+        mine, its = first.config[section], second.config[section]
+        yield from _differing(section, mine, its)
+    yield from _differing(
+        "",
+        {"load_fp32_baseline_from_experiment": first.baseline, "seeds": first.seeds},
+        {"load_fp32_baseline_from_experiment": second.baseline, "seeds": second.seeds},
+    )
+    if first.sequence != second.sequence:
+        yield "sequence", " → ".join(first.sequence), " → ".join(second.sequence)
+    stages = _by_occurrence(first), _by_occurrence(second)
+    for label in {**stages[0], **stages[1]}:
+        mine, its = (found.get(label) for found in stages)
+        if mine is not None and its is not None:
+            yield from _differing(label, mine, its)
+        elif mine is not None:
+            yield label, options(mine, first.config["training_args"]), None
+        elif its is not None:
+            yield label, None, options(its, second.config["training_args"])
+
+
+def _by_occurrence(result: Result) -> dict[str, dict[str, Any]]:
+    """Options by stage: the first finetune of a chain is 'finetune', its second 'finetune 2'."""
+    seen: Counter[str] = Counter()
+    found = {}
+    for name, spec in specs(result):
+        seen[name] += 1
+        found[name if seen[name] == 1 else f"{name} {seen[name]}"] = spec
+    return found
+
+
+def _differing(
+    section: str, first: dict[str, Any], second: dict[str, Any]
+) -> Iterator[tuple[str, Any, Any]]:
+    prefix = f"{section}." if section else ""
+    for key in {**first, **second}:
+        if first.get(key) != second.get(key):
+            yield f"{prefix}{key}", first.get(key), second.get(key)
+
+
+def _stages(first: Result, second: Result) -> list[Row]:
+    """A row a pair of stages, then the ends of both chains."""
+    rows = []
+    for name, a, b in paired(first.sequence, second.sequence):
+        only = "" if None not in (a, b) else f" ({'A' if b is None else 'B'} only)"
+        mine = stats_after(first, a) if a is not None else {}
+        its = stats_after(second, b) if b is not None else {}
+        rows.append(Row([f"{name}{only}"], _cells(mine, its)))
+    rows[-1:] = [row._replace(ends_section=True) for row in rows[-1:]]
+    ends = _cells(stats_at_end(first), stats_at_end(second))
+    return [*rows, Row(["end"], ends, style="bold")]
+
+
+def _cells(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+    change = against(second, first)
+    cells = []
+    for _, name, scale, digits in COLUMNS:
+        mine, its = (cell(stats, {}, name, scale, digits) for stats in (first, second))
+        text = cell(second, change, name, scale, digits)
+        cells.append(mine if not second else its if not first else f"{mine} → {text}")
+    return cells
+
+
+def _table(title: str, rows: list[tuple[str, Any, Any]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    for name in ("", "A", "B"):
+        table.add_column(name, overflow="fold")
+    for key, mine, its in rows:
+        table.add_row(key, *("–" if value is None else str(value) for value in (mine, its)))
+    return table
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python main.py compare",
+        description="Two experiments stage by stage, and what differs in their configurations.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("first", metavar="A", help="a name that has results, or a results file")
+    parser.add_argument("second", metavar="B", help="the same")
+    parser.add_argument(
+        "--config", default="config.py", metavar="FILE", help="the suite, for its RESULTS_DIR"
+    )
+    return parser

@@ -1,0 +1,203 @@
+"""`python main.py doctor`: what this machine and installation have, and what to do about the rest.
+
+Imports torch and the project only after it has found that they can be imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from machine.installation import Finding, installed, packages, python
+
+if TYPE_CHECKING:
+    from experiment.suite.records import Suite
+
+
+OPTIONAL = {
+    "tensorboard": "--tensorboard",
+    "onnx": "export", "onnxscript": "export", "onnxruntime": "export", "openvino": "export",
+    "thop": "a second count of MACs",
+}  # fmt: skip
+
+
+MARKS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
+
+
+LEAST_FREE = 1e9  # bytes, below which a disk is called nearly full
+
+
+OPENMP = "#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n"
+
+
+def doctor_command(arguments: list[str], console: object = None) -> int:
+    """Run the subcommand; returns the exit code: 1 where something must be mended.
+
+    Prints by itself: what the console prints with may be missing.
+    """
+    args = _parser().parse_args(arguments)
+    bad = 0
+    try:
+        for finding in _findings(args.config):
+            bad += finding.mark == "bad"
+            print(f"{MARKS[finding.mark]}  {finding.subject:14} {finding.text}", flush=True)
+            if finding.remedy:
+                print(f"{'':21}→ {finding.remedy}", flush=True)
+        ready = "ready: python main.py --config configs/quickstart.py"
+        print(f"{bad} to be mended" if bad else ready, flush=True)
+    except BrokenPipeError:  # as `| head` leaves it; what Python flushes at its end goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return 1 if bad else 0
+
+
+def _findings(config: str) -> Iterator[Finding]:
+    yield python()
+    found = packages()
+    yield from found
+    if any(finding.mark == "bad" for finding in found):
+        yield Finding("note", "machine, suite", "not looked at while packages are missing")
+        yield folder("this folder", Path.cwd())
+        return
+    yield _optional()
+    yield from _machine()
+    yield from _suite(config)
+
+
+def _optional() -> Finding:
+    there = [f"{name} {version}" for name in OPTIONAL if (version := installed(name))]
+    lacking = [f"{name} (for {use})" for name, use in OPTIONAL.items() if not installed(name)]
+    text = f"{', '.join(there) or 'none'}"
+    return Finding("ok", "optional", text + (f"; not: {', '.join(lacking)}" if lacking else ""))
+
+
+def _machine() -> Iterator[Finding]:
+    """Processor, memory, GPUs and compiler."""
+    import torch
+
+    from machine.processor import bf16_is_fast, cpu_model, has_vnni, isa
+
+    flags = isa()
+    text = f"{cpu_model()}, {torch.get_num_threads()} threads of {os.cpu_count()} processors; "
+    text += " ".join(flags) or "none of the int8 and bf16 instructions"
+    text += f"; trains in {'bf16' if bf16_is_fast('cpu') else 'fp32'}"
+    if has_vnni():
+        yield Finding("ok", "processor", text)
+    else:
+        yield Finding("note", "processor", f"{text}; no VNNI: int8 gains less, in 7 bits")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    yield Finding("ok", "memory", f"{memory / 1e9:.1f} GB")
+    for number in range(torch.cuda.device_count()):
+        about = torch.cuda.get_device_properties(number)
+        yield Finding("ok", f"cuda:{number}", f"{about.name}, {about.total_memory / 1e9:.0f} GB")
+    if torch.cuda.device_count() == 0:
+        build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "a CPU build"
+        if shutil.which("nvidia-smi"):
+            text = f"torch ({build}) sees none, though nvidia-smi is here"
+            remedy = "a newer driver, or torch and torchvision for your CUDA version (README)"
+            yield Finding("note", "GPU", text, remedy)
+        else:
+            yield Finding("ok", "GPU", f"none; torch ({build}) runs on the processor")
+    yield compiler()
+
+
+def compiler() -> Finding:
+    """Whether a C++ compiler makes programs that run, with OpenMP, as Inductor needs it."""
+    from methods.quantization.backends import unavailable
+
+    reason = unavailable("inductor")
+    if reason is not None:
+        return Finding("note", "compiler", f"quantization_backend 'inductor' {reason}")
+    command = shlex.split(os.environ.get("CXX", "g++"))
+    with tempfile.TemporaryDirectory() as folder:
+        source, program = Path(folder, "try.cpp"), Path(folder, "try")
+        source.write_text(OPENMP)
+        for step in ([*command, "-fopenmp", str(source), "-o", str(program)], [str(program)]):
+            try:
+                done = subprocess.run(step, capture_output=True, text=True, timeout=60)
+            except (OSError, subprocess.TimeoutExpired) as error:
+                done = subprocess.CompletedProcess(step, 1, "", str(error))
+            if done.returncode != 0:
+                lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+                text = f"{shlex.join(command)} cannot make and run a program: {lines[0]}"
+                remedy = "install g++ with OpenMP, or use quantization_backend 'x86'"
+                return Finding("note", "compiler", text, remedy)
+    told = subprocess.run([*command, "--version"], capture_output=True, text=True).stdout
+    return Finding("ok", "compiler", told.splitlines()[0] if told else shlex.join(command))
+
+
+def _suite(config: str) -> Iterator[Finding]:
+    """The suite, its data sets and its folders."""
+    from experiment.suite.messages import ConfigError
+    from experiment.suite.schema import load_suite
+
+    try:
+        suite = load_suite(config)
+    except ConfigError as error:
+        for problem in error.problems:
+            yield Finding("bad", "suite", problem)
+        return
+    yield Finding("ok", "suite", f"{config}: {len(suite.experiments)} experiments, no mistakes")
+    yield from _data(suite)
+    yield folder("DATA_DIR", suite.data_dir)
+    yield folder("MODEL_SAVE_DIR", suite.model_dir)
+    yield folder("RESULTS_DIR", suite.results_dir)
+
+
+def _data(suite: Suite) -> Iterator[Finding]:
+    from torchvision import datasets
+
+    archives = {"CIFAR10": datasets.CIFAR10, "CIFAR100": datasets.CIFAR100}
+    for info in {e.dataset_args: e.data for e in suite.experiments}.values():
+        shape = "×".join(map(str, (info.in_channels, *info.image_size)))
+        text = f"{info.name}, {len(info.classes)} classes, {shape}"
+        kind = archives.get(info.name)
+        if kind is None or (suite.data_dir / kind.filename).exists():
+            yield Finding("ok", "data", f"{text}: found")
+            continue
+        yield Finding(
+            "note",
+            "data",
+            f"{text}: {kind.filename} is not in {suite.data_dir}/; the first run downloads it",
+            "offline, put it there, or run --config configs/quickstart.py, which needs none",
+        )
+
+
+def folder(name: str, path: Path) -> Finding:
+    """Whether a folder, there already or not, can be written, and how much room it has."""
+    there = path.absolute()
+    while not there.exists():
+        there = there.parent
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            free = shutil.disk_usage(there).free
+    except OSError as error:
+        return Finding("bad", name, f"{path} cannot be written ({error.strerror})", "use another")
+    text = f"{path} can be written, {free / 1e9:.1f} GB free"
+    if free < LEAST_FREE:
+        return Finding("note", name, text, "make room, or name a folder on another disk")
+    return Finding("ok", name, text)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        print(f"command line: {message}; see python main.py doctor --help", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="python main.py doctor",
+        description="What this machine and installation have, and what to do about the rest.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", default="config.py", metavar="FILE", help="the suite")
+    return parser

@@ -1,0 +1,244 @@
+"""`python main.py export EXPERIMENT --format onnx|onnx-int8|aoti|openvino`: a network as files.
+
+What is written is read again by its own runtime and compared with the network on the test split.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import ArgumentTypeError, Namespace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from rich.table import Table
+
+from dataset import Dataset, load_dataset
+from experiment.commands.parser import Parser
+from experiment.export.compare import Comparison, ExportError, Subject, compare, export, reference
+from experiment.export.formats import FORMATS, missing
+from experiment.running.console import Console
+from experiment.running.store import Store
+from experiment.suite.chains import Chain, Step, plan
+from experiment.suite.messages import ConfigError, stop_at
+from experiment.suite.schema import load_suite
+from stages.deployment import deploy
+from stages.stage import Context
+from stages.state import ModelState
+
+
+class Wanted(NamedTuple):
+    """A file to be written."""
+
+    format: str  # a key of FORMATS
+    batch: int | None  # where it is fixed
+    path: Path
+
+    def is_there(self, about: dict[str, str]) -> bool:
+        """Whether the file is there and says the same of itself. Raises ConfigError for another."""
+        if not self.path.exists():
+            return False
+        try:
+            found = FORMATS[self.format].read(self.path).about
+        except Exception:  # whatever a runtime says of a file that is not its own
+            found = {}
+        if {**found, **self.about(about)} == found:
+            return True
+        what = f"{found['experiment']} {found['key'][:12]}" if "key" in found else "something else"
+        raise ConfigError(
+            [f"export: {self.path} is there and holds {what}; remove it, add --overwrite, or "
+             "choose another folder with --output"]
+        )  # fmt: skip
+
+    def about(self, about: dict[str, str]) -> dict[str, str]:
+        if self.batch is None:
+            return about
+        return {**about, "batch": str(self.batch), "threads": str(torch.get_num_threads())}
+
+
+def export_command(arguments: list[str], console: Console) -> int:
+    """Run the subcommand; returns the exit code: 1 where a file is not what it should be."""
+    args = _parser().parse_args(arguments)
+    _check_command(args)
+    suite = load_suite(args.config, overrides=args.set, only=[args.experiment])
+    chain = _chain([c for c in plan(suite) if c.experiment.name == args.experiment], args.seed)
+    step = _step(chain, args.stage)
+    store = Store(suite.model_dir, console.say)
+    stored = store.load(step.key)
+    if stored is None:
+        run = f"python main.py --config {args.config} --only {args.experiment}"
+        run += "".join(f" --set {override}" for override in args.set or [])
+        raise ConfigError([f"export: {step.label} is not in the store; run it first: {run}"])
+    state, record = stored
+    _check_state(args, step, state)
+    dataset = load_dataset(chain.experiment.dataset_args, suite.data_dir)
+    about = describe(chain, step, state, record, dataset)
+    folder = Path(args.output) if args.output else suite.model_dir / "exports"
+    wanted = _wanted(args, folder, step.checkpoint)
+    there = {} if args.overwrite else {file: file.is_there(about) for file in wanted}
+    test = Context(dataset, torch.device("cpu"), step.seed).loaders(batch_size=256).test
+    subject = Subject(state, deploy(state, "cpu", store.compiled), test, about)
+    expected = reference(subject)
+    found: dict[Path, Comparison] = {}
+    for file in wanted:
+        form = FORMATS[file.format]
+        kept = there.get(file, False)
+        console.say(f"{file.format}: {'reading' if kept else 'writing'} {file.path}")
+        try:
+            if kept:
+                runtime = form.read(file.path)
+                found[file.path] = compare(runtime, subject, file.batch, expected)
+            else:
+                found[file.path] = export(subject, form, file.path, file.batch, expected)
+        except ExportError as error:
+            fate = "add --overwrite to make it anew" if kept else "not kept"
+            print(f"export --format {file.format}: {file.path} {error}; {fate}", file=sys.stderr)
+    if found:
+        console.rich.print(_table(found))
+    return 0 if len(found) == len(wanted) else 1
+
+
+def describe(
+    chain: Chain, step: Step, state: ModelState, record: dict[str, Any], dataset: Dataset
+) -> dict[str, str]:
+    """What a file says of itself, as text; lists and dicts as JSON."""
+    info, args = dataset.info, state.model_args
+    position = [s.key for s in chain.steps].index(step.key) + 1
+    shape = ", ".join(map(str, (args["in_channels"], *args["image_size"])))
+    quantization = state.quant.settings() if state.quant is not None else None
+    return {
+        "experiment": step.experiment.name,
+        "stage": f"{step.stage} ({position} of {len(chain.steps)})",
+        "seed": str(step.seed),
+        "key": step.key,
+        "input": f"images: float32 [batch, {shape}], contiguous, 0 to 1",
+        "output": f"logits: float32 [batch, {args['num_classes']}]",
+        "channels": "RGB" if args["in_channels"] == 3 else "grey",
+        "image_size": json.dumps(args["image_size"]),
+        "resize": "crop the centre to the proportions of image_size, then bicubic",
+        "normalization": "inside: (images - mean) / std",
+        "mean": json.dumps(dataset.mean),
+        "std": json.dumps(dataset.std),
+        "dataset": info.name,
+        "classes": json.dumps(info.classes, ensure_ascii=False),
+        "weights": "float32" if state.quant is None else "int8",
+        "quantization": json.dumps(quantization),
+        "accuracy": f"{record['metrics']['accuracy']:.2f}",
+        "torch": torch.__version__,
+    }
+
+
+def _check_command(args: Namespace) -> None:
+    problems = []
+    for name in args.format:
+        lack = missing(FORMATS[name])
+        if lack is not None:
+            problems.append(f"export --format {name}: {lack}")
+    if args.batch and not any(FORMATS[name].compiled for name in args.format):
+        problems.append("export --batch: is for --format aoti; the others take any batch size")
+    stop_at(problems)
+
+
+def _chain(chains: list[Chain], seed: int | None) -> Chain:
+    """The chain of a seed; None is the first."""
+    for chain in chains:
+        if seed is None or chain.seed == seed:
+            return chain
+    allowed = ", ".join(str(chain.seed) for chain in chains)
+    raise ConfigError([f"export --seed {seed}: was not run; allowed: {allowed}"])
+
+
+def _step(chain: Chain, number: int | None) -> Step:
+    """The stage of a number, from 1; None is the last."""
+    if number is None:
+        return chain.steps[-1]
+    if 1 <= number <= len(chain.steps):
+        return chain.steps[number - 1]
+    allowed = ", ".join(f"{i} ({step.stage})" for i, step in enumerate(chain.steps, 1))
+    raise ConfigError([f"export --stage {number}: is not a stage of it; allowed: {allowed}"])
+
+
+def _check_state(args: Namespace, step: Step, state: ModelState) -> None:
+    problems = []
+    if state.model_args["exits"]:
+        problems.append(f"export: {step.label} leaves early, which no format holds")
+    for name in args.format:
+        if name == "onnx-int8" and state.quant is None:
+            problems.append(
+                f"export --format onnx-int8: {step.label} is float32; name an experiment with ptq "
+                "or qat, or choose --format onnx"
+            )
+        if name == "onnx" and state.quant is not None:
+            problems.append(
+                f"export --format onnx: {step.label} is int8; choose --format onnx-int8, or a "
+                "stage before with --stage"
+            )
+    stop_at(problems)
+
+
+def _wanted(args: Namespace, folder: Path, name: str) -> list[Wanted]:
+    files = []
+    for key in dict.fromkeys(args.format):
+        form = FORMATS[key]
+        if form.compiled:
+            files += [
+                Wanted(key, batch, folder / f"{name}_batch_{batch}{form.ending}")
+                for batch in dict.fromkeys(args.batch or [1])
+            ]
+        else:
+            files.append(Wanted(key, None, folder / f"{name}{form.ending}"))
+    return files
+
+
+def _table(found: dict[Path, Comparison]) -> Table:
+    table = Table(title="Written, and compared with the network on the test split")
+    table.add_column("file", overflow="fold")
+    for heading in ("MB", "largest logit difference", "other class %", "accuracy %", "network's %"):
+        table.add_column(heading, justify="right")
+    for path, result in found.items():
+        files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
+        table.add_row(
+            path.name,
+            f"{sum(file.stat().st_size for file in files) / 1e6:.2f}",
+            f"{result.largest:.2g} ({result.relative:.2%})",
+            f"{100 * result.other_class:.2f}",
+            f"{result.accuracy:.2f}",
+            f"{result.network_accuracy:.2f}",
+        )
+    return table
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python main.py export",
+        description="A finished experiment's network as files that other programs run.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("experiment", help="a baseline or a chain that was run")
+    parser.add_argument(
+        "--format",
+        nargs="+",
+        required=True,
+        choices=FORMATS,
+        help="onnx: float32; onnx-int8: quantize/dequantize pairs; aoti: machine code for torch; "
+        "openvino: its IR",
+    )
+    parser.add_argument("--config", default="config.py", metavar="FILE")
+    parser.add_argument("--set", action="append", metavar="SECTION.KEY=VALUE")
+    parser.add_argument("--stage", type=int, metavar="N", help="number of a stage; default: last")
+    parser.add_argument("--seed", type=int, help="where it was run with several; default: first")
+    parser.add_argument(
+        "--batch", nargs="+", type=_size, metavar="B", help="aoti: batch sizes, a file each; 1"
+    )
+    parser.add_argument("--output", metavar="FOLDER", help="default: MODEL_SAVE_DIR/exports")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace files that hold something else"
+    )
+    return parser
+
+
+def _size(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 65536:
+        raise ArgumentTypeError(f"{text} should be a whole number from 1 to 65536")
+    return int(text)

@@ -1,0 +1,159 @@
+"""`python main.py store ls|verify|gc`: look at the store, check it, and clear it out."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from experiment.commands.parser import Parser
+from experiment.running.console import Console
+from experiment.running.store import Store
+from experiment.study.plan import load_studies, load_study
+from experiment.suite.chains import plan
+from experiment.suite.messages import ConfigError
+from experiment.suite.records import Suite
+from experiment.suite.schema import load_suite
+
+HOME = Path(__file__).parents[2]
+
+
+def store_command(arguments: list[str], console: Console) -> int:
+    """Run the subcommand; returns the exit code: 1 where `verify` finds damage."""
+    args = _parser().parse_args(arguments)
+    named, folder = _named_keys(args.config, args.set, console, needed=args.action == "gc")
+    store = Store(folder, console.say)
+    if args.action == "ls":
+        return _list(store, named, console)
+    if args.action == "verify":
+        return _verify(store, console)
+    return _collect(store, named, args.yes, console)
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="python main.py store", description="The store of finished stages.")
+    parser.add_argument("action", choices=["ls", "verify", "gc"])
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        metavar="FILE",
+        help="suites whose stages are wanted (default: config.py and all of configs/)",
+    )
+    parser.add_argument(
+        "--set", action="append", metavar="SECTION.KEY=VALUE", help="as the suites were run with"
+    )
+    parser.add_argument("--yes", action="store_true", help="gc: remove without asking")
+    return parser
+
+
+def _named_keys(
+    configs: list[str] | None, overrides: list[str] | None, console: Console, needed: bool
+) -> tuple[dict[str, str], Path]:
+    """Key of every stage that a suite names → its checkpoint's name, and the store's folder.
+
+    A suite that cannot be read is an error where all names are `needed`, else a remark.
+    """
+    paths = [Path(c) for c in configs or []]
+    paths = paths or [HOME / "config.py", *sorted((HOME / "configs").glob("*.py"))]
+    named: dict[str, str] = {}
+    folders: set[Path] = set()
+    for path in paths:
+        try:
+            suites = [load_suite(path, overrides=overrides), *_study_suites(path, overrides)]
+        except ConfigError as error:
+            unread = f"{path} cannot be read, so what it names is unknown: {error.problems[0]}"
+            if needed:
+                raise ConfigError([f"{unread}; name the suites with --config"]) from None
+            console.say(unread)
+            continue
+        folders.add(suites[0].model_dir)
+        for chain in (chain for suite in suites for chain in plan(suite)):
+            named.update({step.key: step.checkpoint for step in chain.steps})
+    if len(folders) != 1:
+        listed = ", ".join(sorted(map(str, folders))) or "none can be read"
+        raise ConfigError([f"not one folder for all suites ({listed}); choose with --config"])
+    return named, folders.pop()
+
+
+def _study_suites(path: Path, overrides: list[str] | None) -> list[Suite]:
+    return [load_study(path, s.name, overrides=overrides).suite for s in load_studies(path)]
+
+
+def _list(store: Store, named: dict[str, str], console: Console) -> int:
+    table = Table(title=f"{store.entries}", title_justify="left")
+    for heading in ("key", "stage", "finished", "accuracy %", "MB", "checkpoint of these suites"):
+        table.add_column(heading, justify="right" if heading in ("accuracy %", "MB") else "left")
+    records = sorted(store.records(), key=lambda record: record["finished"])
+    for record in records:
+        key = record["key"]
+        table.add_row(
+            key[:12],
+            record["stage"],
+            record["finished"][:16],
+            f"{record['metrics']['accuracy']:.2f}",
+            f"{_size(store, key) / 1e6:.2f}",
+            named.get(key, "– (named by none)"),
+        )
+    console.rich.print(table)
+    total = sum(_size(store, record["key"]) for record in records)
+    console.say(f"{len(records)} stages, {total / 1e6:.1f} MB")
+    return 0
+
+
+def _verify(store: Store, console: Console) -> int:
+    """Read everything; what is damaged is set aside, and computed again when it is needed."""
+    keys = store.keys()
+    damaged = [key for key in keys if store.load(key) is None]
+    orphans = {p.stem for p in store.entries.glob("*.pth")} - set(keys)
+    for kind, file in [("snapshot", store.snapshot), ("validation", store.validation)]:
+        found = sorted(path.stem for path in store.entries.glob(f"*.{kind}"))
+        damaged += [key for key in found if not file(key).intact()]
+    for key in sorted(orphans):
+        console.say(f"{store.path(key)}: has no record; it will be computed again when needed")
+    console.say(f"{len(keys)} stages read, {len(damaged)} damaged, {len(orphans)} without record")
+    return 1 if damaged else 0
+
+
+def _collect(store: Store, named: dict[str, str], yes: bool, console: Console) -> int:
+    """Remove what no suite names and no run is at, after showing it and asking.
+
+    Compiled int8 code goes too: it is made again, in seconds, when a network is next deployed.
+    """
+    files = [p for p in sorted(store.entries.glob("*")) if not p.name.startswith(".")]
+    keys = {p.name.split(".")[0] for p in files} - named.keys()
+    keys = {key for key in keys if not store.is_locked(key)}
+    doomed = [p for p in files if p.name.split(".")[0] in keys]
+    links = [
+        link
+        for link in sorted(store.folder.glob("*.pth"))
+        if any(p.suffix == ".pth" and link.samefile(p) for p in doomed)
+    ]
+    doomed += sorted(p for p in store.compiled.glob("*") if p.suffix != ".lock")
+    if not doomed:
+        console.say("nothing to remove: every stored stage is named by a suite")
+        return 0
+    for path in [p for p in doomed if p.suffix != ".lock"] + links:
+        console.say(f"{path}  {path.stat().st_size / 1e6:.2f} MB")
+    total = sum(path.stat().st_size for path in doomed)
+    question = f"remove these {len(doomed) + len(links)} files ({total / 1e6:.1f} MB)? [y/N] "
+    if not yes:
+        if not sys.stdin.isatty():
+            raise ConfigError(["store gc: no terminal to ask on; add --yes to remove them"])
+        try:
+            answer = input(question).strip().lower()
+        except EOFError:
+            answer = ""
+        if answer not in ("y", "yes"):
+            console.say("nothing removed")
+            return 0
+    for path in [*links, *doomed]:
+        path.unlink(missing_ok=True)
+    console.say(f"removed {total / 1e6:.1f} MB")
+    return 0
+
+
+def _size(store: Store, key: str) -> int:
+    files: list[Any] = [store.path(key), store.record_path(key)]
+    return sum(path.stat().st_size for path in files if path.exists())

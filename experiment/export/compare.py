@@ -1,0 +1,219 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data_sets.batches import BatchLoader
+from machine.processor import has_vnni
+from methods.quantization import backends
+from stages.state import ModelState, build
+
+BATCH = 64  # images that a file of any batch size is compared by
+
+
+# Largest ‖difference‖ / ‖logits‖, and share of images whose class may change.
+FLOAT_TOLERANCE = (1e-4, 0.001)
+
+
+INT8_TOLERANCE = (0.1, 0.02)  # and at most INT8_ROUNDING times what int8 moves the float logits by
+
+
+INT8_ROUNDING = 2.0
+
+
+class ExportError(RuntimeError):
+    """A file could not be written, or does not compute what it should; the message is one line."""
+
+
+class Runtime(NamedTuple):
+    """A file as its own runtime sees it."""
+
+    run: Callable[[Tensor], Tensor]  # images in 0..1 `[B, C, H, W]` → logits `[B, num_classes]`
+    about: dict[str, str]  # what the file says of itself
+
+
+class Reference(NamedTuple):
+    """What files are compared with, and how far they may be from it."""
+
+    logits: Tensor  # the network's own on the test split, `[N, num_classes]`
+    relative: float  # largest ‖difference‖ / ‖logits‖
+    other_class: float  # largest share of the images, 0 to 1
+
+
+class Comparison(NamedTuple):
+    """A file against the network that it was made from, on the whole test split."""
+
+    largest: float  # difference of a logit
+    relative: float  # ‖difference‖ / ‖logits‖
+    other_class: float  # share of the images, 0 to 1
+    accuracy: float  # of the file, in percent
+    network_accuracy: float
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network with all that its files say and are compared with."""
+
+    state: ModelState
+    network: nn.Module  # deploy(state)
+    test: BatchLoader
+    about: dict[str, str]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        args = self.state.model_args
+        return (args["in_channels"], *args["image_size"])
+
+    def module(self, layout: torch.memory_format) -> nn.Module:
+        """Images in 0..1 → logits, as operations that exporters read, computed in `layout`."""
+        network = self.network
+        if self.state.quant is not None:
+            network = backends.exportable(network, self.state.quant.backend)
+        network = copy.deepcopy(network).to(memory_format=layout)
+        return _Normalizing(network, self.test.mean, self.test.std, layout)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of file. `write` may leave more files beside the one that it is told."""
+
+    ending: str
+    packages: tuple[str, ...]  # optional ones, to write and to read it
+    write: Callable[[Subject, Path, int | None], None]  # with the batch size, where it is fixed
+    read: Callable[[Path], Runtime]
+    compiled: bool = False  # machine code: for one batch size, and by a C++ compiler
+
+
+def export(
+    subject: Subject, format_: Format, path: Path, batch: int | None, expected: Reference
+) -> Comparison:
+    """Write a file, read it again, compare it with the network, and only then put it at `path`.
+
+    Raises ExportError; then there is no new file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+        draft = Path(folder) / path.name
+        try:
+            with quiet():
+                format_.write(subject, draft, batch)
+                runtime = format_.read(draft)
+        except RuntimeError as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ExportError(f"cannot be written and read again: {reason}") from error
+        found = compare(runtime, subject, batch, expected)
+        for file in sorted(draft.parent.iterdir(), key=lambda file: file == draft):
+            file.replace(path.parent / file.name)  # weights first, then what refers to them
+    return found
+
+
+@torch.inference_mode()
+def reference(subject: Subject) -> Reference:
+    """The network's logits on the test split, with the tolerance.
+
+    Every runtime sums in its own order, so that some values round to the neighbouring int8 level,
+    and what follows from that is of the size of int8's own rounding error.
+    """
+    logits = torch.cat([subject.network(images) for images, _ in subject.test])
+    if subject.state.quant is None:
+        return Reference(logits, *FLOAT_TOLERANCE)
+    plain = build(subject.state)
+    moved = relative_norm(logits, torch.cat([plain(images) for images, _ in subject.test]))
+    relative, other_class = INT8_TOLERANCE
+    return Reference(logits, min(relative, INT8_ROUNDING * moved), other_class)
+
+
+@torch.inference_mode()
+def compare(
+    runtime: Runtime, subject: Subject, batch: int | None, expected: Reference
+) -> Comparison:
+    """Run the test split through a file. Raises ExportError where it does not give the network's
+    logits, or others when it is run again."""
+    images, labels = (t[subject.test.index] for t in (subject.test.images, subject.test.labels))
+    size = batch or BATCH
+
+    def run(part: Tensor) -> Tensor:
+        padding = size - len(part) if batch else 0
+        padded = F.pad(part.float().div(255), (0, 0, 0, 0, 0, 0, 0, padding))
+        return runtime.run(padded.contiguous())[: len(part)].clone()
+
+    def accuracy(logits: Tensor) -> float:
+        return 100 * float((logits.argmax(1) == labels).double().mean())
+
+    first = run(images[:size])
+    found = torch.cat([run(part) for part in images.split(size)])
+    if found.shape != expected.logits.shape:
+        shapes = f"{list(found.shape)}, expected {list(expected.logits.shape)}"
+        raise ExportError(f"gives logits {shapes}")
+    if not torch.allclose(first, run(images[:size]), atol=1e-5, equal_nan=True):
+        raise ExportError("gives other logits when it is run again")
+    relative = relative_norm(found, expected.logits)
+    other = float((found.argmax(1) != expected.logits.argmax(1)).double().mean())
+    if not (relative <= expected.relative and other <= expected.other_class):
+        raise ExportError(
+            f"differs from the network by {relative:.2%} of its logits (allowed "
+            f"{expected.relative:.2%}), at {other:.2%} of the images in the class (allowed "
+            f"{expected.other_class:.2%}){_likely_cause(subject)}"
+        )
+    return Comparison(
+        largest=float((found - expected.logits).abs().max()),
+        relative=relative,
+        other_class=other,
+        accuracy=accuracy(found),
+        network_accuracy=accuracy(expected.logits),
+    )
+
+
+def relative_norm(found: Tensor, expected: Tensor) -> float:
+    """‖found - expected‖ / ‖expected‖ over all elements."""
+    return float((found - expected).norm() / expected.norm().clamp_min(1e-12))
+
+
+def _likely_cause(subject: Subject) -> str:
+    quant = subject.state.quant
+    if quant is None or quant.reduce_range or has_vnni():
+        return ""
+    return "; this CPU has no VNNI, without which int8 products saturate: see reduce_range"
+
+
+class _Normalizing(nn.Module):
+    """Images in 0..1, contiguous → logits. The arithmetic of BatchLoader.normalize."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: Tensor, std: Tensor, layout: torch.memory_format):
+        super().__init__()
+        self.network, self.layout = network, layout
+        self.register_buffer("mean", mean.cpu().clone())
+        self.register_buffer("std", std.cpu().clone())
+
+    def forward(self, images: Tensor) -> Tensor:
+        normal = (images - self.mean) / self.std
+        return self.network(normal.contiguous(memory_format=self.layout))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Exporters remark on their own innards, by warnings and by printing."""
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,130 @@
+"""Networks as files that other programs run: ONNX, AOTInductor packages, OpenVINO IR.
+
+A row of FORMATS says how a file is written and how its own runtime reads it. Every file takes
+images with values from 0 to 1, normalises them itself, and says inside what it was made from.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+from experiment.export.compare import Format, Runtime, Subject
+from methods.quantization.compiled import compile_package
+from methods.quantization.graph_rewrites import subtract_what_must_stay
+from methods.quantization.pt2e import LARGEST_BATCH
+
+
+def missing(format_: Format) -> str | None:
+    """What a format lacks on this machine, with the remedy; None where it can be written."""
+    absent = [name for name in format_.packages if importlib.util.find_spec(name) is None]
+    if absent:
+        return f"needs {' and '.join(absent)}; pip install {' '.join(absent)}"
+    compiler = os.environ.get("CXX", "g++")
+    if format_.compiled and shutil.which(compiler) is None:
+        return f"needs a C++ compiler, and there is no {compiler}; install g++"
+    return None
+
+
+# --- ONNX --------------------------------------------------------------------------------------
+
+
+def _write_onnx(subject: Subject, path: Path, batch: int | None) -> None:
+    program = _onnx_program(subject)
+    program.model.metadata_props.update(subject.about)
+    program.save(path)
+
+
+def _onnx_program(subject: Subject) -> torch.onnx.ONNXProgram:
+    """float32, or int8 as QuantizeLinear and DequantizeLinear (QDQ) with our ranges and weights."""
+    images = torch.zeros(2, *subject.shape)
+    size = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    module = subject.module(torch.contiguous_format)
+    with torch.no_grad():
+        exported = torch.export.export(module, (images,), dynamic_shapes=({0: size},))
+        program = torch.onnx.export(
+            exported, dynamo=True, input_names=["images"], output_names=["logits"], verbose=False
+        )
+    assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces, with this machine's paths
+    return program
+
+
+def _read_onnx(path: Path) -> Runtime:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return Runtime(
+        lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]),
+        dict(session.get_modelmeta().custom_metadata_map),
+    )
+
+
+# --- AOTInductor -------------------------------------------------------------------------------
+
+
+def _write_aoti(subject: Subject, path: Path, batch: int | None) -> None:
+    """Machine code for this kind of CPU, for `batch` images and as many threads as are set now."""
+    assert batch is not None
+    images = torch.zeros(batch, *subject.shape)
+    with torch.no_grad():
+        graph = torch.export.export(subject.module(torch.channels_last), (images,)).module()
+    subtract_what_must_stay(graph)
+    about = {**subject.about, "batch": str(batch), "threads": str(torch.get_num_threads())}
+    compile_package(graph, [images], path, about)
+
+
+def _read_aoti(path: Path) -> Runtime:
+    package = torch._inductor.aoti_load_package(str(path))
+    return Runtime(package, package.get_metadata())
+
+
+# --- OpenVINO ----------------------------------------------------------------------------------
+
+
+def _write_openvino(subject: Subject, path: Path, batch: int | None) -> None:
+    """By way of ONNX, of which OpenVINO makes the faster graph, and the only one of int8."""
+    import openvino
+
+    between = path.with_suffix(".onnx")
+    _onnx_program(subject).save(between)
+    model = openvino.Core().read_model(between)
+    for key, value in subject.about.items():
+        model.set_rt_info(value, ["model_info", key])
+    openvino.save_model(model, path, compress_to_fp16=False)
+    between.unlink()
+
+
+def _read_openvino(path: Path) -> Runtime:
+    """In float32: where a CPU has bfloat16, OpenVINO would compute in that by default."""
+    import openvino
+
+    core = openvino.Core()
+    model = core.read_model(path)
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    about = model.get_rt_info(["model_info"]).value if model.has_rt_info(["model_info"]) else {}
+    return Runtime(
+        lambda images: torch.from_numpy(request.infer([images.numpy()])[0]),
+        {key: str(getattr(value, "value", value)) for key, value in about.items()},
+    )
+
+
+FORMATS: dict[str, Format] = {
+    "onnx": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), _write_onnx, _read_onnx),
+    "onnx-int8": Format(".onnx", ("onnx", "onnxscript", "onnxruntime"), _write_onnx, _read_onnx),
+    "aoti": Format(".pt2", (), _write_aoti, _read_aoti, compiled=True),
+    "openvino": Format(
+        ".xml",
+        ("onnx", "onnxscript", "openvino"),
+        _write_openvino,
+        _read_openvino,
+    ),
+}

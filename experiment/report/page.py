@@ -1,0 +1,312 @@
+"""The report's page as plain data: its sentences and tables, for the template."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from experiment.report.charts import chart_data
+from experiment.report.reader import Folder
+from experiment.report.rows import (
+    BEST_BY,
+    COST,
+    COSTS,
+    LIMITS,
+    Cost,
+    Effect,
+    Row,
+    best,
+    effects,
+    groups,
+    rows_of,
+    signed,
+)
+from experiment.report.study_view import study_view
+from machine.files import canonical_json, finite
+
+
+def page(folder: Folder) -> dict[str, Any]:
+    """Everything that the template asks for; `data` is what the charts are drawn from."""
+    rows = rows_of(folder)
+    brought = effects(rows)
+    found = [_found(name, chains) for name, chains in _by_baseline(rows).items()]
+    studies = [study_view(name, study) for name, study in sorted(folder.studies.items())]
+    data = chart_data(folder, rows, studies)
+    return {
+        "rows": [_table_row(row, data["fronts"][row.dataset]) for row in rows],
+        "columns": [("accuracy", "accuracy (%)"), ("change", "change (points)")]
+        + [(cost.key, f"{cost.title} ({cost.unit})") for cost in COSTS],
+        "splits": list(data["fronts"]),
+        "headlines": _headlines(rows, found, brought, studies),
+        "found": found,
+        "effects": [_effect(effect) for effect in brought],
+        "effect_costs": [COST[key].title for key in _EFFECT_COSTS],
+        "unfinished": [_unfinished(row) for row in rows if not row.done],
+        "problems": folder.problems + _cautions(rows),
+        "warnings": _stage_warnings(rows),
+        "environments": _environments(rows),
+        "runs": _runs(rows),
+        "studies": studies,
+        "written": max((row.result.written or "" for row in rows), default=""),
+        "data": data,
+    }
+
+
+# --- what was found -----------------------------------------------------------------------------
+
+
+def times(ratio: float, cost: Cost) -> str:
+    """A ratio to the baseline in words: '2.4× smaller'."""
+    if abs(ratio - 1) < 0.005:
+        return "the same"
+    factor, word = (1 / ratio, cost.better) if ratio < 1 else (ratio, cost.worse)
+    return f"{factor:.{2 if factor < 2 else 1 if factor < 20 else 0}f}× {word}"
+
+
+def _by_baseline(rows: list[Row]) -> dict[str, list[Row]]:
+    chains = [row for row in rows if row.done and row.drop is not None]
+    return groups(chains, lambda row: row.result.baseline or "")
+
+
+def _found(baseline: str, chains: list[Row]) -> dict[str, Any]:
+    """The best chain under each limit and by each cost, of those that share a baseline."""
+    start = chains[0].base["accuracy"]
+    limits = []
+    for limit in LIMITS:
+        within = [row for row in chains if (row.drop or 0) <= limit + 1e-9]
+        bests = {cost: best(within, limit, cost) for cost in BEST_BY}
+        limits.append(
+            {
+                "limit": limit,
+                "within": len(within),
+                "bests": [
+                    {
+                        "by": COST[cost].title,
+                        "name": row.name if row else None,
+                        "times": times(row.ratio(cost) or 1, COST[cost]) if row else None,
+                        "figures": _accuracy(row) if row else None,
+                    }
+                    for cost, row in bests.items()
+                ],
+                "sentence": _sentence(limit, baseline, next(filter(None, bests.values()), None)),
+            }
+        )
+    closest = min(chains, key=lambda row: row.drop or 0)
+    return {
+        "baseline": baseline,
+        "dataset": chains[0].dataset,
+        "accuracy": f"{start.mean:.2f} %",
+        "chains": len(chains),
+        "limits": limits,
+        "closest": f"{closest.name}, {_accuracy(closest)}",
+        "one_seed": all(row.final["accuracy"].n == 1 for row in chains),
+    }
+
+
+def _sentence(limit: float, baseline: str, row: Row | None) -> str:
+    if row is None:
+        return ""
+    parts = []
+    for cost in BEST_BY:
+        ratio = row.ratio(cost)
+        if ratio is not None:
+            where = " at batch 1" if cost == "latency_ms_batch_1" else ""
+            parts.append(times(ratio, COST[cost]) + where)
+    return (
+        f"At most {_points(limit)} below {baseline}: {row.name} ({row.sequence}), "
+        f"{', '.join(parts)}; {_accuracy(row)}."
+    )
+
+
+def _points(limit: float) -> str:
+    return f"{limit:g} point{'' if limit == 1 else 's'}"
+
+
+def _accuracy(row: Row) -> str:
+    accuracy, change = row.final["accuracy"].mean, signed(-(row.drop or 0))
+    return f"{accuracy:.2f}\N{NO-BREAK SPACE}% ({change})"
+
+
+def _headlines(
+    rows: list[Row],
+    found: list[dict[str, Any]],
+    brought: list[Effect],
+    studies: list[dict[str, Any]],
+) -> list[str]:
+    """What was found, in sentences; the best chain is told at 1 point, or where there is one."""
+    if not rows and not studies:
+        return ["No results yet: python main.py makes them."]
+    lines = []
+    for group in sorted(found, key=lambda g: -g["chains"])[:2]:
+        told = next((group["limits"][i]["sentence"] for i in (1, 2) if _told(group, i)), "")
+        lines.append(
+            told
+            or f"No chain is cheaper than {group['baseline']} within 2 points; "
+            f"the closest in accuracy is {group['closest']}."
+        )
+    if not found and rows:
+        lines.append("No chain has come to its end beside its baseline yet.")
+    lines += [
+        _brought(effect)
+        for effect in brought
+        if effect.kind.startswith(("int8", "pruning")) and effect.points
+    ]
+    return lines + [study["headline"] for study in studies]
+
+
+def _told(group: dict[str, Any], position: int) -> bool:
+    return bool(group["limits"][position]["sentence"])
+
+
+def _brought(effect: Effect) -> str:
+    shown = [
+        f"{times(effect.ratios[cost][0], COST[cost])} {note}".strip()
+        for cost, note in [
+            ("model_size_mb", ""),
+            ("bitops", ""),
+            ("latency_ms_batch_1", "at batch 1"),
+            ("latency_ms_batch_64", "at batch 64"),
+        ]
+        if cost in effect.ratios and abs(effect.ratios[cost][0] - 1) >= 0.005
+    ]
+    if effect.kind.startswith("pruning (mask)") and "nonzero_params" in effect.ratios:
+        shown.append(f"{1 - effect.ratios['nonzero_params'][0]:.0%} of the parameters zero")
+    what = f"median of {effect.uses} uses" if effect.uses > 1 else "one use"
+    assert effect.points is not None
+    change = f"{signed(effect.points[0])} points"
+    kind = effect.kind[0].upper() + effect.kind[1:]
+    return f"{kind}: {', '.join([change, *shown])} ({what})."
+
+
+# --- tables -------------------------------------------------------------------------------------
+
+_EFFECT_COSTS = (
+    "model_size_mb",
+    "bitops",
+    "nonzero_params",
+    "latency_ms_batch_1",
+    "latency_ms_batch_64",
+)
+
+
+def _effect(effect: Effect) -> dict[str, Any]:
+    cells = []
+    if effect.points:
+        middle, low, high = effect.points
+        cells.append((signed(middle), f"{signed(low)} … {signed(high)}"))
+    else:
+        cells.append(("–", ""))
+    for cost in _EFFECT_COSTS:
+        if cost in effect.ratios:
+            middle, low, high = effect.ratios[cost]
+            cells.append((f"×{middle:.2f}", f"×{low:.2f} … ×{high:.2f}"))
+        else:
+            cells.append(("–", ""))
+    return {"kind": effect.kind, "uses": effect.uses, "cells": cells}
+
+
+def _table_row(row: Row, fronts: dict[str, list[str]]) -> dict[str, Any]:
+    cells = {"accuracy": _cell(row, "accuracy", 1, 2)}
+    drop = row.drop
+    cells["change"] = (signed(-drop), "", -drop) if drop is not None else ("–", "", None)
+    for cost in COSTS:
+        text, spread, value = _cell(row, cost.key, cost.scale, cost.digits)
+        ratio = row.ratio(cost.key)
+        cells[cost.key] = (text, f"{spread} ×{ratio:.2f}".strip() if ratio else spread, value)
+    on = [cost.title for cost in COSTS if row.name in fronts[cost.key]]
+    return {
+        "name": row.name,
+        "sequence": row.sequence,
+        "dataset": row.dataset,
+        "baseline": row.result.baseline,
+        "status": row.result.status,
+        "seconds": row.seconds,
+        "cells": cells,
+        "fronts": ", ".join(on),
+    }
+
+
+def _cell(row: Row, name: str, scale: float, digits: int) -> tuple[str, str, float | None]:
+    stat = row.final.get(name)
+    if stat is None:
+        return "–", "", None
+    spread = f"± {stat.std / scale:,.{digits}f} ({stat.n})" if stat.std is not None else ""
+    return f"{stat.mean / scale:,.{digits}f}", spread, stat.mean
+
+
+def _unfinished(row: Row) -> dict[str, Any]:
+    errors = []
+    for error in row.result.errors:
+        kind = f"{error['error']}: " if error.get("error") else ""
+        where = f" in {error['stage']}" if error.get("stage") else ""
+        errors.append(f"seed {error.get('seed', '?')}{where}: {kind}{error.get('message', '')}")
+    stages, seeds = len(row.result.sequence), len(row.result.seeds)
+    return {
+        "name": row.name,
+        "status": row.result.status,
+        "done": f"{len(row.result.stages)} of {stages * seeds} stages",
+        "errors": errors,
+    }
+
+
+def _cautions(rows: list[Row]) -> list[str]:
+    """What a reader of the figures has to know."""
+    lines = []
+    lost = sorted(
+        {row.result.baseline or "" for row in rows if row.result.baseline and not row.baseline}
+    )
+    for name in lost:
+        lines.append(f"{name}: no results here; its chains are shown without their change")
+    machines = {(e.get("device"), e.get("cpu"), e.get("threads")) for e in _all_environments(rows)}
+    if len(machines) > 1:
+        lines.append(
+            f"latencies come from {len(machines)} machines or thread counts; compare them within "
+            "one only (see Settings)"
+        )
+    return lines
+
+
+def _stage_warnings(rows: list[Row]) -> list[dict[str, Any]]:
+    """The warnings among the stages' metrics; those that differ in figures only, once."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        for entry in row.result.stages:
+            for text in map(str, entry.metrics.get("warnings") or []):
+                alike = found.setdefault(re.sub(r"[\d.]+", "", text), {"text": text, "names": []})
+                if row.name not in alike["names"]:
+                    alike["names"].append(row.name)
+    return list(found.values())
+
+
+def _all_environments(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    return [row.result.environment for row in rows if row.result.environment]
+
+
+def _environments(rows: list[Row]) -> list[dict[str, Any]]:
+    found: dict[bytes, dict[str, Any]] = {}
+    for row in rows:
+        block = finite(row.result.environment)
+        entry = found.setdefault(canonical_json(block), {"block": _texts(block), "names": []})
+        entry["names"].append(row.name)
+    return list(found.values())
+
+
+def _texts(block: dict[str, Any]) -> dict[str, str]:
+    return {
+        key: " ".join(map(str, value)) if isinstance(value, list) else str(value)
+        for key, value in block.items()
+        if value is not None
+    }
+
+
+def _runs(rows: list[Row]) -> list[dict[str, Any]]:
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        result = row.result
+        key = (result.suite or "–", result.command or "–", result.git_commit or "–")
+        found.setdefault(key, []).append(row.name)
+    return [
+        {"suite": suite, "command": command, "commit": commit, "names": names}
+        for (suite, command, commit), names in found.items()
+    ]

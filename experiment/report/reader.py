@@ -1,0 +1,172 @@
+"""What a results folder holds, read for the report: experiments, sensitivities, studies.
+
+Files of other versions, with fields more or less, are read as far as they go; what cannot be read
+is named in `Folder.problems`, never passed over in silence.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError, field_validator
+
+from experiment.running.metrics import SUMMARISED, final_metrics, metric
+
+
+class Stat(BaseModel):
+    """A figure over seeds."""
+
+    mean: float
+    std: float | None = None
+    n: int = 1
+
+
+class StageEntry(BaseModel):
+    """One stage of one seed."""
+
+    stage: str
+    key: str = ""
+    seed: int = 0
+    seconds: float | None = None
+    metrics: dict[str, Any] = {}
+    details: dict[str, Any] = {}
+    spec: dict[str, Any] = {}
+    quant: dict[str, Any] | None = None
+    checkpoint: str = ""
+
+    @field_validator("metrics")
+    @classmethod
+    def _numbers(cls, metrics: dict[str, Any]) -> dict[str, Any]:
+        for name in SUMMARISED:
+            if not isinstance(metric(metrics, name), int | float | None):
+                raise ValueError(f"{name} is not a number")
+        return metrics
+
+
+class Result(BaseModel):
+    """`NAME_results.json`."""
+
+    experiment: str
+    status: str = "unknown"
+    baseline: str | None = None
+    config: dict[str, Any] = {}
+    seeds: list[int] = [0]
+    stages: list[StageEntry] = []
+    final: dict[str, Stat] = {}
+    errors: list[dict[str, Any]] = []
+    environment: dict[str, Any] = {}
+    suite: str | None = None
+    command: str | None = None
+    git_commit: str | None = None
+    written: str | None = None
+
+    @field_validator("final", mode="before")
+    @classmethod
+    def _finite(cls, final: Any) -> Any:
+        """Without figures that are null, as a diverged loss is."""
+        if not isinstance(final, dict):
+            return final
+        return {
+            name: stat
+            for name, stat in final.items()
+            if not (isinstance(stat, dict) and stat.get("mean") is None)
+        }
+
+    @property
+    def sequence(self) -> list[str]:
+        """Names of the stages as configured; of those that ran where the config does not say."""
+        items = self.config.get("sequence")
+        if isinstance(items, list) and all(isinstance(item, dict) for item in items):
+            return [stage for item in items for stage in item]
+        return [entry.stage for entry in self.stages if entry.seed in self.seeds[:1]]
+
+    def of_seed(self, seed: int) -> list[StageEntry]:
+        return [entry for entry in self.stages if entry.seed == seed]
+
+    def stats(self, seeds: list[int]) -> dict[str, Stat]:
+        """Metric → figure at the end of the chain, over some of its seeds."""
+        plain = {
+            "config": {"sequence": self.sequence},
+            "seeds": self.seeds,
+            "stages": [entry.model_dump(include={"seed", "metrics"}) for entry in self.stages],
+        }
+        begun = [seed for seed in seeds if self.of_seed(seed)]
+        return {name: Stat(**value) for name, value in final_metrics(plain, begun).items()}
+
+
+class RatioPoint(BaseModel):
+    ratio: float
+    accuracy: float
+
+
+class LayerPoint(BaseModel):
+    layer: str
+    sqnr_db: float
+    accuracy: float
+
+
+class Sensitivity(BaseModel):
+    """`NAME_sensitivity.json` has curves, `NAME_quantization_sensitivity.json` a scan."""
+
+    experiment: str
+    split: str = "validation"
+    criterion: str | None = None
+    backend: str | None = None
+    curves: dict[str, list[RatioPoint]] = {}
+    scan: list[LayerPoint] = []
+    float_accuracy: float | None = None
+    float_layers: list[str] = []
+
+
+@dataclass
+class Folder:
+    """Everything the report is made of."""
+
+    results: list[Result] = field(default_factory=list)
+    sensitivities: list[Sensitivity] = field(default_factory=list)
+    studies: dict[str, dict[str, Any]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def read_folder(path: Path) -> Folder:
+    """Read every JSON of `path` that a run writes; a folder that is not there holds nothing."""
+    folder = Folder()
+    for file in sorted(path.glob("*.json")):
+        try:
+            _read(file, folder)
+        except (OSError, UnicodeDecodeError) as error:
+            folder.problems.append(f"{file.name}: cannot be read ({error})")
+        except json.JSONDecodeError as error:
+            folder.problems.append(f"{file.name}: is not JSON ({error})")
+        except (ValidationError, RecursionError) as error:
+            folder.problems.append(f"{file.name}: {_reason(error)}; left out")
+    return folder
+
+
+def _read(file: Path, folder: Folder) -> None:
+    name = file.name
+    if name.endswith("_results.json"):
+        result = Result.model_validate(json.loads(file.read_text()))
+        if f"{result.experiment}_results.json" != name:
+            folder.problems.append(f"{name}: holds experiment {result.experiment}; left out")
+            return
+        folder.results.append(result)
+    elif name.endswith("_sensitivity.json"):
+        folder.sensitivities.append(Sensitivity.model_validate(json.loads(file.read_text())))
+    elif name.startswith("study_"):
+        study = json.loads(file.read_text())
+        if not isinstance(study, dict):
+            folder.problems.append(f"{name}: does not hold a study; left out")
+            return
+        folder.studies[name.removeprefix("study_").removesuffix(".json")] = study
+
+
+def _reason(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return "is nested too deep"
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    return f"{where or 'it'}: {first['msg']}"

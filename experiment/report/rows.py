@@ -1,0 +1,269 @@
+"""What the report says, worked out from results: no drawing and no HTML in here.
+
+Every figure is the mean over a chain's seeds; changes are against its baseline on the same seeds.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import PurePath
+from typing import Any
+
+from experiment.report.reader import Folder, Result, StageEntry, Stat
+from experiment.running.metrics import SUMMARISED, metric
+
+LIMITS = (0.5, 1.0, 2.0)  # points of accuracy that a chain may lose
+
+
+TRAINING_AFTER = ("finetune", "distill")  # mends what the cut before it broke
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An axis that accuracy is drawn against; `scale` brings the metric into `unit`."""
+
+    key: str
+    title: str
+    unit: str
+    scale: float = 1
+    digits: int = 0
+    log: bool = False
+    better: str = "smaller"
+    worse: str = "larger"
+
+    @property
+    def label(self) -> str:
+        return f"{self.title} ({self.unit})"
+
+
+COSTS = (
+    Cost("latency_ms_batch_1", "latency at batch 1", "ms", 1, 3, False, "faster", "slower"),
+    Cost("latency_ms_batch_64", "latency at batch 64", "ms", 1, 2, False, "faster", "slower"),
+    Cost("model_size_mb", "size as deployed", "MB", 1, 3),
+    Cost("bitops", "BitOps an image", "millions", 1e6, 1, True, "fewer BitOps", "more BitOps"),
+    Cost("macs", "MACs an image", "millions", 1e6, 2, False, "fewer MACs", "more MACs"),
+    Cost("params", "parameters", "thousands", 1e3, 1, False, "fewer", "more"),
+    Cost("nonzero_params", "nonzero parameters", "thousands", 1e3, 1, False, "fewer", "more"),
+)
+
+
+COST = {cost.key: cost for cost in COSTS}
+
+
+BEST_BY = ("bitops", "model_size_mb", "latency_ms_batch_1")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One experiment, with its baseline's figures on the same seeds."""
+
+    result: Result
+    baseline: Result | None
+
+    @property
+    def name(self) -> str:
+        return self.result.experiment
+
+    @property
+    def done(self) -> bool:
+        return self.result.status == "done"
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.result.baseline is None
+
+    @property
+    def sequence(self) -> str:
+        return " → ".join(self.result.sequence)
+
+    @property
+    def dataset(self) -> str:
+        """The test split that accuracies are of."""
+        args = self.result.config.get("dataset_args")
+        args = args if isinstance(args, dict) else {}
+        root, size = args.get("root"), args.get("image_size")
+        text = str(args.get("name", "unknown data set"))
+        text += f" {PurePath(str(root)).name}" if root else ""
+        return text + (f" at {size}" if size else "")
+
+    @property
+    def final(self) -> dict[str, Stat]:
+        return self.result.final
+
+    @cached_property
+    def base(self) -> dict[str, Stat]:
+        return self.baseline.stats(self.result.seeds) if self.baseline else {}
+
+    @property
+    def drop(self) -> float | None:
+        """Points of accuracy below the baseline."""
+        if "accuracy" in self.final and "accuracy" in self.base:
+            return self.base["accuracy"].mean - self.final["accuracy"].mean
+        return None
+
+    def ratio(self, name: str) -> float | None:
+        """Its figure over the baseline's."""
+        mine, its = self.final.get(name), self.base.get(name)
+        return mine.mean / its.mean if mine and its and its.mean else None
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds a seed that its own stages took, when they ran."""
+        spent = [entry.seconds for entry in self.result.stages if entry.seconds is not None]
+        return sum(spent) / max(1, len({e.seed for e in self.result.stages})) if spent else None
+
+    @cached_property
+    def steps(self) -> list[Step]:
+        """The stages in order, each with its mean over the seeds that came so far."""
+        chains = [self.result.of_seed(seed) for seed in self.result.seeds]
+        longest = max((len(chain) for chain in chains), default=0)
+        return [
+            Step.of([chain[position] for chain in chains if len(chain) > position])
+            for position in range(longest)
+        ]
+
+    @property
+    def start(self) -> dict[str, float]:
+        """The baseline's figures, where the chain begins; empty where it is not at hand."""
+        return {name: stat.mean for name, stat in self.base.items()}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage of a chain, over its seeds."""
+
+    stage: str
+    spec: dict[str, Any]
+    metrics: dict[str, float]
+    entries: list[StageEntry] = field(repr=False)
+
+    @classmethod
+    def of(cls, entries: list[StageEntry]) -> Step:
+        means = {}
+        for name in SUMMARISED:
+            values = [v for e in entries if (v := metric(e.metrics, name)) is not None]
+            if values:
+                means[name] = statistics.fmean(values)
+        return cls(entries[0].stage, entries[0].spec, means, entries)
+
+
+def rows_of(folder: Folder) -> list[Row]:
+    """Every experiment, each baseline before the chains that start from it."""
+    by_name = {result.experiment: result for result in folder.results}
+    rows = [Row(result, by_name.get(result.baseline or "")) for result in folder.results]
+    order = {name: place for place, name in enumerate(sorted(by_name))}
+    return sorted(
+        rows, key=lambda r: (r.result.baseline or r.name, not r.is_baseline, order[r.name])
+    )
+
+
+def groups(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return found
+
+
+def pareto(points: Sequence[tuple[str, float, float]]) -> list[str]:
+    """Names of the (name, cost, accuracy) points that no other beats, cheapest first.
+
+    One point beats another where it is no worse in both and better in one; equal points stay both.
+    """
+    front: list[tuple[str, float, float]] = []
+    for name, cost, accuracy in sorted(points, key=lambda p: (p[1], -p[2], p[0])):
+        if not front or accuracy > front[-1][2] or (cost, accuracy) == front[-1][1:]:
+            front.append((name, cost, accuracy))
+    return [name for name, _, _ in front]
+
+
+def front(rows: Iterable[Row], cost: str) -> list[str]:
+    """The Pareto front of accuracy against a cost, of the experiments that are done."""
+    return pareto(
+        [
+            (row.name, row.final[cost].mean, row.final["accuracy"].mean)
+            for row in rows
+            if row.done and cost in row.final and "accuracy" in row.final
+        ]
+    )
+
+
+def best(rows: Iterable[Row], limit: float, cost: str) -> Row | None:
+    """The chain cheapest against its baseline that loses at most `limit` points; None: no chain.
+
+    Only chains that are done and really cheaper than their baseline; the more accurate of equals.
+    """
+    found = [
+        (ratio, row.drop, row.name, row)
+        for row in rows
+        if row.done
+        and row.drop is not None
+        and row.drop <= limit + 1e-9
+        and (ratio := row.ratio(cost)) is not None
+        and ratio < 1
+    ]
+    return min(found)[3] if found else None
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What one kind of stage did, over all its different uses: medians and ranges."""
+
+    kind: str
+    uses: int
+    points: tuple[float, float, float] | None  # median, least, most; of accuracy
+    ratios: dict[str, tuple[float, float, float]]  # metric → the same, after over before
+
+
+def effects(rows: Iterable[Row]) -> list[Effect]:
+    """What each kind of stage brought, pruning together with the training right after it.
+
+    A stage that several chains share counts once.
+    """
+    uses: dict[str, dict[str, tuple[dict[str, float], dict[str, float]]]] = {}
+    for row in rows:
+        before, position = row.start, 0
+        while position < len(row.steps):
+            kind, length = _kind(row.steps, position)
+            after = row.steps[position + length - 1]
+            if before:
+                key = after.entries[0].key or f"{row.name}/{position}"
+                uses.setdefault(kind, {})[key] = before, after.metrics
+            before, position = after.metrics, position + length
+    return [_effect(kind, list(found.values())) for kind, found in sorted(uses.items())]
+
+
+def _kind(steps: list[Step], position: int) -> tuple[str, int]:
+    """The kind of a stage, and how many stages belong to it."""
+    step = steps[position]
+    if step.stage in ("ptq", "qat"):
+        return f"int8 ({step.stage})", 1
+    if step.stage != "prune":
+        return step.stage.replace("_", " "), 1
+    kind = f"pruning ({step.spec.get('mode', 'mask')})"
+    if position + 1 < len(steps) and steps[position + 1].stage in TRAINING_AFTER:
+        return f"{kind} + {steps[position + 1].stage}", 2
+    return f"{kind}, nothing after", 1
+
+
+def _effect(kind: str, pairs: list[tuple[dict[str, float], dict[str, float]]]) -> Effect:
+    points = [
+        b["accuracy"] - a["accuracy"] for a, b in pairs if "accuracy" in a and "accuracy" in b
+    ]
+    ratios = {}
+    for cost in COST:
+        values = [b[cost] / a[cost] for a, b in pairs if a.get(cost) and cost in b]
+        if values:
+            ratios[cost] = _spread(values)
+    return Effect(kind, len(pairs), _spread(points) if points else None, ratios)
+
+
+def _spread(values: list[float]) -> tuple[float, float, float]:
+    return statistics.median(values), min(values), max(values)
+
+
+def signed(points: float) -> str:
+    """A change in points, with a real minus and no minus zero."""
+    return f"{points:+.2f}".replace("-0.00", "+0.00").replace("-", "−")

@@ -1,0 +1,91 @@
+"""`summary.csv`, `summary.md` and `summary.tex`: the ends of all chains, mean ± std over seeds."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+
+from experiment.report.rows import COST, Row, signed
+from experiment.running.metrics import SUMMARISED
+
+COLUMNS = ("model_size_mb", "bitops", "latency_ms_batch_1", "latency_ms_batch_64")
+
+
+HEADINGS = ("size (MB)", "BitOps (M)", "ms at 1", "ms at 64")
+
+
+LATEX = {
+    "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$",
+    "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "→": r"$\to$", "±": r"$\pm$", "−": r"$-$", "×": r"$\times$",
+}  # fmt: skip
+
+
+def csv_table(rows: Sequence[Row]) -> str:
+    """A line an experiment: raw means, deviations, and changes against the baseline."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    measured = [f"{name}_{part}" for name in SUMMARISED for part in ("mean", "std")]
+    ratios = [f"{name}_ratio" for name in COST]
+    head = ["experiment", "baseline", "dataset", "stages", "status", "n"]
+    writer.writerow([*head, *measured, "accuracy_points", *ratios])
+    for row in rows:
+        stats = [row.final.get(name) for name in SUMMARISED]
+        figures = [part for s in stats for part in ((s.mean, s.std) if s else (None, None))]
+        n = row.final["accuracy"].n if "accuracy" in row.final else 0
+        points = None if row.drop is None else -row.drop
+        about = [row.name, row.result.baseline, row.dataset, row.sequence, row.result.status, n]
+        writer.writerow([*about, *figures, points, *(row.ratio(name) for name in COST)])
+    return text.getvalue()
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """A table for a README."""
+    head = _head()
+    lines = ["| " + " | ".join(head) + " |", "|---|---|" + "---:|" * (len(head) - 2)]
+    lines += ["| " + " | ".join(_escaped(cell) for cell in _cells(row)) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def latex_table(rows: Sequence[Row]) -> str:
+    """A table for a paper; needs the package booktabs."""
+    head = _head()
+    lines = [
+        r"\begin{tabular}{ll" + "r" * (len(head) - 2) + "}",
+        r"\toprule",
+        *[" & ".join(_latex(cell) for cell in head) + r" \\", r"\midrule"],
+        *[" & ".join(_latex(cell) for cell in _cells(row)) + r" \\" for row in rows],
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _head() -> list[str]:
+    return ["experiment", "stages", "accuracy (%)", "change (points)", *HEADINGS]
+
+
+def _cells(row: Row) -> list[str]:
+    note = "" if row.done else f" ({row.result.status})"
+    change = "–" if row.drop is None else signed(-row.drop)
+    figures = [_figure(row, name, COST[name].scale, COST[name].digits) for name in COLUMNS]
+    return [row.name + note, row.sequence, _figure(row, "accuracy", 1, 2), change, *figures]
+
+
+def _figure(row: Row, name: str, scale: float, digits: int) -> str:
+    stat = row.final.get(name)
+    if stat is None:
+        return "–"
+    text = f"{stat.mean / scale:.{digits}f}"
+    return text if stat.std is None else f"{text} ± {stat.std / scale:.{digits}f} ({stat.n})"
+
+
+def _escaped(text: str) -> str:
+    for sign in "\\|*_`<[":
+        text = text.replace(sign, f"\\{sign}")
+    return text
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX.get(sign, sign) for sign in text)

@@ -1,0 +1,71 @@
+"""All printing: lines, warnings and tables, above a running bar where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rich.console import Console as RichConsole
+from rich.console import RenderableType
+from rich.text import Text
+from tqdm import tqdm
+
+from experiment.running.tables import Row, figure_tables
+
+if TYPE_CHECKING:
+    from experiment.running.progress import Progress
+
+
+class Console:
+    """All printing of a run goes through here, so that bars and lines do not tear each other.
+
+    A quiet one has no bars and shows only what is out of the ordinary, and closing tables.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.progress: Progress | None = None
+        self.chain = ""  # that runs now
+        self.rich = RichConsole(highlight=False, soft_wrap=True, markup=False, emoji=False)
+        if not self.rich.is_terminal:
+            self.rich.width = 200  # a log file has no width; rich would guess 80
+
+    def say(self, text: str) -> None:
+        """A line as it is, above any running bar; not in a quiet console."""
+        if not self.quiet:
+            self.show(Text(text))
+
+    def note(self, text: str) -> None:
+        """A line that a quiet console shows as well."""
+        self.show(Text(text))
+
+    def show(self, what: RenderableType) -> None:
+        """Print above any running bar."""
+        with tqdm.external_write_mode():
+            self.rich.print(what)
+        if self.progress is not None:
+            self.progress.refresh()
+
+    def figures(
+        self, title: str, names: Sequence[str], figures: Sequence[str], rows: Sequence[Row]
+    ) -> None:
+        """A table of figures; as several, where it is wider than the terminal."""
+        for table in figure_tables(self.rich, title, names, figures, rows):
+            self.show(table)
+
+    def warn(self, text: str) -> None:
+        where = f"{self.chain}: " if self.quiet else "       "
+        self.show(Text(f"{where}warning: {text}", style="yellow"))
+
+
+class NoTerminal:
+    """A stream that says it is no terminal, which is what tqdm asks before it draws."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def isatty(self) -> bool:
+        return False

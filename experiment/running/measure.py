@@ -1,0 +1,217 @@
+"""What a network costs and how well it does, and the machine that this was measured on."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from data_sets.batches import BatchLoader
+from machine.files import tensor_bytes
+from machine.timing import latencies, onednn_kernels
+from methods.costs import count_macs, example_image, part_macs
+from methods.early_exit.exits import EarlyExitNetwork
+from methods.quantization.record import float_layer_names
+from model import HybridCNNTransformer
+from stages.deployment import deploy
+from stages.state import ModelState, build
+from train_eval import evaluate
+
+LATENCY_BATCHES = (1, 64)
+
+
+def measure(
+    state: ModelState,
+    test: BatchLoader,
+    device: torch.device,
+    artefacts: Path | None = None,
+    network: nn.Module | None = None,
+) -> dict[str, Any]:
+    """Every metric of the network that `deploy(state)` makes, on the whole of a split.
+
+    An int8 network is timed in turn with its float form; 'warnings' says where it is no faster.
+    With early exits, MACs and BitOps are means over the split; 'exits' says who left where.
+    `network` is the deployed one, where it is at hand.
+    """
+    network = deploy(state, device, artefacts) if network is None else network
+    runs_on = torch.device("cpu") if state.quant is not None else device
+    test = test if runs_on == test.device else _moved(test, runs_on)
+    quality = evaluate(network, test)
+    images = _spread(test, max(LATENCY_BATCHES))
+    metrics = {
+        "accuracy": quality.accuracy,
+        "loss": quality.loss,
+        **static_metrics(state, network),
+        "inference_time_ms": {
+            f"batch_{size}": timed([network], images, size)[0] for size in LATENCY_BATCHES
+        }
+        if state.quant is None
+        else against_float(network, state, images),
+    }
+    if state.quant is not None:
+        kernels = onednn_kernels(network, images[:1])
+        slow = [kernel for kernel in kernels if kernel.split()[1].startswith("ref")]
+        metrics["warnings"] = int8_warnings(metrics["inference_time_ms"], slow, state.quant.backend)
+    return metrics
+
+
+def against_float(network: nn.Module, state: ModelState, images: torch.Tensor) -> dict[str, Any]:
+    """Latencies of an int8 network, each with that of its float form, timed in turn."""
+    plain = deploy(replace(state, quant=None))
+    found = {}
+    for size in LATENCY_BATCHES:
+        mine, its = timed([network, plain], images, size)
+        found[f"batch_{size}"] = {
+            **mine,
+            "float_median": its["median"],
+            "speedup_over_float": its["median"] / mine["median"],
+        }
+    return found
+
+
+def timed(networks: list[nn.Module], images: torch.Tensor, size: int) -> list[dict[str, Any]]:
+    """Milliseconds a batch of `size` images, the networks in turn: see `costs.latencies`.
+
+    What an image costs a network with exits depends on the image: batches of 1 are then all of
+    `images`, one after another, and the figures those of one.
+    """
+    if size > 1 or not any(isinstance(network, EarlyExitNetwork) for network in networks):
+        return latencies(networks, images[:size])
+    singles = [functools.partial(_one_by_one, network) for network in networks]
+    count = len(images)
+    return [
+        {
+            **found,
+            "median": found["median"] / count,
+            "p95": found["p95"] / count,
+            "runs": found["runs"] * count,
+            "images": count,
+        }
+        for found in latencies(singles, images)
+    ]
+
+
+def _one_by_one(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    return torch.cat([network(image) for image in images.split(1)])
+
+
+def int8_warnings(times: dict[str, Any], reference: list[str], backend: str) -> list[str]:
+    """Where int8 does not pay, and the likely cause."""
+    slow = [name for name, time in times.items() if time["speedup_over_float"] < 1]
+    if not slow and not reference:
+        return []
+    if reference:
+        cause = (
+            f"oneDNN runs reference kernels ({', '.join(reference)}), which are not made for "
+            "speed; choose another quantization_backend"
+        )
+    elif backend != "inductor":
+        cause = (
+            f"backend {backend!r} quantizes and dequantizes around every layer, which costs a "
+            "small network more than int8 saves; 'inductor' fuses these"
+        )
+    else:
+        cause = "the network is so small that calls and copies outweigh its arithmetic"
+    speeds = ", ".join(f"{times[name]['speedup_over_float']:.2f} at {name}" for name in times)
+    return [f"int8 speed over its own float form: {speeds}; likely cause: {cause}"]
+
+
+def static_metrics(state: ModelState, network: nn.Module | None = None) -> dict[str, Any]:
+    """Parameters, size, MACs, FLOPs and BitOps of a state's network; nothing is timed.
+
+    Where `network` has exits and has seen images, what these cost on the average.
+    """
+    model = build(state)
+    network = network if network is not None else deploy(state)
+    macs, layer_macs = count_macs(model)
+    parameters = list(model.parameters())
+    metrics = {
+        "params": sum(p.numel() for p in parameters),
+        "nonzero_params": sum(int(p.count_nonzero()) for p in parameters),
+        "model_size_mb": len(tensor_bytes(network.state_dict())) / 1e6,
+        "macs": macs,
+        "flops": 2 * macs,
+        "bitops": bitops(state, model, macs, layer_macs),
+    }
+    if isinstance(network, EarlyExitNetwork) and any(network.left):
+        metrics |= exit_metrics(state, model, network)
+    thop = thop_macs(model)
+    return metrics if thop is None else {**metrics, "thop_macs": thop}
+
+
+def exit_metrics(
+    state: ModelState, model: HybridCNNTransformer, network: EarlyExitNetwork
+) -> dict[str, Any]:
+    """Mean MACs, FLOPs and BitOps by where the images seen have left; 'exits' has the parts."""
+    seen = sum(network.left)
+    share = [count / seen for count in network.left]
+    parts = part_macs(model)
+    macs = list(itertools.accumulate(count for count, _ in parts))
+    bits = list(itertools.accumulate(bitops(state, model, *part) for part in parts))
+    mean = round(float(np.dot(share, macs)))
+    return {
+        "macs": mean,
+        "flops": 2 * mean,
+        "bitops": round(float(np.dot(share, bits))),
+        "exits": {
+            "places": [*state.model_args["exits"], "end"],
+            "share": share,
+            "macs": macs,
+            "bitops": bits,
+            **network.exits.plain(),
+        },
+    }
+
+
+def bitops(
+    state: ModelState, model: HybridCNNTransformer, macs: int, layer_macs: dict[str, int]
+) -> int:
+    """Σ MACs · weight bits · activation bits (arXiv:2005.07093); attention itself is float32."""
+    small: set[str] = set()
+    if state.quant is not None:
+        small = set(layer_macs) - set(float_layer_names(model, state.quant.float_layers))
+    bits = state.quant.bits if state.quant is not None else 32
+    int_macs = sum(layer_macs[name] for name in small)
+    return int_macs * bits * bits + (macs - int_macs) * 32 * 32
+
+
+def thop_macs(model: HybridCNNTransformer) -> int | None:
+    """thop's count, which misses attention's matmuls, for comparison; None without thop."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # thop asks distutils for versions
+        try:
+            from thop import profile
+        except ImportError:
+            return None
+        fresh = HybridCNNTransformer(**model.model_args).eval()  # thop leaves buffers behind
+        return int(profile(fresh, inputs=(example_image(model),), verbose=False)[0])
+
+
+def _spread(test: BatchLoader, count: int) -> torch.Tensor:
+    """`count` images from all over the split, which a folder orders by class; repeated if few."""
+    chosen = test.index[torch.linspace(0, len(test.index) - 1, count).round().long()]
+    loader = _moved(test, test.device, chosen)
+    images = torch.cat([images for images, _ in loader])
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def _moved(
+    loader: BatchLoader, device: torch.device, index: torch.Tensor | None = None
+) -> BatchLoader:
+    return BatchLoader(
+        loader.images,
+        loader.labels,
+        loader.batch_size,
+        index=loader.index if index is None else index,
+        mean=loader.mean.flatten().tolist(),
+        std=loader.std.flatten().tolist(),
+        num_classes=0,
+        device=device,
+    )

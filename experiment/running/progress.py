@@ -1,0 +1,117 @@
+"""How far a run is: how long the rest may take, and one bar over the stages of all chains."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from tqdm import tqdm
+
+from experiment.running.store import Store
+from experiment.suite.chains import Chain, Step
+
+
+class Forecast:
+    """Seconds that a stage will take, by what such stages took on the same data."""
+
+    def __init__(self, records: Iterable[dict[str, Any]] = ()):
+        self.taken: dict[tuple[str, str], list[float]] = {}  # stage, data → an epoch where it has
+        for record in records:
+            settings = record["settings"]
+            place = record["stage"], settings["data"]["fingerprint"]
+            epochs = max(settings["spec"].get("epochs", 1), 1)
+            self.taken.setdefault(place, []).append(record["seconds"] / epochs)
+
+    def learn(self, step: Step, seconds: float) -> None:
+        self.taken.setdefault(_place(step), []).append(seconds / _epochs(step))
+
+    def seconds(self, step: Step) -> float | None:
+        """None where no such stage was seen."""
+        taken = self.taken.get(_place(step))
+        return statistics.median(taken) * _epochs(step) if taken else None
+
+
+class Progress:
+    """What is left of a run's chains; on a terminal a bar shows it."""
+
+    def __init__(self, chains: list[Chain], store: Store):
+        self.chains, self.begun = len(chains), 0
+        steps = [step for chain in chains for step in chain.steps]
+        self.open = {step.key: step for step in steps if not store.has(step.key)}
+        self.forecast = Forecast(store.records())
+        self.current, self.started = "", time.monotonic()
+        self.at_once = 1  # stages that run at the same time
+        self.bar = tqdm(
+            total=len(steps),
+            desc="all chains",
+            bar_format="{desc} {percentage:3.0f}%|{bar:30}| {n_fmt}/{total_fmt} stages, "
+            "{elapsed} gone{postfix}",
+            leave=False,
+            disable=None,
+        )
+
+    def begin_chain(self) -> str:
+        """Where the run stands, as its next chain begins."""
+        self.begun += 1
+        left = self.time_left()
+        return f"{self.begun} of {self.chains}{f', {left}' if left else ''}"
+
+    def begin_stage(self, step: Step) -> None:
+        self.current, self.started = step.key, time.monotonic()
+        self.refresh()
+
+    def end_stage(self, step: Step, seconds: float | None) -> None:
+        """A stage has come to its end after `seconds` (None: it was in the store)."""
+        if seconds is not None:
+            self.forecast.learn(step, seconds)
+        self._close(step)
+
+    def computed(self, step: Step) -> None:
+        """A stage was done elsewhere, before its chain's turn."""
+        self.open.pop(step.key, None)
+        self.refresh()
+
+    def give_up(self, chain: Chain, first: int = 0) -> None:
+        """The chain's stages from `first` on will not run."""
+        for step in chain.steps[first:]:
+            self._close(step)
+
+    def refresh(self) -> None:
+        """Bring the time that is left up to date."""
+        self.bar.set_postfix_str(self.time_left())
+
+    def close(self) -> None:
+        self.bar.close()
+
+    def time_left(self) -> str:
+        """'about 3 min left'; empty where nothing is left, or nothing is known of its kind."""
+        known = {key: self.forecast.seconds(step) for key, step in self.open.items()}
+        if all(value is None for value in known.values()):
+            return ""
+        seconds = sum(value or 0.0 for value in known.values()) / self.at_once
+        spent = time.monotonic() - self.started
+        seconds -= min(known.get(self.current) or 0.0, spent)
+        words = "at least" if None in known.values() else "about"
+        return f"{words} {_duration(seconds)} left"
+
+    def _close(self, step: Step) -> None:
+        self.open.pop(step.key, None)
+        self.bar.update()
+        self.refresh()
+
+
+def _place(step: Step) -> tuple[str, str]:
+    return step.stage, step.experiment.data.fingerprint
+
+
+def _epochs(step: Step) -> int:
+    return max(getattr(step.spec, "epochs", 1), 1)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

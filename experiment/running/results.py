@@ -1,0 +1,192 @@
+"""`results/*.json`: what each experiment did, rewritten atomically after every stage."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import traceback
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from experiment.running.executor import Follower
+from experiment.running.metrics import against, final_metrics
+from experiment.suite.chains import Chain, Step
+from experiment.suite.records import Experiment, Suite
+from machine.environment import environment, git_commit
+from machine.files import write_atomically, write_json
+
+SUMMARY_NAME = "_all_experiments_summary.json"
+
+
+class Results(Follower):
+    """The JSON of one run of a suite, written after every stage."""
+
+    def __init__(self, suite: Suite, chains: list[Chain]):
+        self.folder, self.checkpoints = suite.results_dir, suite.model_dir
+        self.chains = chains
+        shared = {
+            "suite": suite.source,
+            "command": shlex.join(["python", *sys.argv]),
+            "git_commit": git_commit(),
+            "environment": environment(suite.device),
+            "started": _now(),
+        }
+        self.shared = shared
+        names = {experiment.name for experiment in suite.experiments}
+        self.others = _earlier_results(suite.results_dir, names)
+        self.experiments: dict[str, dict[str, Any]] = {
+            experiment.name: {
+                "experiment": experiment.name,
+                "status": "waiting",
+                "baseline": experiment.baseline,
+                "config": experiment.config(),
+                "seeds": list(experiment.seeds),
+                "stages": [],
+                "final": {},
+                "errors": [],
+                **shared,
+            }
+            for experiment in suite.experiments
+        }
+
+    def path(self, experiment: str) -> Path:
+        return self.folder / _file_of(experiment)
+
+    def begin(self, chain: Chain) -> None:
+        if self.of(chain)["status"] == "waiting":  # a failed seed is not forgotten over the next
+            self.of(chain)["status"] = "running"
+
+    def stage_done(
+        self,
+        chain: Chain,
+        step: Step,
+        record: dict[str, Any],
+        cached: bool,
+        baseline: dict[str, Any] | None,
+    ) -> None:
+        """Note a finished stage and write it out."""
+        kept = (
+            "stage",
+            "key",
+            "seconds",
+            "resumed",
+            "metrics",
+            "quant",
+            "exits",
+            "details",
+            "finished",
+        )
+        entry = {name: record[name] for name in kept}
+        entry.update(
+            seed=step.seed,
+            cached=cached,
+            checkpoint=str(self.checkpoints / f"{step.checkpoint}.pth"),
+            spec=step.spec.settings(),
+        )
+        self.experiments[step.experiment.name]["stages"].append(entry)
+        self.write(step.experiment.name)
+
+    def finish(self, chain: Chain) -> None:
+        """A chain ran to its end; the experiment is done with its last seed."""
+        result = self.of(chain)
+        result["final"] = final_metrics(result)
+        if result["status"] == "running" and chain.seed == chain.experiment.seeds[-1]:
+            result["status"] = "done"
+        self.write(chain.experiment.name)
+
+    def fail(self, chain: Chain, step: Step, error: BaseException) -> None:
+        """Record a failed stage; the traceback goes to a file beside the JSON."""
+        trace = self.folder / f"{chain.experiment.name}_traceback.txt"
+        write_atomically(trace, "".join(traceback.format_exception(error)).encode())
+        result = self.of(chain)
+        result["status"] = "failed"
+        result["errors"].append(
+            {
+                "seed": chain.seed,
+                "stage": step.stage,
+                "error": type(error).__name__,
+                "message": str(error),
+                "traceback_file": str(trace),
+            }
+        )
+        self.write(chain.experiment.name)
+
+    def skip(self, chain: Chain, reason: str) -> None:
+        result = self.of(chain)
+        result["status"] = "skipped" if not result["stages"] else "failed"
+        result["errors"].append({"seed": chain.seed, "stage": None, "message": reason})
+        self.write(chain.experiment.name)
+
+    def interrupt(self) -> None:
+        """Mark what was running or waiting when the user stopped the run."""
+        for name, result in self.experiments.items():
+            if result["status"] in ("running", "waiting"):
+                result["status"] = "interrupted"
+                self.write(name)
+
+    def failures(self) -> list[str]:
+        """Names of the experiments that did not come to their end."""
+        return [name for name, r in self.experiments.items() if r["status"] != "done"]
+
+    def of(self, chain: Chain) -> dict[str, Any]:
+        return self.experiments[chain.experiment.name]
+
+    def write(self, experiment: str) -> None:
+        result = self.experiments[experiment]
+        result["written"] = _now()
+        if result["status"] != "interrupted" or result["stages"]:
+            write_json(self.path(experiment), result)
+        write_json(self.folder / SUMMARY_NAME, self.summary())
+
+    def summary(self) -> dict[str, Any]:
+        """One row an experiment, with its change against its baseline.
+
+        Those that other runs left in the folder come first.
+        """
+        rows = []
+        everything = {**self.others, **self.experiments}
+        for name, result in everything.items():
+            row = {
+                "experiment": name,
+                "status": result["status"],
+                "baseline": result["baseline"],
+                "sequence": [stage for item in result["config"]["sequence"] for stage in item],
+                "seeds": result["seeds"],
+                "final": result["final"],
+                "errors": result["errors"],
+                "results_file": self.path(name).name,
+            }
+            if result["baseline"] in everything and result["final"]:
+                # of the chain's own seeds, so that seeds do not count as a change
+                base = final_metrics(everything[result["baseline"]], result["seeds"])
+                row["against_baseline"] = against(result["final"], base)
+            rows.append(row)
+        return {**self.shared, "written": _now(), "experiments": rows}
+
+
+def _earlier_results(folder: Path, names: set[str]) -> dict[str, dict[str, Any]]:
+    """Results that other runs wrote into the folder; what is no such file is passed over."""
+    found = {}
+    for path in sorted(folder.glob("*_results.json")):
+        try:
+            result = json.loads(path.read_text())
+            if result["experiment"] not in names and path.name == _file_of(result["experiment"]):
+                final_metrics(result)
+                found[result["experiment"]] = result
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            continue
+    return found
+
+
+def _file_of(experiment: str) -> str:
+    return f"{experiment}_results.json"
+
+
+def experiment_sequence(experiment: Experiment) -> str:
+    return " → ".join(name for name, _ in experiment.sequence)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

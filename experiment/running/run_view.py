@@ -1,0 +1,211 @@
+"""What the user sees while a suite runs: settings, plan, each stage's figures, a closing table."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.text import Text
+from rich.tree import Tree
+
+from experiment.running.console import Console, NoTerminal
+from experiment.running.executor import Follower
+from experiment.running.progress import Forecast, Progress
+from experiment.running.results import SUMMARY_NAME, Results, experiment_sequence
+from experiment.running.store import Store
+from experiment.running.tables import COLUMNS, Row, cell, number, options
+from experiment.suite.chains import Chain, Step
+from experiment.suite.records import Suite
+
+STATUS_STYLE = {"done": "green", "failed": "red", "skipped": "yellow", "interrupted": "yellow"}
+
+
+class RunView(Follower):
+    """Shows a run on a console as it goes."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.progress: Progress | None = None
+
+    @contextmanager
+    def following(self, chains: list[Chain], store: Store) -> Iterator[None]:
+        """Inside, these chains run: a bar over them all, below it those of a stage."""
+        quiet = contextlib.redirect_stderr(NoTerminal(sys.stderr))  # where bars find no terminal
+        with quiet if self.console.quiet else contextlib.nullcontext():
+            self.progress = self.console.progress = Progress(chains, store)
+            try:
+                yield
+            finally:
+                self.progress.close()
+                self.progress = self.console.progress = None
+
+    def settings(self, suite: Suite, environment: dict[str, Any], chains: list[Chain]) -> None:
+        """The global settings, before the first experiment."""
+        isa = " ".join(environment["isa"]) or "none of int8/bf16"
+        self.console.say(f"suite       {suite.source}: {len(suite.experiments)} experiments")
+        self.console.say(
+            f"device      {environment['device']}, {environment['threads']} threads, {isa}"
+        )
+        self.console.say(f"torch       {environment['torch']}, Python {environment['python']}")
+        self.console.say(
+            f"folders     data {suite.data_dir} | checkpoints {suite.model_dir} | "
+            f"results {suite.results_dir}"
+        )
+        stages = {step.key for chain in chains for step in chain.steps}
+        self.console.say(f"stages      {len(stages)} different ones in {len(chains)} chains")
+
+    def begin(self, chain: Chain) -> None:
+        self.console.chain, experiment = chain.name, chain.experiment
+        data, model, training = experiment.data, experiment.model_args, experiment.training
+        self.console.say("")
+        if self.console.quiet:
+            return
+        where = f"  ({self.progress.begin_chain()})" if self.progress is not None else ""
+        self.console.show(Text.assemble((f"━━ {chain.name}", "bold"), where))
+        start = f"from {experiment.baseline}: " if experiment.baseline else ""
+        self.console.say(f"   {start}{experiment_sequence(experiment)}")
+        self.console.say(
+            f"   {data.name}, {len(data.classes)} classes, {data.in_channels}×{data.image_size[0]}×"
+            f"{data.image_size[1]} | {model['fusion']}, CNN {model['cnn_channels']}, "
+            f"{model['num_layers']} layers of width {model['embed_dim']} | batch "
+            f"{training.batch_size}, {training.optimizer}, {training.scheduler}, seed {chain.seed}"
+        )
+
+    def stage(self, chain: Chain, position: int, step: Step) -> None:
+        if self.progress is not None:
+            self.progress.begin_stage(step)
+        options = spec_differences(step)
+        self.console.say(f"   [{position + 1}/{len(chain.steps)}] {step.stage} {options}".rstrip())
+        for warning in step.spec.warnings():
+            self.console.warn(warning)
+
+    def stage_done(
+        self,
+        chain: Chain,
+        step: Step,
+        record: dict[str, Any],
+        cached: bool,
+        baseline: dict[str, Any] | None,
+    ) -> None:
+        """The stage's numbers, and the baseline's beside them."""
+        if self.progress is not None:
+            self.progress.end_stage(step, None if cached else record["seconds"])
+        metrics = record["metrics"]
+        reference = baseline["metrics"] if baseline else None
+        how = "from the store" if cached else f"{record['seconds']:.1f} s"
+        line = (
+            f"       accuracy {metrics['accuracy']:.2f} %{_points(metrics, reference)}"
+            f" | loss {number(metrics['loss'], 4)}"
+            f" | {metrics['model_size_mb']:.3f} MB{_ratio(metrics, reference, 'model_size_mb')}"
+            f" | nonzero {metrics['nonzero_params'] / 1e3:.1f} of {metrics['params'] / 1e3:.1f} k"
+            f" | {metrics['macs'] / 1e6:.2f} M MACs"
+            f" | {_latency(metrics, 1):.3f} ms at 1, {_latency(metrics, 64):.2f} ms at 64"
+        )
+        if reference is not None:
+            line += f" (baseline {_latency(reference, 1):.3f}, {_latency(reference, 64):.2f})"
+        self.console.say(f"{line} | {how}")
+        for warning in metrics.get("warnings", []):
+            if not (cached and self.console.quiet):  # it was shown when the stage ran
+                self.console.warn(warning)
+
+    def fail(self, chain: Chain, step: Step, error: BaseException) -> None:
+        if self.progress is not None:
+            self.progress.give_up(chain, chain.steps.index(step))
+        where = f"{chain.name}: " if self.console.quiet else "   "
+        text = f"{where}FAILED in {step.stage}: {type(error).__name__}: {error}"
+        self.console.show(Text(text, style="red"))
+
+    def skip(self, chain: Chain, reason: str) -> None:
+        if self.progress is not None:
+            self.progress.give_up(chain)
+        where = f"{chain.name}: " if self.console.quiet else "   "
+        self.console.show(Text(f"{where}skipped: {reason}", style="yellow"))
+
+    def together(self, stages: int) -> None:
+        if self.progress is not None:
+            self.progress.at_once = stages
+
+    def elsewhere(self, step: Step) -> None:
+        if self.progress is not None:
+            self.progress.computed(step)
+
+    def closing(self, results: Results) -> None:
+        """The summary table over all experiments."""
+        rows = results.summary()["experiments"]
+        rows = [row for row in rows if row["experiment"] in results.experiments]
+        table = []
+        for row in rows:
+            change = row.get("against_baseline", {})
+            figures = [
+                cell(row["final"], change, name, scale, digits)
+                for _, name, scale, digits in COLUMNS
+            ]
+            status = Text(row["status"], style=STATUS_STYLE.get(row["status"], ""))
+            names = row["experiment"], " → ".join(row["sequence"])
+            table.append(Row(names, [*figures, status]))
+        self.console.say("")
+        self.console.figures(
+            "Results (change against the baseline)",
+            ("experiment", "stages"),
+            (*(heading for heading, *_ in COLUMNS), "status"),
+            table,
+        )
+        for row in rows:
+            for error in row["errors"]:
+                self.console.note(f"{row['experiment']}: {row['status']}: {error['message']}")
+        self.console.note(
+            f"written to {results.folder}/: one JSON an experiment, and {SUMMARY_NAME}"
+        )
+
+    def dry_run(self, chains: list[Chain], store: Store) -> None:
+        """The plan as a tree: what shares a beginning hangs on one branch."""
+        root = Tree("plan")
+        branches: dict[str | None, Tree] = {None: root}
+        counts = {"cached": 0, "resumable": 0, "to run": 0}
+        known, forecast = 0.0, Forecast(store.records())
+        for chain in chains:
+            for position, step in enumerate(chain.steps):
+                if step.key not in branches:
+                    status = _status(step, store)
+                    counts[status] += 1
+                    note = ""
+                    expected = forecast.seconds(step)
+                    if status != "cached" and expected is not None:
+                        known += expected
+                        note = f" ≈ {expected:.0f} s"
+                    text = f"{step.stage} {spec_differences(step)} [{status}{note}]"
+                    parent = branches.get(step.parent, root)
+                    branches[step.key] = parent.add(
+                        Text(f"{text} → {store.folder}/{step.checkpoint}.pth")
+                    )
+                if position == len(chain.steps) - 1:
+                    branches[step.key].add(Text(f"= {chain.name}", style="bold"))
+        self.console.show(root)
+        line = ", ".join(f"{count} {status}" for status, count in counts.items())
+        self.console.note(f"{line}{f'; about {known:.0f} s by earlier runs' if known else ''}")
+        self.console.note("dry run: nothing was trained or written")
+
+
+def _status(step: Step, store: Store) -> str:
+    if store.has(step.key):
+        return "cached"
+    return "resumable" if store.snapshot(step.key).exists() else "to run"
+
+
+def spec_differences(step: Step) -> str:
+    return options(step.spec.settings(), step.experiment.training.model_dump())
+
+
+def _points(metrics: dict[str, Any], reference: dict[str, Any] | None) -> str:
+    return f" ({metrics['accuracy'] - reference['accuracy']:+.2f})" if reference else ""
+
+
+def _ratio(metrics: dict[str, Any], reference: dict[str, Any] | None, name: str) -> str:
+    return f" (×{metrics[name] / reference[name]:.2f})" if reference and reference[name] else ""
+
+
+def _latency(metrics: dict[str, Any], batch: int) -> float:
+    return metrics["inference_time_ms"][f"batch_{batch}"]["median"]

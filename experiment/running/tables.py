@@ -1,0 +1,97 @@
+"""Figures in columns: how a metric is written, and tables that fit the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from rich.console import Console as RichConsole
+from rich.table import Table
+from rich.text import Text
+
+Cell = str | Text
+
+
+# What tables show of a network: heading, metric, unit's scale, digits.
+COLUMNS = (
+    ("accuracy %", "accuracy", 1, 2),
+    ("size MB", "model_size_mb", 1, 3),
+    ("M BitOps", "bitops", 1e6, 0),
+    ("ms at 1", "latency_ms_batch_1", 1, 3),
+    ("ms at 64", "latency_ms_batch_64", 1, 2),
+)
+
+
+class Row(NamedTuple):
+    """A row of a table of figures."""
+
+    names: Sequence[Cell]
+    figures: Sequence[Cell]
+    style: str = ""
+    ends_section: bool = False
+
+
+def figure_tables(
+    console: RichConsole,
+    title: str,
+    names: Sequence[str],
+    figures: Sequence[str],
+    rows: Sequence[Row],
+) -> list[Table]:
+    """One table, or several with the same names where its figures do not fit the width."""
+    table = Table(title=title, title_justify="left")
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for name in figures:
+        table.add_column(name, justify="left" if name == "status" else "right")
+    for row in rows:
+        table.add_row(*row.names, *row.figures, style=row.style, end_section=row.ends_section)
+    unbounded = console.options.update_width(10_000)
+    if len(figures) == 1 or console.measure(table, options=unbounded).maximum <= console.width:
+        return [table]
+    half = (len(figures) + 1) // 2
+    parts = slice(half), slice(half, None)
+    return [
+        table
+        for part in parts
+        for table in figure_tables(
+            console,
+            title if part == parts[0] else "",
+            names,
+            figures[part],
+            [row._replace(figures=row.figures[part]) for row in rows],
+        )
+    ]
+
+
+def cell(
+    stats: dict[str, Any], change: dict[str, float], name: str, scale: float, digits: int
+) -> str:
+    """A figure over seeds as a table shows it, with its change against the baseline."""
+    if name not in stats:
+        return "–"
+    mean, std, n = stats[name]["mean"], stats[name]["std"], stats[name]["n"]
+    text = f"{mean / scale:,.{digits}f}"
+    if std is not None:
+        text += f" ± {std / scale:,.{digits}f} ({n})"
+    if f"{name}_points" in change:
+        text += f" ({change[f'{name}_points']:+.2f})"
+    elif f"{name}_ratio" in change:
+        text += f" (×{change[f'{name}_ratio']:.2f})"
+    return text
+
+
+def options(spec: dict[str, Any], training: dict[str, Any]) -> str:
+    """The options of a stage that tell most: what it has and training_args has not."""
+    return " ".join(
+        f"{name}={value}"
+        for name, value in spec.items()
+        if training.get(name) != value
+        and value not in ([], {}, None)
+        and value is not False
+        and not (name == "precision" and training.get(name) == "auto")
+    )
+
+
+def number(value: float | None, digits: int) -> str:
+    return "not finite" if value is None else f"{value:.{digits}f}"

@@ -1,0 +1,144 @@
+"""`--recommend "accuracy_drop<=0.5, min latency_ms"`: a study's best chain for what is asked."""
+
+from __future__ import annotations
+
+import math
+import operator
+import pprint
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from experiment.suite.messages import ConfigError, short, unknown
+
+METRICS = {
+    "accuracy": "accuracy",
+    "accuracy_drop": None,  # points below the baseline
+    "latency_ms": "latency_ms_batch_1",
+    "latency_ms_batch_64": "latency_ms_batch_64",
+    "model_size_mb": "model_size_mb",
+    "bitops": "bitops",
+    "macs": "macs",
+    "params": "params",
+}
+
+
+SIGNS: dict[str, Callable[[float, float], bool]] = {
+    "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One constraint, e.g. accuracy_drop <= 0.5."""
+
+    metric: str
+    sign: str
+    bound: float
+
+    def __str__(self) -> str:
+        return f"{self.metric}{self.sign}{self.bound:g}"
+
+    def met(self, row: dict[str, Any]) -> bool:
+        return SIGNS[self.sign](figure(row, self.metric), self.bound)
+
+    def excess(self, row: dict[str, Any]) -> float:
+        """How far a chain is beyond the limit, as a share of it; points where it is a drop."""
+        beyond = figure(row, self.metric) - self.bound
+        beyond = beyond if self.sign.startswith("<") else -beyond
+        scale = 1.0 if self.metric in ("accuracy", "accuracy_drop") else abs(self.bound) or 1.0
+        return max(0.0, beyond / scale)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """Constraints, and what is to be as small or as large as can be."""
+
+    limits: tuple[Limit, ...]
+    metric: str
+    largest: bool
+
+    def best(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+        """The best row that meets every limit; among equals the more accurate one."""
+        within = [row for row in rows if all(limit.met(row) for limit in self.limits)]
+        sign = -1 if self.largest else 1
+        return min(
+            within,
+            key=lambda row: (sign * figure(row, self.metric), -figure(row, "accuracy")),
+            default=None,
+        )
+
+    def nearest(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The row that is least beyond the limits."""
+        return min(rows, key=lambda row: sum(limit.excess(row) for limit in self.limits))
+
+
+def parse_wish(text: str) -> Wish:
+    """Read an expression. Raises ConfigError with one line."""
+    limits, aims = [], []
+    for part in (part.strip() for part in text.split(",")):
+        aim = re.fullmatch(r"(min|max)\s+(\w+)", part)
+        limit = re.fullmatch(r"(\w+)\s*(<=|>=|<|>)\s*(\S+)", part)
+        if aim is None and limit is None:
+            raise _wrong(f"{short(part)} should read like accuracy_drop<=0.5 or min latency_ms")
+        name = aim[2] if aim else limit[1] if limit else ""
+        if name not in METRICS:
+            raise _wrong(unknown(name, METRICS, "a metric"))
+        if aim:
+            aims.append((name, aim[1] == "max"))
+        elif limit:
+            limits.append(Limit(name, limit[2], _number(limit[3])))
+    if len(aims) != 1:
+        raise _wrong(f"{short(text)} has {len(aims)} objectives; give one, such as min latency_ms")
+    return Wish(tuple(limits), *aims[0])
+
+
+def figure(row: dict[str, Any], name: str) -> float:
+    """A figure of a chain on the validation share, mean over seeds."""
+    key = METRICS[name]
+    return row["accuracy_drop"] if key is None else row["metrics"][key]["mean"]
+
+
+def recommendation(wish: Wish, study: dict[str, Any]) -> tuple[bool, str]:
+    """Whether a chain of a study's report meets the wish, and what to print.
+
+    Where one does: comments and an entry of EXPERIMENT_CONFIGS; else one line with the nearest.
+    """
+    rows = [row for row in study["chains"] if "metrics" in row]
+    asked = ", ".join(map(str, wish.limits)) or "the wish"
+    if not rows:
+        return False, f"no chain meets {asked}: none came to its end"
+    best = wish.best(rows)
+    if best is None:
+        row = wish.nearest(rows)
+        named = dict.fromkeys(limit.metric for limit in wish.limits)
+        has = ", ".join(f"{name} {figure(row, name):.4g}" for name in named)
+        return False, f"no chain meets {asked}; the nearest is {row['name']} with {has}"
+    figures = ", ".join(f"{name} {figure(best, name):.4g}" for name in METRICS)
+    seeds = best["metrics"]["accuracy"]["n"]
+    entry = {**best["config"], "name": f"{best['name']}_chosen"}
+    return True, "\n".join(
+        [
+            f"# {best['name']} of study {study['study']}, on {study['splits']['images']} validation"
+            f" images, {seeds} seed{'s' if seeds > 1 else ''}:",
+            f"#   {figures}; {best['device']}",
+            f"#   test split: accuracy {best['test']['accuracy']['mean']:.2f}, "
+            f"accuracy_drop {best['test']['accuracy_drop']:.2f}",
+            pprint.pformat(entry, sort_dicts=False, width=99) + ",",
+        ]
+    )
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise _wrong(f"{short(text)} is not a number")
+    return value
+
+
+def _wrong(reason: str) -> ConfigError:
+    return ConfigError([f"--recommend: {reason}"])

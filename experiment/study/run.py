@@ -1,0 +1,221 @@
+"""Running a study and writing `results/study_NAME.json`.
+
+Chains run as any suite does. Then every final network is measured once more, on the validation
+share: these figures, and which images it got right, are all that the findings rest on. Accuracies
+on the test split, which the suite takes after every stage, are only put beside them at the end.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiment.running.console import Console
+from experiment.running.executor_options import Execution
+from experiment.running.metrics import SUMMARISED, metric, summarised
+from experiment.running.results import Results
+from experiment.running.run import run_chains
+from experiment.running.store import Store
+from experiment.study.analysis import Analysis, Evidence, Reference
+from experiment.study.plan import Link, Study
+from experiment.study.statistics import RESAMPLES, TOLERANCE
+from experiment.study.validation import OnValidation, finals_on_validation, with_shared_latency
+from experiment.suite.chains import plan
+from machine.files import write_json
+
+COSTS = {"bitops": "bitops", "latency_ms": "latency_ms_batch_1"}
+
+
+DROPS = (0.5, 1.0, 2.0)  # points, for which the best chain is named
+
+
+FROM_RESULTS = ("suite", "command", "git_commit", "environment", "started")
+
+
+def study_path(study: Study) -> Path:
+    return study.suite.results_dir / f"study_{study.config.name}.json"
+
+
+def run_study(
+    study: Study,
+    console: Console,
+    *,
+    baseline: str = "reuse",
+    remeasure: bool = False,
+    execution: Execution | None = None,
+) -> dict[str, Any]:
+    """Run every chain that is not in the store, and find what they say; returns what is written.
+
+    `baseline`, `remeasure` and `execution` as in `run_chains`, which raises.
+    """
+    more: dict[str, Any] = {"remeasure": remeasure, "execution": execution}
+    progress = console
+    if not remeasure and baseline != "retrain" and _nothing_to_run(study):
+        console.say("every chain is in the store; what they gave is in the files of each")
+        progress = Console(quiet=True)
+    results = run_chains(study.suite, baseline, progress, **more)
+    found = with_shared_latency(finals_on_validation(study, results, console))
+    report = _report(study, results, found)
+    write_json(study_path(study), report)
+    return report
+
+
+def _nothing_to_run(study: Study) -> bool:
+    store = Store(study.suite.model_dir)
+    return all(store.has(step.key) for chain in plan(study.suite) for step in chain.steps)
+
+
+# --- the report --------------------------------------------------------------------------------
+
+
+def _report(study: Study, results: Results, found: dict[str, list[OnValidation]]) -> dict[str, Any]:
+    config, baseline = study.config, found.get(study.config.baseline, [])
+    base = _figures(baseline)
+    chains = [_chain(study, link, results, found, base) for link in study.links]
+    evidence = [_evidence(link, found[link.name]) for link in study.links if link.name in found]
+    classes = len(study.experiment(config.baseline).data.classes)
+    everyone = [base, *(_figures(found[link.name]) for link in study.links if link.name in found)]
+    largest = {
+        cost: max((figures[name]["mean"] for figures in everyone if figures), default=1.0)
+        for cost, name in COSTS.items()
+    }
+    analysis = Analysis(
+        list(config.stages),
+        config.all_orders(),
+        evidence,
+        Reference(100 / classes, largest),
+        cost=config.cost,
+        confidence=config.confidence,
+    )
+    findings = analysis.findings()
+    tests = {row["name"]: row["test"]["accuracy"]["mean"] for row in chains if "test" in row}
+    for pair in findings["pairs"]:
+        pair["test_difference"] = _test_difference(pair, tests)
+    return {
+        "study": config.name,
+        "status": "done" if len(evidence) == len(study.links) else "failed",
+        **findings,
+        "best": _best(chains, base, config.cost),
+        "chains": chains,
+        "baseline": {
+            "name": config.baseline,
+            "metrics": base,
+            "test": {"accuracy": _test_accuracy(results, config.baseline)},
+        },
+        "failed": [row["name"] for row in chains if row["status"] != "done"],
+        "config": config.model_dump(),
+        "seeds": list(study.experiment(study.links[0].name).seeds),
+        "splits": {
+            "decisions": "validation",
+            "images": analysis.images,
+            "reported_only": "test",
+        },
+        "method": {
+            "cost": config.cost,
+            "confidence": config.confidence,
+            "resamples": RESAMPLES,
+            "covers": "images and seeds" if analysis.seeds > 1 else "images alone (one seed)",
+            "cost_tolerance": TOLERANCE,
+            "hypervolume_reference": {"accuracy": 100 / classes, **largest},
+        },
+        **{name: results.shared[name] for name in FROM_RESULTS},
+        "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _evidence(link: Link, runs: Sequence[OnValidation]) -> Evidence:
+    return Evidence(
+        link.name,
+        link.order,
+        link.strengths,
+        np.stack([run.correct for run in runs]),
+        {
+            cost: np.array([metric(run.metrics, name) for run in runs], dtype=float)
+            for cost, name in COSTS.items()
+        },
+    )
+
+
+def _chain(
+    study: Study,
+    link: Link,
+    results: Results,
+    found: dict[str, list[OnValidation]],
+    base: dict[str, Any],
+) -> dict[str, Any]:
+    """One row of `chains`: 'metrics' are of the validation share, 'test' is for the reader."""
+    result = results.experiments[link.name]
+    row = {
+        "name": link.name,
+        "order": link.order,
+        "strengths": dict(link.strengths),
+        "sequence": [name for name, _ in study.experiment(link.name).sequence],
+        "epochs": study.epochs[link.name],
+        "status": result["status"],
+        "errors": result["errors"],
+        "results_file": results.path(link.name).name,
+        "config": link.config(study.config),
+    }
+    if link.name in found:
+        accuracy = _test_accuracy(results, link.name)
+        start = _test_accuracy(results, study.config.baseline)
+        figures = _figures(found[link.name])
+        row["metrics"] = figures
+        row["accuracy_drop"] = base["accuracy"]["mean"] - figures["accuracy"]["mean"]
+        row["device"] = found[link.name][0].metrics["inference_time_ms"]["batch_1"]["device"]
+        row["test"] = {"accuracy": accuracy, "accuracy_drop": start["mean"] - accuracy["mean"]}
+    return row
+
+
+def _figures(runs: Sequence[OnValidation]) -> dict[str, Any]:
+    """Metric → mean, std and n over seeds."""
+    return {
+        name: summarised(
+            [value for run in runs if (value := metric(run.metrics, name)) is not None]
+        )
+        for name in SUMMARISED
+        if runs
+    }
+
+
+def _test_accuracy(results: Results, name: str) -> dict[str, Any]:
+    return results.experiments[name]["final"].get("accuracy", {})
+
+
+def _test_difference(pair: dict[str, Any], tests: dict[str, float]) -> float | None:
+    """Mean over strengths and seeds of the two orders' difference on the test split."""
+    one, other = pair["chains"].values()
+    if not one:
+        return None
+    return statistics.fmean(tests[a] - tests[b] for a, b in zip(one, other, strict=True))
+
+
+def _best(
+    chains: Sequence[dict[str, Any]], base: dict[str, Any], cost: str
+) -> list[dict[str, Any]]:
+    """The cheapest chain within each of DROPS, by the validation share."""
+    best = []
+    for drop in DROPS:
+        within = [row for row in chains if row.get("accuracy_drop", drop + 1) <= drop]
+        if not within:
+            continue
+        row = min(within, key=lambda row: row["metrics"][COSTS[cost]]["mean"])
+        ratios = {
+            f"{name}_ratio": row["metrics"][name]["mean"] / base[name]["mean"]
+            for name in ("bitops", "latency_ms_batch_1", "model_size_mb")
+        }
+        best.append(
+            {
+                "within": drop,
+                "chain": row["name"],
+                "accuracy_drop": row["accuracy_drop"],
+                "test_accuracy_drop": row["test"]["accuracy_drop"],
+                **ratios,
+            }
+        )
+    return best

@@ -1,0 +1,151 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dataset import Dataset, load_dataset
+from experiment.running.console import Console
+from experiment.running.measure import measure
+from experiment.running.results import Results
+from experiment.running.stop_signal import StopSignal
+from experiment.running.store import Store
+from experiment.study.plan import Study
+from experiment.study.statistics import Array
+from experiment.suite.chains import Chain, plan
+from machine.errors import Interrupted
+from machine.files import canonical_json, sha256
+from stages.deployment import deploy
+from stages.stage import Context
+from stages.state import ModelState
+from train_eval import evaluate
+from training.losses import final_logits
+
+
+@dataclass(frozen=True)
+class OnValidation:
+    """A final network on the validation share."""
+
+    correct: Array  # [N] of bool
+    metrics: dict[str, Any]  # as `measure` gives them
+    form: str  # of its architecture, int8 and exits: equal forms run the same code
+
+
+def finals_on_validation(
+    study: Study, results: Results, console: Console
+) -> dict[str, list[OnValidation]]:
+    """Experiment → its final network on the validation share, a seed; those that came to an end."""
+    store = Store(study.suite.model_dir, console.note)
+    names = [study.config.baseline, *(link.name for link in study.links)]
+    done = [name for name in names if results.experiments[name]["status"] == "done"]
+    chains = [chain for chain in plan(study.suite) if chain.experiment.name in done]
+    missing = [c for c in chains if not store.validation(c.steps[-1].key).exists()]
+    console.say("")
+    console.say(
+        f"{len(chains)} networks on the validation share"
+        + (f", {len(missing)} to be measured" if missing else ", all measured before")
+    )
+    loaded: list[Dataset] = []
+
+    def dataset() -> Dataset:
+        if not loaded:
+            loaded.append(load_dataset(chains[0].experiment.dataset_args, study.suite.data_dir))
+        return loaded[0]
+
+    found: dict[str, list[OnValidation]] = {name: [] for name in done}
+    stop = StopSignal()
+    with stop.listening(console.say):
+        in_order = sorted(chains, key=lambda c: c.experiment.seeds.index(c.seed))
+        unseen = console.quiet or None  # None: where there is no terminal
+        for chain in tqdm(in_order, "validation share", unit="net", leave=False, disable=unseen):
+            if stop():
+                raise Interrupted
+            found[chain.experiment.name].append(
+                on_validation(chain, store, dataset, study.suite.device)
+            )
+    return found
+
+
+def on_validation(
+    chain: Chain, store: Store, dataset: Callable[[], Dataset], device: torch.device
+) -> OnValidation:
+    """What a finished chain's network does on the validation share, kept beside it in the store."""
+    key = chain.steps[-1].key
+    stored = store.load(key)
+    assert stored is not None, key
+    state, record = stored
+    kept = store.validation(key, record["checkpoint_sha256"])
+    found = kept.load()
+    if found is None:
+        found = _measured(state, record["metrics"], dataset(), device, store.compiled)
+        kept.save(found)
+    bits = np.unpackbits(found["correct"].numpy(), count=found["images"])
+    return OnValidation(bits.astype(bool), found["metrics"], _form(state))
+
+
+@torch.inference_mode()
+def _measured(
+    state: ModelState,
+    metrics: dict[str, Any],
+    dataset: Dataset,
+    device: torch.device,
+    artefacts: Path,
+) -> dict[str, Any]:
+    """Which images it gets right, and its metrics; `metrics` are those on the test split.
+
+    What a network costs does not depend on the images, unless some leave early.
+    """
+    runs_on = device if state.quant is None else torch.device("cpu")
+    network = deploy(state, device, artefacts)
+    loader = Context(dataset, runs_on, seed=0).loaders(batch_size=256).validation
+    right = [final_logits(network(images)).argmax(1) == labels for images, labels in loader]
+    correct = torch.cat(right).cpu().numpy()
+    if state.exits is not None:
+        metrics = measure(state, loader, device, artefacts, network)
+    else:
+        quality = evaluate(network, loader)
+        metrics = {**metrics, "accuracy": quality.accuracy, "loss": quality.loss}
+    return {
+        "correct": torch.from_numpy(np.packbits(correct)),
+        "images": len(correct),
+        "metrics": metrics,
+    }
+
+
+def _form(state: ModelState) -> str:
+    """Digest of all that decides how long a network takes."""
+    parts = {
+        "model_args": state.model_args,
+        "quant": state.quant.settings() if state.quant else None,
+        "exits": state.exits.plain() if state.exits else None,
+    }
+    return sha256(canonical_json(parts))
+
+
+def with_shared_latency(found: Mapping[str, list[OnValidation]]) -> dict[str, list[OnValidation]]:
+    """The same, each latency the median over all networks of one form, which run the same code.
+
+    So equal networks cannot differ by what else the machine did while one of them was timed.
+    """
+    times: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for run in (run for runs in found.values() for run in runs):
+        for batch, taken in run.metrics["inference_time_ms"].items():
+            times[run.form, batch].append(taken["median"])
+
+    def shared(run: OnValidation) -> OnValidation:
+        own = {
+            batch: {**taken, "median": statistics.median(times[run.form, batch])}
+            for batch, taken in run.metrics["inference_time_ms"].items()
+        }
+        return replace(run, metrics={**run.metrics, "inference_time_ms": own})
+
+    return {name: [shared(run) for run in runs] for name, runs in found.items()}

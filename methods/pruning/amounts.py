@@ -1,0 +1,148 @@
+"""Structural pruning: how much of each dimension goes, chosen by ratio or by a cost to reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from machine.timing import latency
+from methods import costs
+from methods.pruning.dimensions import Dimension, Weights, cut
+from model import HybridCNNTransformer
+
+Removed = list[tuple[Dimension, Tensor]]
+
+
+TOLERANCE = 0.02  # of the original cost, within which a 'keep' is met
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much to remove, besides the ratio itself."""
+
+    uniform: bool = True  # the ratio of each dimension; else of all units together
+    min_channels: int = 1
+    round_to: int = 1
+    ratios: dict[str, float] = field(default_factory=dict)  # pattern of names → its own ratio
+
+
+def choose(
+    dims: Sequence[Dimension], scores: Sequence[Tensor], ratio: float, amount: Amount
+) -> Removed:
+    """The units to remove of each dimension: the weakest `ratio` of them."""
+    counts = (
+        _uniform(dims, ratio, amount) if amount.uniform else _global(dims, scores, ratio, amount)
+    )
+    removed = []
+    for dimension, score, count in zip(dims, scores, counts, strict=True):
+        order = score.view(dimension.blocks, -1).argsort(dim=1, stable=True)  # weakest first
+        offsets = torch.arange(dimension.blocks)[:, None] * dimension.width
+        removed.append((dimension, (order + offsets)[:, :count].flatten()))
+    return removed
+
+
+def _uniform(dims: Sequence[Dimension], ratio: float, amount: Amount) -> list[int]:
+    """Units to remove of each block, every dimension by the same ratio or its own."""
+    counts = []
+    for dimension in dims:
+        own = [r for pattern, r in amount.ratios.items() if fnmatchcase(dimension.name, pattern)]
+        wanted = round(dimension.width * (own[-1] if own else ratio))
+        counts.append(dimension.width - _allowed(dimension, dimension.width - wanted, amount))
+    return counts
+
+
+def _global(
+    dims: Sequence[Dimension], scores: Sequence[Tensor], ratio: float, amount: Amount
+) -> list[int]:
+    """As `_uniform`, by one threshold over all units, each dimension's scores over their mean."""
+    steps = []  # per dimension, the cost of removing its weakest, second weakest, ... unit
+    for dimension, score in zip(dims, scores, strict=True):
+        ranked = score.view(dimension.blocks, -1).sort(dim=1).values.mean(0)
+        steps.append(ranked / score.mean().clamp_min(1e-30))
+    owner = torch.cat([torch.full((len(step),), i) for i, step in enumerate(steps)])
+    weakest = torch.cat(steps).argsort(stable=True)[: round(ratio * len(owner))]
+    counts = owner[weakest].bincount(minlength=len(dims)).tolist()
+    return [
+        d.width - _allowed(d, d.width - count, amount)
+        for d, count in zip(dims, counts, strict=True)
+    ]
+
+
+def _allowed(dimension: Dimension, keep: int, amount: Amount) -> int:
+    """The nearest width that min_channels and round_to allow; heads and layers are not rounded."""
+    if dimension.target in ("heads", "depth"):
+        return max(1, keep)
+    least = -(-amount.min_channels // amount.round_to) * amount.round_to
+    keep = max(least, round(keep / amount.round_to) * amount.round_to)
+    return min(keep, dimension.width)
+
+
+def choose_for_cost(
+    choose_at: Callable[[float], Removed],
+    model_args: dict[str, Any],
+    weights: Weights,
+    keep: dict[str, float],
+    *,
+    of: dict[str, Any] | None = None,
+    device: torch.device | str = "cpu",
+    exact: bool = True,
+) -> tuple[Removed, float]:
+    """The choice that leaves `keep` of a cost, and the dial that gives it, by bisection.
+
+    `choose_at` maps a dial from 0 (remove nothing) to 1 to a choice. `keep` is {'macs': s},
+    {'params': s}, {'units': s} or {'latency_ms': s, 'batch': n}, s a share of the cost of the
+    network with arguments `of` (None: the present one). Latency is that of the float network on
+    `device`. Raises ValueError, with the nearest possible share, where none is within 2 % and it
+    must be `exact`.
+    """
+    wanted = next(value for name, value in keep.items() if name != "batch")
+    measure = _cost(keep, device)
+    whole = measure(of or model_args)
+    low, high = 0.0, 0.999
+    best: tuple[float, float, float, Removed] | None = None  # (off, share, dial, choice)
+    for _ in range(16):
+        dial = (low + high) / 2
+        removed = choose_at(dial)
+        if "units" in keep:
+            units = sum(d.size for d, _ in removed)
+            left = 1 - sum(len(gone) for _, gone in removed) / units
+        else:
+            left = measure(cut(model_args, weights, removed)[0]) / whole
+        if best is None or abs(left - wanted) < best[0]:
+            best = (abs(left - wanted), left, dial, removed)
+        if best[0] < TOLERANCE / 4:
+            break
+        low, high = (dial, high) if left > wanted else (low, dial)
+    assert best is not None
+    off, left, dial, removed = best
+    if exact and off > TOLERANCE:
+        raise ValueError(
+            f"keep {keep}: not possible with these targets and limits; nearest is {left:.3f}"
+        )
+    return removed, dial
+
+
+def _cost(keep: dict[str, float], device: torch.device | str) -> Callable[[dict[str, Any]], float]:
+    def network(args: dict[str, Any]) -> HybridCNNTransformer:
+        return HybridCNNTransformer(**args).eval()
+
+    if "units" in keep:
+        return lambda args: 1.0
+    if "macs" in keep:
+        return lambda args: costs.count_macs(network(args))[0]
+    if "params" in keep:
+        return lambda args: sum(p.numel() for p in network(args).parameters())
+
+    def milliseconds(args: dict[str, Any]) -> float:
+        model = network(args)
+        images = costs.example_image(model).repeat(int(keep.get("batch", 1)), 1, 1, 1)
+        placed = model.to(device).to(memory_format=torch.channels_last)
+        images = images.to(device=device, memory_format=torch.channels_last)
+        return latency(placed, images)["median"]
+
+    return milliseconds

@@ -1,0 +1,147 @@
+"""Quantization behind one interface: what a network's int8 form is, and who makes it.
+
+`Quant` is the plain record that travels in a ModelState. A backend module offers `unavailable`,
+`prepare`, `begin_observing`, `set_observing`, `observed_ranges`, `master_names`, `simulated`,
+`convert` and `exportable`, and says what OBSERVERS it has and whether it TRAINS_IN_BF16; BACKENDS
+says which serves which name.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from machine.processor import has_vnni
+from methods.quantization import fake_quant, fx, pt2e
+from methods.quantization.record import Quant, float_layer_names
+from model import HybridCNNTransformer
+
+BACKENDS: dict[str, ModuleType] = {
+    "inductor": pt2e,
+    "x86": fx,
+    "fbgemm": fx,
+    "qnnpack": fx,
+    "onednn": fx,
+}
+
+
+SLOW_BACKENDS = {
+    "onednn": "runs fused linear layers on oneDNN's reference int8 matmul, about 1000 times slower "
+    "than 'x86' (measured: 1.3 s for one image); use it only to study accuracy",
+}
+
+
+def unavailable(backend: str) -> str | None:
+    """Why this machine cannot run a backend, with the remedy; None where it can."""
+    return BACKENDS[backend].unavailable(backend)
+
+
+def remarks(backend: str) -> list[str]:
+    """What speaks against a backend, on this machine."""
+    found = [SLOW_BACKENDS[backend]] if backend in SLOW_BACKENDS else []
+    if backend == "onednn" and not has_vnni():
+        found.append(
+            "saturates int8 products on processors without VNNI, as this one: what it gives here "
+            "is less accurate than int8 is; choose 'inductor' or 'x86'"
+        )
+    return found
+
+
+def trains_in_bf16(backend: str) -> bool:
+    """Whether quantization-aware training works under bf16 autocast."""
+    return BACKENDS[backend].TRAINS_IN_BF16
+
+
+def prepare(model: HybridCNNTransformer, quant: Quant) -> nn.Module:
+    """A copy of `model` with observers ('ptq') or trainable fake quantization ('qat')."""
+    return BACKENDS[quant.backend].prepare(
+        model,
+        quant.backend,
+        float_layer_names(model, quant.float_layers),
+        quant.observer,
+        qat=quant.scheme == "qat",
+        reduce_range=bool(quant.reduce_range),
+    )
+
+
+def master_names(prepared: nn.Module, model: HybridCNNTransformer, quant: Quant) -> dict[str, str]:
+    """`model`'s parameter and buffer names → those of the network prepared from it."""
+    return BACKENDS[quant.backend].master_names(prepared, model)
+
+
+def set_observing(prepared: nn.Module, quant: Quant, on: bool) -> None:
+    """Whether what runs through a prepared network moves its ranges."""
+    BACKENDS[quant.backend].set_observing(prepared, on)
+
+
+def observe_together(prepared: nn.Module, extremes: Callable[[Tensor], Tensor]) -> None:
+    """Let a network that trains in several processes see the whole batch's ranges.
+
+    `extremes` gives `[least, largest]` of a tensor over all processes.
+    """
+    fake_quant.observe_together(prepared, extremes)
+    fx.observe_together(prepared, extremes)
+
+
+def with_trained_ranges(quant: Quant, prepared: nn.Module) -> Quant:
+    """`quant` with the ranges that a prepared network has seen."""
+    return replace(quant, ranges=BACKENDS[quant.backend].observed_ranges(prepared))
+
+
+def observe(
+    prepared: nn.Module,
+    backend: str,
+    calibration: Iterable[tuple[Tensor, Tensor]],
+    batches: int,
+) -> None:
+    """Run the first `batches` batches of `calibration` through a prepared network's observers."""
+    BACKENDS[backend].begin_observing(prepared)
+    with torch.inference_mode():
+        for images, _ in itertools.islice(calibration, batches):
+            prepared(images.cpu())
+
+
+def simulated(prepared: nn.Module, backend: str) -> nn.Module:
+    """An observed network that computes as its int8 form will, made in no time; for searches."""
+    return BACKENDS[backend].simulated(prepared, backend)
+
+
+def convert(prepared: nn.Module, backend: str) -> nn.Module:
+    """The int8 network of a prepared one, by the ranges that it has seen."""
+    module = BACKENDS[backend]
+    return module.convert(copy.deepcopy(prepared), backend, module.observed_ranges(prepared))
+
+
+def with_calibrated_ranges(
+    model: HybridCNNTransformer, quant: Quant, calibration: Iterable[tuple[Tensor, Tensor]]
+) -> Quant:
+    """`quant` with ranges observed on the first `quant.calibration_batches` batches."""
+    prepared = prepare(model, quant)
+    observe(prepared, quant.backend, calibration, quant.calibration_batches)
+    return with_trained_ranges(quant, prepared)
+
+
+def to_int8(model: HybridCNNTransformer, quant: Quant, artefacts: Path | None = None) -> nn.Module:
+    """The int8 network that is evaluated, timed and sized. Raises ValueError without ranges.
+
+    `artefacts` is where a compiling backend keeps its code (None: a temporary folder).
+    """
+    if quant.ranges is None:
+        raise ValueError("the network's ranges were never observed; calibrate it first")
+    prepared = prepare(model, quant)
+    return BACKENDS[quant.backend].convert(prepared, quant.backend, quant.ranges, artefacts)
+
+
+def exportable(network: nn.Module, backend: str) -> nn.Module:
+    """What `to_int8` made, as aten and quantized_decomposed operations, which exporters read.
+
+    Its int8 weights are buffers; run as it is, it gives the same logits, slowly.
+    """
+    return BACKENDS[backend].exportable(network)

@@ -1,0 +1,242 @@
+"""Quantization as arithmetic on a float network: what int8 will do to it, to observe and to train.
+
+Every Conv2d and Linear of a copy of the network quantizes its input (uint8, one range a layer) and
+its weight (int8, one scale an output channel) and goes on in floating point, so that parameters
+keep their names, gradients flow (straight through, arXiv:1308.3432) and bf16 autocast works. Batch
+norm needs no folding in training: folded, it multiplies an output channel by a constant, and a
+scale a channel takes that up without changing what is rounded to what.
+
+Residual adds, norms, softmax and attention's matmuls stay float.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model import HybridCNNTransformer
+
+# torchao registers an Enum in a way that torch 2.14 and later remark on.
+logging.getLogger("torch.utils._pytree").addFilter(lambda record: "Enum" not in record.msg)
+
+
+ACTIVATION_RANGE = (0, 255)
+
+
+WEIGHT_RANGE = (-128, 127)
+
+
+REDUCED_WEIGHT_RANGE = (-64, 63)  # two products of 255 by these fit into 16 bits, as sums
+
+
+SMALLEST_SCALE = 2.0**-24  # of a weight; a folded channel may be small
+
+
+OBSERVERS = ("histogram", "minmax", "moving_average", "percentile")
+
+
+FEATURES = "cnn"  # the place of the CNN's output, where two read it: a parallel fusion, an exit
+
+
+def prepare(
+    model: HybridCNNTransformer,
+    float_layers: list[str],
+    observer: str,
+    *,
+    train: bool,
+    reduce_range: bool = False,
+) -> HybridCNNTransformer:
+    """A copy of `model` whose layers, but `float_layers`, are quantized as int8 would.
+
+    With `reduce_range` weights have 128 levels instead of 256.
+    With early exits it gives the logits of all: `[E + 1, B, K]`.
+    In training mode it observes and quantizes at once; else it is in eval mode and only observes.
+    """
+    faked = copy.deepcopy(model).cpu().train(train)
+    for name, module in list(faked.named_modules()):
+        if type(module) in KINDS:
+            module.__class__ = KINDS[type(module)]
+            assert isinstance(module, _Conv2d | _Linear)
+            module.quantizer = InputQuantizer(observer)
+            module.quantized, module.follows = name not in float_layers, False
+            module.levels = REDUCED_WEIGHT_RANGE if reduce_range else WEIGHT_RANGE
+    faked.with_exits = bool(faked.model_args["exits"])
+    if faked.fusion != "serial" or faked.with_exits:
+        features = InputQuantizer(observer)
+        faked.cnn.quantizer = features
+        faked.cnn.register_forward_hook(lambda cnn, _, maps: cnn.quantizer(maps))
+    if faked.fusion == "parallel":  # averaged, features keep their scale
+        first = faked.mlp[0]
+        assert isinstance(first, _Linear)
+        first.quantizer, first.follows = features, True
+    set_quantizing(faked, train)
+    return faked
+
+
+class InputQuantizer(nn.Module):
+    """Rounds a tensor to 256 levels between bounds that it observes; shape and dtype stay."""
+
+    scale: Tensor
+    zero_point: Tensor
+
+    def __init__(self, observer: str):
+        super().__init__()
+        self.observer: Any = _observer(observer)
+        self.observing, self.quantizing = True, False
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("zero_point", torch.zeros((), dtype=torch.int32))
+
+    def forward(self, values: Tensor) -> Tensor:
+        if self.observing:
+            self.observe(values.detach())
+        return self.rounded(values)
+
+    def rounded(self, values: Tensor) -> Tensor:
+        if not self.quantizing:
+            return values
+        return torch.fake_quantize_per_tensor_affine(
+            values, self.scale, self.zero_point, *ACTIVATION_RANGE
+        )
+
+    def observe(self, values: Tensor) -> None:
+        if not hasattr(self.observer, "histogram"):  # two numbers say all that it wants
+            values = torch.stack(torch.aminmax(values))
+        self.observer(values.float())
+        scale, zero_point = self.observer.calculate_qparams()
+        self.scale.copy_(scale.squeeze())
+        self.zero_point.copy_(zero_point.squeeze())
+
+
+class _Conv2d(nn.Conv2d):
+    quantizer: InputQuantizer
+    quantized: bool  # False: a layer kept float
+    follows: bool  # its quantizer observes elsewhere
+    levels: tuple[int, int]  # of its weight
+
+    def forward(self, images: Tensor) -> Tensor:
+        images, weight = _quantized(self, images)
+        return self._conv_forward(images, weight, self.bias)
+
+
+class _Linear(nn.Linear):
+    quantizer: InputQuantizer
+    quantized: bool
+    follows: bool
+    levels: tuple[int, int]
+
+    def forward(self, values: Tensor) -> Tensor:
+        values, weight = _quantized(self, values)
+        return F.linear(values, weight, self.bias)
+
+
+KINDS: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: _Conv2d, nn.Linear: _Linear}
+
+
+def _quantized(layer: _Conv2d | _Linear, values: Tensor) -> tuple[Tensor, Tensor]:
+    """The layer's input and weight, rounded where the layer is quantized."""
+    quantizer = layer.quantizer
+    rounded = quantizer.rounded(values) if layer.follows else quantizer(values)
+    if not layer.quantized or not quantizer.quantizing:
+        return values, layer.weight
+    return rounded, quantize_weight(layer.weight, layer.levels)
+
+
+def quantize_weight(weight: Tensor, levels: tuple[int, int] = WEIGHT_RANGE) -> Tensor:
+    """Symmetric int8 with one scale an output channel (axis 0), as floating point."""
+    low, high = levels
+    scale = weight.detach().flatten(1).abs().amax(1) / ((high - low) / 2)
+    scale = scale.clamp_min(SMALLEST_SCALE)
+    zero_point = torch.zeros_like(scale, dtype=torch.int32)
+    return torch.fake_quantize_per_channel_affine(weight, scale, zero_point, 0, low, high)
+
+
+def set_observing(faked: nn.Module, on: bool) -> None:
+    """Whether what runs through the network moves its ranges."""
+    for _, quantizer in quantizers(faked):
+        quantizer.observing = on
+
+
+def observe_together(faked: nn.Module, extremes: Callable[[Tensor], Tensor]) -> None:
+    """Range observers see `extremes` of what runs through: that of a batch in several processes."""
+    for _, quantizer in quantizers(faked):
+        quantizer.observer.register_forward_pre_hook(lambda _, values: (extremes(*values),))
+
+
+def set_quantizing(faked: nn.Module, on: bool) -> None:
+    """Whether values are rounded."""
+    for _, quantizer in quantizers(faked):
+        quantizer.quantizing = on
+
+
+def begin_observing(faked: nn.Module) -> None:
+    """From here on what runs through is observed, in floating point."""
+    faked.eval()
+    set_observing(faked, True)
+    set_quantizing(faked, False)
+
+
+def quantizers(faked: nn.Module) -> Iterator[tuple[str, InputQuantizer]]:
+    """Place (a layer's name: its input; 'cnn': its output) and quantizer."""
+    for name, module in faked.named_modules(remove_duplicate=False):
+        if isinstance(module, InputQuantizer):
+            yield name.removesuffix(".quantizer"), module
+
+
+def observed_ranges(faked: nn.Module) -> dict[str, Tensor]:
+    """Place → float32 `[scale, zero point]`. Raises ValueError for what was never observed."""
+    ranges = {}
+    for place, quantizer in quantizers(faked):
+        if not torch.isfinite(quantizer.observer.min_val).all():
+            raise ValueError(f"{place}: saw no image, so its range is unknown")
+        ranges[place] = torch.stack([quantizer.scale, quantizer.zero_point.float()]).cpu()
+    return ranges
+
+
+def float_copy(faked: nn.Module) -> HybridCNNTransformer:
+    """The float network with the weights of one that `prepare` made, in eval mode."""
+    model = HybridCNNTransformer(**faked.model_args)  # type: ignore[arg-type]
+    found = faked.state_dict()
+    model.load_state_dict({name: found[name] for name in model.state_dict()})
+    return model.eval()
+
+
+def float_layers_of(faked: nn.Module) -> list[str]:
+    """The layers that `prepare` was told to keep float."""
+    return [n for n, m in faked.named_modules() if getattr(m, "quantized", True) is False]
+
+
+def levels_of(faked: nn.Module) -> tuple[int, int]:
+    """The least and the largest level that weights of what `prepare` made have."""
+    return next(m.levels for m in faked.modules() if isinstance(m, _Conv2d | _Linear))
+
+
+def _observer(name: str) -> nn.Module:
+    from torchao.quantization.pt2e import observer as torchao
+
+    low, high = ACTIVATION_RANGE
+    common = {"dtype": torch.uint8, "quant_min": low, "quant_max": high, "eps": 2**-12}
+    if name == "histogram":  # the bounds with the least squared error
+        return torchao.HistogramObserver(**common)
+    if name == "minmax":
+        return torchao.MinMaxObserver(**common)
+    if name == "moving_average":
+        return torchao.MovingAverageMinMaxObserver(**common)
+
+    class PercentileObserver(torchao.HistogramObserver):
+        """The bounds that leave one value in 10,000 outside, at both ends together."""
+
+        def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+            share = self.histogram.cumsum(0) / self.histogram.sum().clamp_min(1)
+            width = (self.max_val - self.min_val) / self.bins
+            first = int((share <= 5e-5).sum())
+            last = int((share < 1 - 5e-5).sum()) + 1
+            low, high = self.min_val + first * width, self.min_val + last * width
+            return self._calculate_qparams(low, high)
+
+    return PercentileObserver(**common)

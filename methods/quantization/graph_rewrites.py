@@ -1,0 +1,183 @@
+"""Changes to an int8 graph that keep its meaning and suit the compiler."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+aten = torch.ops.aten
+
+
+quantized = torch.ops.quantized_decomposed
+
+
+# Operations that put values in other places.
+MOVING = {aten.flatten.using_ints, aten.permute.default, aten.transpose.int}
+
+
+CUTTING = {aten.view.default, aten.unbind.int, operator.getitem}
+
+
+LARGEST_PATCHES = 2**18  # bytes: beyond, laying them out costs more than oneDNN's convolution
+
+
+def quantize_early(graph: fx.GraphModule) -> None:
+    """Quantize values before they are moved, where the layer that made them can do it."""
+    for node in list(graph.graph.nodes):
+        if node.target is not quantized.quantize_per_tensor.default:
+            continue
+        source: Any = node.args[0]
+        first = None
+        while source.target in MOVING and len(source.users) == 1:
+            source, first = source.args[0], source
+        if first is None:
+            continue
+        with graph.graph.inserting_before(first):
+            early = graph.graph.call_function(node.target, (source, *node.args[1:]))
+        first.replace_input_with(source, early)
+        node.replace_all_uses_with(node.args[0])
+        graph.graph.erase_node(node)
+    graph.recompile()
+
+
+def convolutions_as_products(graph: fx.GraphModule) -> None:
+    """Write small int8 convolutions as products of patches and weights (im2col), the same values.
+
+    For one image, calling oneDNN's convolution takes longer than the convolution. `graph` is one
+    exported for one shape, which its nodes know (`meta`).
+    """
+    for number, node in enumerate(list(graph.graph.nodes)):
+        if node.target is not aten.conv2d.default:
+            continue
+        defaults = [None, [1, 1], [0, 0], [1, 1], 1]
+        arguments: list[Any] = [*node.args, *defaults[len(node.args) - 2 :]]
+        images, weight, bias, stride, padding, dilation, groups = arguments
+        is_int8 = (
+            images.target is quantized.dequantize_per_tensor.default
+            and weight.target is quantized.dequantize_per_channel.default
+            and weight.args[0].op == "get_attr"
+        )
+        if not is_int8 or groups != 1 or dilation != [1, 1]:
+            continue
+        kernel = _attribute(graph, str(weight.args[0].target))  # int8 [O, C, rows, columns]
+        lacking = -kernel.shape[1] % 4  # AMX and VNNI multiply four int8 channels at once
+        kernel = F.pad(kernel.permute(0, 2, 3, 1), (0, lacking))  # [O, rows, columns, C]
+        batch, _, high, wide = node.meta["val"].shape
+        if batch * high * wide * kernel[0].numel() > LARGEST_PATCHES:
+            continue
+        rows, columns, depth = kernel.shape[1:]
+        source, zero_point = images.args[0], images.args[2]
+        height, width = (
+            int(size) + 2 * pad
+            for size, pad in zip(source.meta["val"].shape[2:], padding, strict=True)
+        )
+        line = width * depth
+        size = [batch, high, wide, rows, columns * depth]  # one line of a patch lies in one piece
+        strides = [height * line, stride[0] * line, stride[1] * depth, line, 1]
+        pads = [0, lacking, padding[1], padding[1], padding[0], padding[0]]
+        graph.register_buffer(f"_kernel_{number}", kernel.flatten(1).contiguous())
+
+        def call(target: Any, *args: Any, **options: Any) -> fx.Node:
+            return graph.graph.call_function(target, args, options)
+
+        with graph.graph.inserting_before(node):
+            last = call(aten.permute.default, source, [0, 2, 3, 1])
+            last = call(aten.constant_pad_nd.default, last, pads, zero_point)
+            last = call(aten.contiguous.default, last)
+            patches = call(aten.as_strided.default, last, size, strides)
+            patches = call(aten.flatten.using_ints, patches, 3, 4)
+            patches = call(images.target, patches, *images.args[1:], **images.kwargs)
+            matrix = graph.graph.get_attr(f"_kernel_{number}")
+            matrix = call(weight.target, matrix, *weight.args[1:], **weight.kwargs)
+            product = call(aten.linear.default, patches, matrix, bias)
+            maps = call(aten.permute.default, product, [0, 3, 1, 2])
+        node.replace_all_uses_with(maps)
+    graph.graph.eliminate_dead_code()
+    drop_unused(graph)
+    graph.recompile()
+
+
+def attention_in_bf16(graph: fx.GraphModule) -> None:
+    """Let attention's core between int8 layers run in bfloat16.
+
+    Queries, keys and values come in bfloat16 from the int8 product itself, in the form in which
+    torchao recognises it (int8-mixed-bf16); softmax is float32 inside torch's kernel.
+    """
+    for node in list(graph.graph.nodes):
+        if node.target is not aten.scaled_dot_product_attention.default:
+            continue
+        layers = {_int8_layer_above(value) for value in node.args[:3]}
+        layer = layers.pop()
+        if layers or layer is None:
+            continue
+        for value in layer.all_input_nodes:
+            with graph.graph.inserting_before(layer):
+                layer.replace_input_with(value, _converted(graph, value, torch.bfloat16))
+        with graph.graph.inserting_after(node):
+            mixed = _converted(graph, node, torch.float32)
+        node.replace_all_uses_with(
+            mixed, delete_user_cb=lambda user, mixed=mixed: user is not mixed
+        )
+    graph.recompile()
+
+
+def _int8_layer_above(value: fx.Node) -> fx.Node | None:
+    """The int8 Linear layer that `value` was moved out of; None where there is none."""
+    while value.target in MOVING | CUTTING:
+        value = value.args[0]  # type: ignore[assignment]
+    if value.target is not aten.linear.default:
+        return None
+    is_int8 = value.args[0].target is quantized.dequantize_per_tensor.default  # type: ignore[union-attr]
+    return value if is_int8 else None
+
+
+def _converted(graph: fx.GraphModule, value: fx.Node, dtype: torch.dtype) -> fx.Node:
+    return graph.graph.call_function(torch.ops.prims.convert_element_type.default, (value, dtype))
+
+
+def subtract_what_must_stay(graph: fx.GraphModule) -> None:
+    """Write x + c as x - (-c) where c is a constant or an input: the same to the bit.
+
+    Inductor (seen in 2.14) fuses linear + add into one kernel that adds in place, and the place may
+    be a constant (the position embedding, at batch 1) or an input (the residual stream, in a part
+    between exits), which then grows at every call.
+    """
+    for number, node in enumerate(graph.graph.nodes):
+        if node.target is not torch.ops.aten.add.Tensor:
+            continue
+        operands = [a for a in node.args[:2] if isinstance(a, fx.Node)]
+        fixed = [a for a in operands if a.op in ("get_attr", "placeholder")]
+        if len(operands) != 2 or len(fixed) != 1:
+            continue
+        other = next(a for a in operands if a is not fixed[0])
+        with graph.graph.inserting_before(node):
+            if fixed[0].op == "get_attr":
+                value = _attribute(graph, str(fixed[0].target))
+                graph.register_buffer(f"_negated_{number}", -value.detach())
+                negated = graph.graph.get_attr(f"_negated_{number}")
+            else:
+                negated = graph.graph.call_function(torch.ops.aten.neg.default, (fixed[0],))
+            new = graph.graph.call_function(torch.ops.aten.sub.Tensor, (other, negated))
+        new.meta = dict(node.meta)
+        node.replace_all_uses_with(new)
+        graph.graph.erase_node(node)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+
+
+def drop_unused(graph: fx.GraphModule) -> None:
+    """Delete the float weights that int8 ones have replaced."""
+    used = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
+    for name in [*dict(graph.named_parameters()), *dict(graph.named_buffers())]:
+        if name not in used:
+            owner, _, leaf = name.rpartition(".")
+            delattr(graph.get_submodule(owner), leaf)
+
+
+def _attribute(graph: fx.GraphModule, name: str) -> Tensor:
+    owner, _, leaf = name.rpartition(".")
+    return getattr(graph.get_submodule(owner), leaf)

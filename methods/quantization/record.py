@@ -1,0 +1,76 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from machine.processor import has_vnni
+
+
+@dataclass(frozen=True)
+class Quant:
+    """How a network is quantized. `ranges` None: to be observed again before deployment."""
+
+    scheme: str  # 'ptq' or 'qat'
+    backend: str  # a key of BACKENDS
+    bits: int = 8
+    float_layers: tuple[str, ...] = ()  # patterns of layer names that stay float32
+    calibration_batches: int = 8
+    calibration_batch_size: int = 128
+    observer: str = "histogram"  # of activations, for scheme 'ptq'
+    ranges: dict[str, Tensor] | None = None  # place or observer name → [scale, zero point]
+    reduce_range: bool | Literal["auto"] = "auto"  # settled when made: see `reduced_range`
+
+    def __post_init__(self) -> None:
+        settled = reduced_range(self.backend, self.reduce_range)
+        object.__setattr__(self, "reduce_range", settled)
+
+    def settings(self) -> dict[str, Any]:
+        """The record without its tensors, as plain data."""
+        return {
+            "scheme": self.scheme,
+            "backend": self.backend,
+            "bits": self.bits,
+            "float_layers": list(self.float_layers),
+            "calibration_batches": self.calibration_batches,
+            "calibration_batch_size": self.calibration_batch_size,
+            "observer": self.observer,
+            "reduce_range": self.reduce_range,
+        }
+
+
+def reduced_range(backend: str, asked: bool | Literal["auto"]) -> bool:
+    """Whether weights take 7 of their 8 bits; 'auto': if this processor's products need it.
+
+    torch has settled the ranges of the other backends. Raises ValueError where one is asked to.
+    """
+    if asked is True and backend != "inductor":
+        raise ValueError(f"is of backend 'inductor', not of {backend!r}; remove the key")
+    return backend == "inductor" and not has_vnni() if asked == "auto" else asked
+
+
+def quantizable_layers(model: nn.Module) -> list[str]:
+    """Names of the Conv2d and Linear layers, in the order of the network."""
+    return [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+
+
+def float_layer_names(model: nn.Module, patterns: Iterable[str]) -> list[str]:
+    """Layers that `patterns` (as in file names: * ? []) keep float.
+
+    Raises ValueError for a pattern that matches no layer.
+    """
+    names = quantizable_layers(model)
+    kept: list[str] = []
+    for pattern in patterns:
+        matches = [name for name in names if fnmatchcase(name, pattern)]
+        if not matches:
+            raise ValueError(
+                f"float_layers: {pattern!r} matches no layer; layers: {', '.join(names)}"
+            )
+        kept += [name for name in matches if name not in kept]
+    return kept

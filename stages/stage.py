@@ -1,0 +1,118 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from dataset import DataLoaders, Dataset, fastest_evaluation_batch, get_dataloaders
+from machine.errors import Failed
+from stages.state import ModelState
+from training.recipe import Recipe, TrainingArgs
+
+
+class StageError(Failed):
+    """A stage cannot do what was asked of it; the message is one line."""
+
+
+# --- What a stage is given besides the state ---------------------------------------------------
+
+
+class Snapshot(Protocol):
+    """Where a long stage saves itself and finds what an earlier try left."""
+
+    def load(self) -> dict[str, Any] | None: ...
+
+    def save(self, value: dict[str, Any]) -> None: ...
+
+
+@dataclass
+class Context:
+    """The surroundings of one stage run: data, device, seed, and where to report."""
+
+    dataset: Dataset
+    device: torch.device
+    seed: int
+    snapshot: Snapshot | None = None
+    artefacts: Path | None = None  # where compiled code is kept; None: a temporary folder
+    snapshot_seconds: float = 120.0  # between snapshots inside an epoch
+    stop_requested: Callable[[], bool] = lambda: False
+    say: Callable[[str], None] = print
+    details: dict[str, Any] = field(default_factory=dict)  # goes into the stage's JSON record
+    earlier_seconds: float = 0.0  # spent on the stage before it was interrupted
+    teacher: ModelState | None = None  # the network that the Spec's teacher names, if it names one
+
+    def loaders(self, recipe: Recipe | None = None, batch_size: int = 128) -> DataLoaders:
+        """The data as `recipe` wants it, or plainly in batches of `batch_size`."""
+        if recipe is None:
+            return get_dataloaders(
+                self.dataset, batch_size, augmentation="none", seed=self.seed, device=self.device
+            )
+        return get_dataloaders(
+            self.dataset,
+            recipe.batch_size,
+            evaluation_batch_size=fastest_evaluation_batch(
+                self.dataset.info.image_size, self.device
+            ),
+            augmentation=recipe.augmentation,
+            cutout=recipe.cutout,
+            mixup=recipe.mixup,
+            seed=self.seed,
+            device=self.device,
+        )
+
+
+class CompressionArgs(BaseModel):
+    """`compression_args` of an experiment: the short form, or an explicit `sequence`.
+
+    Beside a sequence, the other keys are the defaults of the stages that it names.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    sequence: list[str | dict[str, dict[str, Any]]] | None = None
+    pruning_ratio: float = Field(0.0, ge=0, lt=1)  # share of the output channels of each layer
+    pruning_mode: Literal["mask", "structural"] = "mask"
+    finetune_epochs: int = Field(0, ge=0)
+    finetune_learning_rate: float = Field(1e-3, gt=0)
+    quantization: Literal["ptq", "qat"] | None = None
+    quantization_backend: str = "inductor"
+    ptq_calibration_batches: int = Field(8, ge=1)
+    qat_epochs: int = Field(3, ge=1)
+    qat_learning_rate: float = Field(5e-4, gt=0)
+    distill_epochs: int = Field(20, ge=1)
+
+
+class StageSpec(BaseModel):
+    """What a chain says of one stage, fully resolved. Subclasses add fields with their ranges."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @classmethod
+    def defaults(cls, training: TrainingArgs, compression: CompressionArgs) -> dict[str, Any]:
+        """Field values where the sequence says nothing; the class's own defaults come last."""
+        return {}
+
+    def tags(self) -> tuple[str, str]:
+        """Short and long tag of the stage in file names."""
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """What the stage's result depends on, as plain data."""
+        return self.model_dump()
+
+    def warnings(self) -> list[str]:
+        """What the user should know before the stage starts; goes into the results as well."""
+        return []
+
+    def check(self, model_args: dict[str, Any]) -> None:
+        """Raise ValueError where the stage cannot be done to this architecture."""
+
+    def outgoing(self, model_args: dict[str, Any]) -> dict[str, Any]:
+        """The architecture after the stage, as far as it is known before it runs."""
+        return model_args

@@ -1,0 +1,222 @@
+"""A teacher for any stage that trains: its options, the frozen network, and the loss it adds.
+
+`finetune`, `qat` and `distill` share `TeacherSpec`; `taught` makes what `fit` minimises.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from methods.distillation.features import Place, Watch, places
+from methods.distillation.losses import attention_loss, dkd_loss, feature_loss, kd_loss
+from stages.deployment import parts_of
+from stages.stage import Context, StageError, StageSpec
+from stages.state import ModelState
+from train_eval import evaluate
+from training.losses import Criterion, cross_entropy, final_logits
+from training.recipe import Recipe
+
+OPTIONS = (
+    "temperature", "alpha", "logit_loss", "dkd_alpha", "dkd_beta", "feature_weight",
+    "attention_weight",
+)  # fmt: skip
+
+
+class TeacherSpec(Recipe, StageSpec):
+    """Who teaches, and how its say is weighed against the labels'."""
+
+    # 'baseline', 'current' (the network as it enters the stage) or an experiment; None = nobody
+    teacher: str | None = None
+    temperature: float = Field(4.0, gt=0, le=100)
+    alpha: float = Field(0.9, ge=0, le=1)  # share of the teacher's logits; the labels have the rest
+    logit_loss: Literal["kd", "dkd"] = "kd"
+    dkd_alpha: float = Field(1.0, ge=0, le=1000)  # dkd: weight of target against rest
+    dkd_beta: float = Field(8.0, ge=0, le=1000)  # dkd: weight of the classes in the rest
+    feature_weight: float = Field(0.0, ge=0, le=1e6)  # of projected features; 0 = off
+    attention_weight: float = Field(0.0, ge=0, le=1e6)  # of attention maps; 0 = off
+
+    @model_validator(mode="after")
+    def _has_a_say(self) -> TeacherSpec:
+        given = [name for name in OPTIONS if name in self.model_fields_set]
+        if self.teacher is None and given:
+            raise ValueError(f"{given[0]} needs a teacher: 'baseline', 'current' or an experiment")
+        if self.teacher is not None and not (self.alpha or self.looks_inside):
+            raise ValueError(
+                "the teacher has no say; set alpha, feature_weight or attention_weight above 0"
+            )
+        if self.teacher is not None and self.logit_loss == "dkd" and self.mixup:
+            raise ValueError(
+                "logit_loss 'dkd' needs one label an image, which mixup takes away; set mixup to "
+                "0, or logit_loss to 'kd'"
+            )
+        return self
+
+    @property
+    def looks_inside(self) -> bool:
+        """Whether features are wanted, not logits alone."""
+        return bool(self.feature_weight or self.attention_weight)
+
+    def settings(self) -> dict[str, Any]:
+        """Without the options that have no say."""
+        idle = {name for name in ("feature_weight", "attention_weight") if not getattr(self, name)}
+        if self.logit_loss == "kd" or not self.alpha:
+            idle |= {"dkd_alpha", "dkd_beta"}
+        if not self.alpha:
+            idle |= {"temperature", "logit_loss"}
+        if self.teacher is None:
+            idle = {"teacher", *OPTIONS}
+        return {name: value for name, value in super().settings().items() if name not in idle}
+
+    def check_teacher(
+        self, student_args: dict[str, Any], teacher_args: dict[str, Any], int8: bool
+    ) -> None:
+        """Raise ValueError where a teacher of these arguments cannot teach such a student."""
+        if not self.looks_inside:
+            return
+        if int8:
+            raise ValueError(
+                f"teacher {self.teacher!r} is int8, which shows its logits alone; set "
+                "feature_weight and attention_weight to 0, or choose a float teacher"
+            )
+        if not places(student_args, teacher_args):
+            raise ValueError(
+                f"the student and teacher {self.teacher!r} have no feature map of one size; set "
+                "feature_weight and attention_weight to 0"
+            )
+
+
+class Teacher:
+    """A frozen network that is asked about the images that a student sees.
+
+    It is what `deploy` makes of its state, none of its exits taken: an int8 one answers on the CPU.
+    """
+
+    def __init__(self, state: ModelState, ctx: Context, precision: str, watched: list[Place]):
+        self.state = state
+        self.device = ctx.device if state.quant is None else torch.device("cpu")
+        network, _ = parts_of(state, self.device, ctx.artefacts)
+        self.network = network.requires_grad_(False)
+        self.bf16 = precision == "bf16" and state.quant is None
+        self.watch = Watch(self.network, [(p.teacher, p.positions) for p in watched])
+        self.known: tuple[Tensor, Tensor] | None = None  # sorted content keys, their logits
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Its logits, float32 `[B, K]`, where the images are."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+            logits = final_logits(self.network(images.to(self.device)))
+        return logits.float().to(images.device)
+
+    def remember(self, loader: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Ask once about every image of `loader`; `logits` then knows the answers."""
+        answers = [(content_keys(images), self(images)) for images, _ in loader]
+        keys, order = torch.cat([key for key, _ in answers]).sort()
+        self.known = keys, torch.cat([logits for _, logits in answers])[order]
+
+    def logits(self, images: Tensor) -> Tensor:
+        """As a call, or from memory, in a form that a gradient may pass by."""
+        if self.known is None:
+            return self(images).clone()
+        keys, logits = self.known
+        wanted = content_keys(images)
+        found = torch.searchsorted(keys, wanted).clamp_max(len(keys) - 1)
+        if not torch.equal(keys[found], wanted):
+            raise RuntimeError("the teacher was not asked about one of these images before")
+        return logits[found]
+
+    def features(self, name: str) -> Tensor:
+        """A watched module's output at the last call."""
+        return self.watch.seen[name].clone()
+
+
+def content_keys(images: Tensor) -> Tensor:
+    """A 64-bit key of each image's content: its bits times fixed random numbers, modulo 2^64."""
+    bits = images.flatten(1).contiguous().view(torch.int32).long()  # [B, C*H*W]
+    return (bits * _odd_numbers(bits.shape[1], bits.device)).sum(1)
+
+
+@functools.cache
+def _odd_numbers(count: int, device: torch.device) -> Tensor:
+    numbers = torch.randint(2**62, (count,), generator=torch.Generator().manual_seed(0))
+    return (2 * numbers + 1).to(device)
+
+
+class Distillation(nn.Module):
+    """The criterion (logits, labels, images) of a student: its labels' loss and its teacher's.
+
+    Its own parameters project the student's features to the teacher's widths. `fit` trains them
+    with the student, and they are dropped with it.
+    """
+
+    def __init__(self, spec: TeacherSpec, labels: Criterion, teacher: Teacher, at: list[Place]):
+        super().__init__()
+        self.spec, self.labels, self.teacher, self.at = spec, labels, teacher, at
+        self.asked: tuple[Tensor, Tensor] | None = None  # the last images, and the answer
+        self.projections = nn.ModuleList(
+            [nn.Linear(*place.channels) for place in at] if spec.feature_weight else []
+        )
+
+    def attach(self, student: nn.Module) -> None:
+        """Watch the module that is trained."""
+        self.watch = Watch(student, [(place.student, place.positions) for place in self.at])
+
+    def forward(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
+        spec = self.spec
+        if self.asked is None or self.asked[0] is not images:  # each early exit has its turn
+            self.asked = images, self.teacher.logits(images)
+        teacher = self.asked[1]
+        loss = (1 - spec.alpha) * self.labels(logits, labels, images)
+        if spec.alpha and spec.logit_loss == "dkd":
+            weights = spec.temperature, spec.dkd_alpha, spec.dkd_beta
+            loss = loss + spec.alpha * dkd_loss(logits, teacher, labels, *weights)
+        elif spec.alpha:
+            loss = loss + spec.alpha * kd_loss(logits, teacher, spec.temperature)
+        for number, place in enumerate(self.at):
+            mine, theirs = self.watch.seen[place.student], self.teacher.features(place.teacher)
+            if spec.attention_weight:
+                loss = loss + spec.attention_weight * attention_loss(mine, theirs)
+            if spec.feature_weight:
+                projected = self.projections[number](mine)
+                loss = loss + spec.feature_weight * feature_loss(projected, theirs)
+        return loss
+
+
+def taught(
+    spec: TeacherSpec, student_args: dict[str, Any], current: ModelState, ctx: Context
+) -> Distillation | None:
+    """The criterion with `spec`'s teacher (`current`: the network as it enters the stage).
+
+    None where nobody teaches. Where every epoch shows the same images, the teacher answers once.
+    Raises StageError where the context lacks the teacher, ValueError where it cannot teach.
+    """
+    if spec.teacher is None:
+        return None
+    state = current if spec.teacher == "current" else ctx.teacher
+    if state is None:
+        raise StageError(f"teacher {spec.teacher!r} is not there; the context should hold it")
+    spec.check_teacher(student_args, state.model_args, state.quant is not None)
+    at = places(student_args, state.model_args) if spec.looks_inside else []
+    teacher = Teacher(state, ctx, spec.precision, at)
+    same = spec.augmentation == "none" and not spec.cutout and not spec.mixup
+    if same and not spec.looks_inside:
+        teacher.remember(ctx.loaders(batch_size=256).calibration)  # all training images
+    validation = evaluate(teacher, ctx.loaders(batch_size=256).validation)  # type: ignore[arg-type]
+    ctx.details["teacher"] = {
+        "name": spec.teacher,
+        "validation_accuracy": validation.accuracy,
+        "validation_loss": validation.loss,
+        "int8": state.quant is not None,
+        "remembered": teacher.known is not None,
+    }
+    ctx.say(
+        f"  teacher {spec.teacher}{', int8' if state.quant is not None else ''}: "
+        f"validation acc {validation.accuracy:.2f} %"
+    )
+    torch.manual_seed(ctx.seed)  # of the projections
+    return Distillation(spec, cross_entropy(spec.label_smoothing), teacher, at)

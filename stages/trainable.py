@@ -1,0 +1,65 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from methods.pruning.masks import zero_channel_masks
+from methods.quantization import backends
+from model import HybridCNNTransformer
+from stages.state import ModelState
+from training.losses import Criterion
+
+
+def with_sparsity(criterion: Criterion, module: nn.Module, weight: float) -> Criterion:
+    """The criterion plus `weight`·Σ|γ| of the batch norms, which drives weak channels to zero."""
+    scales = [m.weight for m in module.modules() if isinstance(m, nn.BatchNorm2d)]
+
+    def loss(logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
+        penalty = torch.stack([scale.abs().sum() for scale in scales]).sum()
+        return criterion(logits, labels, images) + weight * penalty
+
+    return loss
+
+
+def trainable(
+    state: ModelState, model: HybridCNNTransformer, device: torch.device
+) -> tuple[nn.Module, dict[str, str]]:
+    """The module that trains, and where each master weight lives in it."""
+    if state.quant is not None and state.quant.scheme == "qat":
+        module = backends.prepare(model, state.quant)
+        names = backends.master_names(module, model, state.quant)
+    else:
+        module = model
+        model.with_exits = bool(state.model_args["exits"])
+        names = {name: name for name in state.weights}
+    return module.to(device=device, memory_format=torch.channels_last), names  # type: ignore[call-overload]
+
+
+def freeze_trunk(module: nn.Module, names: dict[str, str]) -> None:
+    """Only exits' heads get gradients, and all statistics stay as they are."""
+    heads = {source for name, source in names.items() if name.startswith("exits.")}
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name in heads)
+    module.register_forward_pre_hook(lambda module, inputs: module.eval() and None)
+
+
+class LastExit(nn.Module):
+    """A network that gives the logits of every exit, judged by the last before its end."""
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.module(images)[-2]
+
+
+def masks_in(
+    module: nn.Module, model: HybridCNNTransformer, names: dict[str, str]
+) -> list[tuple[Tensor, Tensor]]:
+    """(tensor of `module`, mask) for each channel that `model` has pruned."""
+    tensors = module.state_dict()  # shares memory with the module
+    masks = zero_channel_masks(model).items()
+    return [(tensors[names[name]], mask.to(tensors[names[name]].device)) for name, mask in masks]

@@ -1,0 +1,64 @@
+"""TODO."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from machine.processor import bf16_is_fast
+
+
+class Recipe(BaseModel):
+    """How a network is trained. `train` takes these from `training_args`; a stage may override."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    batch_size: int = Field(128, ge=2, le=65536)
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop", "muon"] = "adamw"
+    learning_rate: float = Field(4e-3, gt=0, le=100)  # the peak, where the schedule has one
+    weight_decay: float = Field(0.05, ge=0, le=10)  # on matrices and kernels only
+    momentum: float = Field(0.9, ge=0, lt=1)  # sgd (Nesterov) and rmsprop
+    scheduler: Literal["cosine", "onecycle", "step", "multistep", "plateau", "none"] = "onecycle"
+    warmup_epochs: float = Field(0.0, ge=0)  # cosine: linear warm-up from 1 % of the rate
+    step_epochs: int = Field(10, ge=1)  # step: epochs between cuts
+    milestones: list[int] = []  # multistep: epochs of the cuts
+    gamma: float = Field(0.1, gt=0, le=1)  # step, multistep, plateau: factor of a cut
+    patience: int = Field(3, ge=0)  # plateau: epochs without a better validation loss
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    grad_clip: float = Field(0.0, ge=0)  # largest gradient norm; 0 = off
+    sparsity: float = Field(0.0, ge=0, le=1)  # weight of Σ|γ| over batch norms, arXiv:1708.06519
+    ema_decay: float = Field(0.0, ge=0, lt=1)  # averaged weights are kept instead; 0 = off
+    augmentation: Literal["none", "standard", "randaugment"] = "standard"
+    cutout: int = Field(0, ge=0)  # side of the square in pixels; 0 = off
+    mixup: float = Field(0.0, ge=0)  # alpha; 0 = off
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware has it
+    keep: Literal["last", "best"] = "last"  # weights of the last epoch, or best on validation
+    compile: Literal["auto"] | bool = "auto"  # torch.compile a float network; auto: on a GPU
+
+    @model_validator(mode="after")
+    def _milestones(self) -> Recipe:
+        if self.scheduler == "multistep" and not self.milestones:
+            raise ValueError("scheduler 'multistep' needs milestones, e.g. [30, 60]")
+        return self
+
+
+class TrainingArgs(Recipe):
+    """`training_args` of an experiment."""
+
+    initial_train_epochs: int = Field(20, ge=0)  # 0 where a baseline is loaded
+    seed: int = Field(0, ge=0, lt=2**31)
+    deterministic: bool = False  # deterministic algorithms also where they are slower (CUDA)
+
+
+def resolve_precision(precision: str, device: torch.device | str) -> str:
+    """'auto' → 'bf16' where it is fast, else 'fp32'; other values as they are."""
+    if precision != "auto":
+        return precision
+    return "bf16" if bf16_is_fast(device) else "fp32"
+
+
+def wants_compiling(recipe: Recipe, device: torch.device | str) -> bool:
+    """'auto' → on a GPU; on the CPU compiled steps were no faster, and take half a minute first."""
+    return torch.device(device).type == "cuda" if recipe.compile == "auto" else recipe.compile
