@@ -1,4 +1,4 @@
-"""TODO."""
+"""Batches of a tensor of images, augmented and normalised on their device."""
 
 from __future__ import annotations
 

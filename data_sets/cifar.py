@@ -1,4 +1,4 @@
-"""TODO."""
+"""CIFAR-10 and CIFAR-100, from the original archive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Digits, inside scikit-learn: small, and there without a download."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Any folder of images: `train/<class>/` and `test/<class>/`, decoded once and kept."""
 
 from __future__ import annotations
 

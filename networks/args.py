@@ -1,4 +1,4 @@
-"""TODO."""
+"""`model_args`: what builds a network, checked and spelled out layer by layer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Multi-head attention with two equal paths: torch's fused kernel, and plain matmuls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The processes of one torchrun that train a network together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""A file against the network that it was made from; only one that agrees is kept."""
 
 from __future__ import annotations
 

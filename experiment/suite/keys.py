@@ -1,4 +1,4 @@
-"""TODO."""
+"""What a stage's result depends on, and the key that is a digest of it."""
 
 from __future__ import annotations
 

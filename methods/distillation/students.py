@@ -1,4 +1,4 @@
-"""TODO."""
+"""The arithmetic of students: a network's arguments scaled, and its weights in parts."""
 
 from __future__ import annotations
 

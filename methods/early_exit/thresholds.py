@@ -1,4 +1,4 @@
-"""TODO."""
+"""The search for exit thresholds that keep an accuracy or save a share of the cost."""
 
 from __future__ import annotations
 
