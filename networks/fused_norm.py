@@ -208,11 +208,7 @@ void backward(const T* grad, const T* x, const T* chosen, const uint8_t* place, 
 EXPORT(float, float)
 EXPORT(bf16, bf16)
 """
-
-
 FLAGS = "-O3 -march=native -std=c++17 -fopenmp -fno-math-errno -shared -fPIC"
-
-
 NAMES = {torch.float32: "float", torch.bfloat16: "bf16"}
 
 

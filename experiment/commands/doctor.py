@@ -27,14 +27,8 @@ OPTIONAL = {
     "onnx": "export", "onnxscript": "export", "onnxruntime": "export", "openvino": "export",
     "thop": "a second count of MACs",
 }  # fmt: skip
-
-
 MARKS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
-
-
 LEAST_FREE = 1e9  # bytes, below which a disk is called nearly full
-
-
 OPENMP = "#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n"
 
 

@@ -27,11 +27,7 @@ BATCH = 64  # images that a file of any batch size is compared by
 
 # Largest ‖difference‖ / ‖logits‖, and share of images whose class may change.
 FLOAT_TOLERANCE = (1e-4, 0.001)
-
-
 INT8_TOLERANCE = (0.1, 0.02)  # and at most INT8_ROUNDING times what int8 moves the float logits by
-
-
 INT8_ROUNDING = 2.0
 
 

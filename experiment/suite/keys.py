@@ -18,17 +18,11 @@ if TYPE_CHECKING:
     from experiment.suite.chains import Step
 
 HOME = Path(__file__).parents[2]
-
-
 QUANT_SOURCES = {
     "stages/quantization.py", "stages/quant_fx.py", "stages/quant_pt2e.py", "stages/fake_quant.py",
     "stages/compiled.py", "stages/graph_rewrites.py", "stages/calibration.py",
 }  # fmt: skip
-
-
 EXIT_SOURCES = {"stages/exits.py", "stages/calibration.py"}
-
-
 TEACHER_SOURCES = {"stages/teacher.py", "stages/transfer.py"}  # of a stage that has a teacher
 
 

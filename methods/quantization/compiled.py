@@ -24,11 +24,7 @@ from methods.quantization.graph_rewrites import attention_in_bf16, convolutions_
 from model import check_images
 
 BATCH_SIZES = (1, 64)  # other batches are padded, or cut, to these
-
-
 PART_BATCH_SIZES = (1, 16)  # of a part between exits, where batches get smaller
-
-
 SETTINGS: dict[str, Any] = {"freezing": True}
 
 
@@ -36,17 +32,9 @@ SETTINGS: dict[str, Any] = {"freezing": True}
 # Those for int8 are written for AVX512-VNNI: elsewhere they are plain loops (on AVX2
 # 35 ms for an image, oneDNN 2.3).
 SMALL_BATCH = 8
-
-
 SMALL_SETTINGS: dict[str, Any] = {"max_autotune": True, "max_autotune_gemm_backends": "CPP"}
-
-
 ALIGNED = Path(__file__).with_name("aligned_constants.h")
-
-
 FORM = 2  # of what is done to a graph before it is compiled; a new number compiles anew
-
-
 Runner = Callable[[list[Tensor]], list[Tensor]]
 
 

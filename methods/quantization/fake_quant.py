@@ -27,20 +27,10 @@ logging.getLogger("torch.utils._pytree").addFilter(lambda record: "Enum" not in 
 
 
 ACTIVATION_RANGE = (0, 255)
-
-
 WEIGHT_RANGE = (-128, 127)
-
-
 REDUCED_WEIGHT_RANGE = (-64, 63)  # two products of 255 by these fit into 16 bits, as sums
-
-
 SMALLEST_SCALE = 2.0**-24  # of a weight; a folded channel may be small
-
-
 OBSERVERS = ("histogram", "minmax", "moving_average", "percentile")
-
-
 FEATURES = "cnn"  # the place of the CNN's output, where two read it: a parallel fusion, an exit
 
 

@@ -44,11 +44,7 @@ warnings.filterwarnings("ignore", message="torch.quantize_per_tensor, torch.quan
 
 # Int8 module types; ReLU, batch norm and pooling must share the convolution's qconfig to fuse.
 QUANTIZED_TYPES = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d)
-
-
 TRAINS_IN_BF16 = False  # its fake quantization has no bf16 kernels
-
-
 OBSERVERS = ("histogram",)
 
 

@@ -32,11 +32,7 @@ from methods.quantization.graph_rewrites import drop_unused, quantize_early, sub
 from model import HybridCNNTransformer
 
 __all__ = ["OBSERVERS", "begin_observing", "observed_ranges", "set_observing"]
-
-
 TRAINS_IN_BF16 = True
-
-
 LARGEST_BATCH = 65536
 
 
@@ -49,8 +45,6 @@ PRESERVING = {
     torch.ops.aten.dropout.default,
     torch.ops.aten.select.int,
 }
-
-
 LAYERS = {torch.ops.aten.conv2d.default, torch.ops.aten.linear.default}
 
 
