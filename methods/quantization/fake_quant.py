@@ -12,7 +12,6 @@ Residual adds, norms, softmax and attention's matmuls stay float.
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,10 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from machine.noise import drop_remarks
 from model import HybridCNNTransformer
 
 # torchao registers an Enum in a way that torch 2.14 and later remark on.
-logging.getLogger("torch.utils._pytree").addFilter(lambda record: "Enum" not in record.msg)
+drop_remarks("torch.utils._pytree", "Enum")
 
 
 ACTIVATION_RANGE = (0, 255)
