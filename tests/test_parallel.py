@@ -30,7 +30,7 @@ from methods.quantization import backends
 from methods.quantization.record import Quant
 from stages.finetuning import TrainSpec, train
 from stages.fitting import fit
-from stages.ranks import serve
+from stages.ranks import take_part
 from stages.stage import Context, StageError
 from stages.state import initial_state
 from tests.conftest import SUITE, tiny
@@ -193,10 +193,10 @@ def _through_layers(team: Team | None) -> dict[str, torch.Tensor]:
         outputs = layers(images)
         (outputs * wanted).sum().backward()
     else:
-        share = Shard(team, BATCH, lambda: False)
-        share.synchronize(layers)
-        outputs = layers(share.rows_of(images))
-        (outputs * share.rows_of(wanted)).sum().backward()
+        shard = Shard(team, BATCH, lambda: False)
+        shard.synchronize(layers)
+        outputs = layers(shard.rows_of(images))
+        (outputs * shard.rows_of(wanted)).sum().backward()
         for parameter in [images, *layers.parameters()]:
             dist.all_reduce(parameter.grad)
     return {
@@ -224,13 +224,13 @@ def _ranges(team: Team | None, backend: str) -> dict[str, torch.Tensor]:
     quant = Quant("qat", backend)
     prepared = backends.prepare(tiny(), quant).train()
     batches = torch.randn(2, BATCH, 1, 8, 8)
-    share = None
+    shard = None
     if team is not None:
-        share = Shard(team, BATCH, lambda: False)
-        share.synchronize(prepared)
-        backends.observe_together(prepared, whole_batch.extremes)
+        shard = Shard(team, BATCH, lambda: False)
+        shard.synchronize(prepared)
+        backends.observe_together(prepared, whole_batch.all_reduce_extremes)
     for images in batches:
-        prepared(images if share is None else share.rows_of(images))
+        prepared(images if shard is None else shard.rows_of(images))
     return backends.with_trained_ranges(quant, prepared).ranges or {}
 
 
@@ -275,12 +275,12 @@ def test_a_batch_smaller_than_the_team_is_refused_by_all(tmp_path: Path, digits:
 
 def _refusal(team: Team, dataset: Dataset) -> str:
     if team.rank > 0:
-        serve(team, fit)
+        take_part(team, fit)
         return "served"
     ctx = Context(dataset, torch.device("cpu"), 0, say=lambda text: None)
     with pytest.raises(StageError) as caught:
         train(initial_state(tiny().model_args, 0), TrainSpec(epochs=1, batch_size=2), ctx)
-    team.tell(None)
+    team.broadcast(None)
     return str(caught.value)
 
 
