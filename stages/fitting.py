@@ -71,11 +71,12 @@ def fit(
 
     Early exits are trained with it, or `exits_only`, all else frozen. A quantization-aware state
     (scheme 'qat') trains with fake quantization, its ranges moving in the first half of the epochs.
-    Whole channels that are zero stay zero. A `distillation` is the criterion; its own parameters train
-    along and are dropped. Saves itself to `ctx.snapshot` after an epoch, or after several where saving would take
-    more than SAVING_SHARE of the time, and goes on from there; on the CPU the result is the same to
-    the bit. The other processes of a torchrun take part, and may be others when it goes on. Raises
-    NonFiniteLossError and Interrupted, both with the last snapshot kept, and TeamError.
+    Whole channels that are zero stay zero. A `distillation` is the criterion; its own parameters
+    train along and are dropped. Saves itself to `ctx.snapshot` after an epoch, or after several
+    where saving would take more than SAVING_SHARE of the time, and goes on from there; on the CPU
+    the result is the same to the bit. The other processes of a torchrun take part, and may be
+    others when it goes on. Raises NonFiniteLossError and Interrupted, both with the last snapshot
+    kept, and TeamError.
     """
     team = current_team()
     meeting = team.together(RAISED_BY_ALL_RANKS) if team is not None else nullcontext()

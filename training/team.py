@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from machine.errors import Failed
 
-CONTROL_TIMEOUT = timedelta(days=365)  # the first process may be busy on its own for long
+CONTROL_TIMEOUT = timedelta(days=365)  # longest wait for the first process, which may be busy
 
 
 class TeamError(Failed):

@@ -13,13 +13,13 @@ loss, the hits and the wish to stop travel along in one message. Its SyncBatchNo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from training.team import Team
 
@@ -57,10 +57,15 @@ class Shard:
         return figures[0], figures[1]
 
     def synchronize(self, module: nn.Module) -> None:
-        """Make batch norm and dropout in `module` see the whole batch. Names stay as they are."""
+        """Make batch norm and dropout in `module` see the whole batch.
+
+        A module gets another class rather than another takes its place: so its name, its hooks and
+        its parameters, which an optimizer may hold, stay what they are.
+        """
+        layers = whole_batch_layers()
         for part in module.modules():
-            if type(part) in WHOLE_BATCH_LAYERS:
-                part.__class__ = WHOLE_BATCH_LAYERS[type(part)]
+            if type(part) in layers:
+                part.__class__ = layers[type(part)]
                 part.shard = self  # type: ignore[assignment]
 
 
@@ -132,20 +137,24 @@ class _Dropout(nn.Dropout):
         return values * self.shard.rows_of(super().forward(whole))
 
 
-class _StochasticDepth(StochasticDepth):
-    """Drawn for the whole batch."""
+@functools.cache
+def whole_batch_layers() -> dict[type[nn.Module], type[nn.Module]]:
+    """Layer → its form that sees the whole batch."""
+    from torchvision.ops import StochasticDepth  # a second of importing, which few runs need
 
-    shard: Shard
+    class WholeBatchStochasticDepth(StochasticDepth):
+        """Drawn for the whole batch."""
 
-    def forward(self, values: Tensor) -> Tensor:
-        if not self.training or self.p == 0:
-            return values
-        whole = values.new_ones((self.shard.batch, *[1] * (values.ndim - 1)))
-        return values * self.shard.rows_of(super().forward(whole))
+        shard: Shard
 
+        def forward(self, values: Tensor) -> Tensor:
+            if not self.training or self.p == 0:
+                return values
+            whole = values.new_ones((self.shard.batch, *[1] * (values.ndim - 1)))
+            return values * self.shard.rows_of(super().forward(whole))
 
-WHOLE_BATCH_LAYERS: dict[type[nn.Module], type[nn.Module]] = {
-    nn.BatchNorm2d: _BatchNorm2d,
-    nn.Dropout: _Dropout,
-    StochasticDepth: _StochasticDepth,
-}
+    return {
+        nn.BatchNorm2d: _BatchNorm2d,
+        nn.Dropout: _Dropout,
+        StochasticDepth: WholeBatchStochasticDepth,
+    }
