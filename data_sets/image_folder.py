@@ -1,4 +1,4 @@
-"""TODO."""
+"""Any folder of images: `train/<class>/` and `test/<class>/`, decoded once and kept."""
 
 from __future__ import annotations
 
@@ -18,9 +18,6 @@ from data_sets.source import Arrays, DataError, DataInfo, DatasetArgs
 from machine.files import save_atomically, write_json
 
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"}
-
-
-# --- ImageFolder: any folder of images ---------------------------------------------------------
 
 
 def _list_folder(args: DatasetArgs) -> tuple[tuple[str, ...], dict[str, list[tuple[Path, int]]]]:

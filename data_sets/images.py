@@ -1,4 +1,4 @@
-"""TODO."""
+"""Image files as uint8 tensors, and the statistics of a set of them."""
 
 from __future__ import annotations
 

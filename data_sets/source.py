@@ -1,4 +1,4 @@
-"""TODO."""
+"""What a data set has to say of itself, and the records that it says it in."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The machine, the versions and the commit that figures were taken with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The convolution block of the CNN, and the choice of its fused training kernel."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""What a stage is given besides the state (Context), and what a chain says of it (Spec)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The module that a state trains as: float or fake-quantized, masked, frozen but for exits."""
 
 from __future__ import annotations
 

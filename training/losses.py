@@ -1,4 +1,4 @@
-"""TODO."""
+"""Criteria: functions of (logits, labels, images) that give a scalar loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Optimizers, learning-rate schedules and averaged weights, as a Recipe names them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""`training_args`: how a network is trained, and what 'auto' means on a device."""
 
 from __future__ import annotations
 

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from machine.compiler import trial
 from machine.installation import Finding, installed, packages, python
 
 if TYPE_CHECKING:
@@ -27,15 +26,8 @@ OPTIONAL = {
     "onnx": "export", "onnxscript": "export", "onnxruntime": "export", "openvino": "export",
     "thop": "a second count of MACs",
 }  # fmt: skip
-
-
 MARKS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
-
-
-LEAST_FREE = 1e9  # bytes, below which a disk is called nearly full
-
-
-OPENMP = "#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n"
+LEAST_FREE = 1e9  # free bytes below which a disk is called nearly full
 
 
 def doctor_command(arguments: list[str], console: object = None) -> int:
@@ -116,22 +108,11 @@ def compiler() -> Finding:
     reason = unavailable("inductor")
     if reason is not None:
         return Finding("note", "compiler", f"quantization_backend 'inductor' {reason}")
-    command = shlex.split(os.environ.get("CXX", "g++"))
-    with tempfile.TemporaryDirectory() as folder:
-        source, program = Path(folder, "try.cpp"), Path(folder, "try")
-        source.write_text(OPENMP)
-        for step in ([*command, "-fopenmp", str(source), "-o", str(program)], [str(program)]):
-            try:
-                done = subprocess.run(step, capture_output=True, text=True, timeout=60)
-            except (OSError, subprocess.TimeoutExpired) as error:
-                done = subprocess.CompletedProcess(step, 1, "", str(error))
-            if done.returncode != 0:
-                lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-                text = f"{shlex.join(command)} cannot make and run a program: {lines[0]}"
-                remedy = "install g++ with OpenMP, or use quantization_backend 'x86'"
-                return Finding("note", "compiler", text, remedy)
-    told = subprocess.run([*command, "--version"], capture_output=True, text=True).stdout
-    return Finding("ok", "compiler", told.splitlines()[0] if told else shlex.join(command))
+    works, text = trial()
+    if works:
+        return Finding("ok", "compiler", text)
+    remedy = "install g++ with OpenMP, or use quantization_backend 'x86'"
+    return Finding("note", "compiler", text, remedy)
 
 
 def _suite(config: str) -> Iterator[Finding]:
@@ -153,20 +134,19 @@ def _suite(config: str) -> Iterator[Finding]:
 
 
 def _data(suite: Suite) -> Iterator[Finding]:
-    from torchvision import datasets
+    from data_sets.cifar import ARCHIVES
 
-    archives = {"CIFAR10": datasets.CIFAR10, "CIFAR100": datasets.CIFAR100}
     for info in {e.dataset_args: e.data for e in suite.experiments}.values():
         shape = "×".join(map(str, (info.in_channels, *info.image_size)))
         text = f"{info.name}, {len(info.classes)} classes, {shape}"
-        kind = archives.get(info.name)
-        if kind is None or (suite.data_dir / kind.filename).exists():
+        archive = ARCHIVES.get(info.name)
+        if archive is None or (suite.data_dir / archive.file).exists():
             yield Finding("ok", "data", f"{text}: found")
             continue
         yield Finding(
             "note",
             "data",
-            f"{text}: {kind.filename} is not in {suite.data_dir}/; the first run downloads it",
+            f"{text}: {archive.file} is not in {suite.data_dir}/; the first run downloads it",
             "offline, put it there, or run --config configs/quickstart.py, which needs none",
         )
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""`python main.py --report`: the page anew, from the JSON alone."""
 
 from __future__ import annotations
 

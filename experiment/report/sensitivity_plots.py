@@ -1,4 +1,4 @@
-"""TODO."""
+"""Pictures of what `python main.py sensitivity` measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The checkpoint file: tensors and plain data, read safely or refused in one line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The figures of a network: their paths in a record, means over seeds, and changes."""
 
 from __future__ import annotations
 

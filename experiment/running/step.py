@@ -1,4 +1,4 @@
-"""TODO."""
+"""One step of a chain: from the store, or computed, measured and put there."""
 
 from __future__ import annotations
 

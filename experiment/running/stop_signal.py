@@ -1,4 +1,4 @@
-"""TODO."""
+"""Ctrl-C and SIGTERM, as a flag that a run asks after every step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The final networks of a study, measured on the validation share alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Completes each experiment from defaults, baseline, its own words and --set."""
 
 from __future__ import annotations
 

@@ -25,16 +25,12 @@ SECTIONS = {
     "training_args": "DEFAULT_TRAINING_PARAMS",
     "compression_args": "DEFAULT_COMPRESSION_PARAMS",
 }
-
-
 SECTION_TYPES: dict[str, type[BaseModel]] = {
     "dataset_args": DatasetArgs,
     "model_args": ModelArgs,
     "training_args": TrainingArgs,
     "compression_args": CompressionArgs,
 }
-
-
 CONFIG_NAMES = (
     *("DEVICE", "DATA_DIR", "MODEL_SAVE_DIR", "RESULTS_DIR"),
     *SECTIONS.values(),

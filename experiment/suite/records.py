@@ -1,4 +1,4 @@
-"""TODO."""
+"""An experiment as it is written in a config, and as it is once checked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Where two networks can be compared inside, and how their features are watched."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The search for exit thresholds that keep an accuracy or save a share of the cost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from methods.early_exit.exits import Exits, certainty
 
-CANDIDATES = 101  # thresholds that are tried, quantiles of what was seen
+CANDIDATES = 101  # thresholds that are tried: quantiles of the certainties seen
 
 
 # --- thresholds -----------------------------------------------------------------------------------

@@ -16,8 +16,6 @@ from model import HybridCNNTransformer
 from train_eval import evaluate
 
 RATIOS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
-
-
 Curves = dict[str, list[tuple[float, float]]]  # dimension → (ratio removed, accuracy in percent)
 
 
@@ -40,7 +38,7 @@ def scan(
                 args, kept = cut(model_args, weights, removed)
                 network = HybridCNNTransformer(**args)
                 network.load_state_dict(kept)
-                placed = network.to(validation.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+                placed = network.eval().to(validation.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
                 points[ratio] = evaluate(placed, validation).accuracy
         curves[dimension.name] = sorted(points.items())
     return curves

@@ -1,4 +1,4 @@
-"""TODO."""
+"""`Quant`, the plain record of how a network is quantized, and which layers that means."""
 
 from __future__ import annotations
 
