@@ -1,4 +1,4 @@
-"""What a network costs: multiply-accumulates by count, latency by measurement."""
+"""What a network costs by count: multiply-accumulates, in all, by layer, by exit."""
 
 from __future__ import annotations
 
@@ -48,5 +48,6 @@ def exit_macs(model: HybridCNNTransformer) -> list[int]:
 
 
 def example_image(model: HybridCNNTransformer) -> torch.Tensor:
-    """One black image `[1, C, H, W]` of the shape that the network takes."""
-    return torch.zeros(1, model.model_args["in_channels"], *model.model_args["image_size"])
+    """One black image `[1, C, H, W]` of the shape that the network takes, where the network is."""
+    shape = (1, model.model_args["in_channels"], *model.model_args["image_size"])
+    return torch.zeros(shape, device=next(model.parameters()).device)

@@ -41,7 +41,7 @@ def run_chain(
     state: ModelState, order: tuple[str, ...], ctx: Context, backend: str = "x86"
 ) -> ModelState:
     for name in order:
-        state = calibrated(STAGES[name].run(state, specs(backend)[name], ctx), ctx)
+        state = calibrated(STAGES[name].run(state, specs(backend)[name], ctx), ctx).state
     return state
 
 

@@ -106,16 +106,17 @@ def test_a_new_process_gives_the_same_logits(int8: Compiled, tmp_path: Path) -> 
     code = f"""
 import torch; torch.set_num_threads(1)
 from pathlib import Path
-from experiment.store import load_checkpoint
-from stages.state import deploy
-network = deploy(load_checkpoint({str(store.path("k"))!r}), "cpu", Path({str(int8.folder)!r}))
+from experiment.running.checkpoint import load_checkpoint
+from stages.deployment import deploy
+state = load_checkpoint({str(store.path("k"))!r})
+network = deploy(state, "cpu", Path({str(int8.folder)!r})).network
 with torch.inference_mode():
     logits = network(torch.load({str(tmp_path / "images.pt")!r}, weights_only=True))
 torch.save(logits, {str(tmp_path / "logits.pt")!r})
 """
     subprocess.run([sys.executable, "-c", code], cwd=HOME, check=True, timeout=200)
     with torch.inference_mode():
-        expected = deploy(int8.state, "cpu", int8.folder)(int8.images)
+        expected = deploy(int8.state, "cpu", int8.folder).network(int8.images)
     assert torch.equal(torch.load(tmp_path / "logits.pt", weights_only=True), expected)
 
 
