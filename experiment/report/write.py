@@ -64,7 +64,7 @@ def html(folder: Folder) -> str:
     statuses = sorted({row["status"] for row in rows})
     return _template().render(
         **context,
-        css=Markup((HERE / "report.css").read_text()),
+        css=Markup((HERE / "page.css").read_text()),
         plotly=Markup(plotly),
         js=Markup(js),
         hashes=Markup(" ".join(f"'sha256-{_digest(script)}'" for script in (plotly, js))),
@@ -112,11 +112,11 @@ def _template() -> Any:
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters["breakable"] = breakable
-    return environment.get_template("report.html.j2")
+    return environment.get_template("page.html.j2")
 
 
 def _own_script() -> str:
-    return "".join((HERE / name).read_text() for name in ("report_table.js", "report.js"))
+    return "".join((HERE / name).read_text() for name in ("table.js", "charts.js"))
 
 
 @functools.cache
