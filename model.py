@@ -7,12 +7,12 @@ included: `model_args` holds every width, layer by layer, and nothing else is ne
 from __future__ import annotations
 
 import itertools
-import logging
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from machine.noise import drop_remarks
 from networks.args import ModelArgs
 from networks.convolution import ConvBlock
 from networks.transformer import PositionalEncoding, TokenTransformer
@@ -21,7 +21,7 @@ __all__ = ["HybridCNNTransformer", "LightweightCNN", "ModelArgs", "PositionalEnc
 
 
 # Parts of torch that are imported later remark on a missing CUDA, which nothing here needs.
-logging.getLogger("torch.utils.cpp_extension").addFilter(lambda record: record.levelno > 30)
+drop_remarks("torch.utils.cpp_extension")
 
 
 def _as_tokens(maps: Tensor) -> Tensor:

@@ -73,8 +73,6 @@ class EpochProgress:
 
 
 KINDS = 4096  # of networks, batch sizes and settings that one process may compile
-
-
 SETTLE_SECONDS = 2.0  # between looks at the losses, each of which waits for the device
 
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from experiment.export.compare import quiet as exporters_quiet
+from machine.noise import silence
 from machine.processor import has_vnni
 from methods.quantization import backends
 from methods.quantization.compiled import CompiledNetwork
@@ -269,7 +269,7 @@ def quiet() -> Iterator[None]:
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with exporters_quiet():
+        with silence():
             yield
     finally:
         logging.disable(before)

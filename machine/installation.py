@@ -21,17 +21,9 @@ from typing import NamedTuple
 from machine.errors import Refused
 
 HOME = Path(__file__).parent.parent
-
-
 OLDEST_PYTHON = (3, 10)
-
-
 MODULES = {"scikit-learn": "sklearn", "pillow": "PIL"}  # distribution → what is imported
-
-
 ON_TORCH = ("torchvision", "torchao")  # import it themselves
-
-
 INSTALL = "pip install -r requirements.txt"
 
 

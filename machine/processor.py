@@ -1,4 +1,4 @@
-"""This machine: its processor, what that is fast at, and the folder for what was made for it."""
+"""This machine's processor, what that is fast at, and the folder for what was made for it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import os
 import platform
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 ISA_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
@@ -28,19 +30,21 @@ def cpu_model() -> str:
 
 
 def processor() -> str:
-    """What -march=native looks at."""
+    """The instruction sets of the processor, by which -march=native chooses its code."""
     found = re.search(r"^(?:flags|Features)\s*: (.*)$", cpuinfo(), re.MULTILINE)
     return found[1].strip() if found else platform.processor()
 
 
 def isa() -> list[str]:
-    """What of ISA_FLAGS the processor has."""
+    """Those of ISA_FLAGS that the processor has."""
     flags = processor().split()
     return [flag for flag in ISA_FLAGS if flag in flags]
 
 
 def bf16_is_fast(device: torch.device | str) -> bool:
     """Whether the device multiplies bfloat16 in hardware (AMX or AVX512-BF16 on x86)."""
+    import torch  # `doctor` reads this file where torch may be what is broken
+
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.backends.cpu.get_cpu_capability()
@@ -54,7 +58,7 @@ def has_vnni() -> bool:
     return bool({"avx512_vnni", "avx_vnni"} & set(isa()))
 
 
-def kept_folder() -> Path:
-    """Where torch keeps extensions: TORCH_EXTENSIONS_DIR, or a folder in the user's cache."""
+def build_cache() -> Path:
+    """The folder of what was made for this machine: TORCH_EXTENSIONS_DIR, or one in ~/.cache."""
     named = os.environ.get("TORCH_EXTENSIONS_DIR")
     return Path(named) if named else Path.home() / ".cache" / "torch_extensions"

@@ -19,11 +19,7 @@ from torch import nn
 from machine.processor import cpu_model, isa
 
 Network = nn.Module | Callable[[torch.Tensor], torch.Tensor]
-
-
 LATENCY_SECONDS = 0.5  # that a latency is measured for, at least
-
-
 BLOCK_SECONDS = 0.002  # of calls that are timed together
 
 

@@ -9,11 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 Activation = Literal["relu", "gelu", "silu", "hardswish"]
-
-
 Width = Annotated[int, Field(ge=1, le=16384)]
-
-
 Widths = Width | list[Width]  # one number stands for every block or layer
 
 

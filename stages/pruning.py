@@ -26,8 +26,6 @@ from stages.state import ModelState, build, from_plain, state_of, to_plain
 from training.recipe import TrainingArgs
 
 Target = Literal["conv", "ffn", "heads", "head_dim", "embed", "depth"]
-
-
 STRUCTURAL_ONLY = (
     "targets", "keep", "scope", "ratios", "protect", "min_channels", "round_to", "iterations",
     "schedule", "calibration_batches",

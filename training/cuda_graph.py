@@ -14,8 +14,6 @@ import torch
 from torch import Tensor
 
 WARM_UP = 3  # steps as they are: code is compiled, kernels are timed, optimizers make their state
-
-
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # images, labels → loss, right answers
 
 

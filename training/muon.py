@@ -13,11 +13,7 @@ from torch import Tensor, nn
 from machine.processor import bf16_is_fast
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # quintic, of the largest slope at 0
-
-
 ITERATIONS = 5
-
-
 NARROW = 4  # images' channels, depthwise kernels: no matrix worth the name
 
 

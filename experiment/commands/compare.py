@@ -22,8 +22,6 @@ from experiment.running.metrics import against
 from experiment.running.tables import COLUMNS, Row, cell, options
 
 Pair = tuple[str, int | None, int | None]  # stage, its positions in A and in B
-
-
 MACHINE = ("device", "cpu", "isa", "threads", "torch", "torchao")  # what latency depends on
 
 

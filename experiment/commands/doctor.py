@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from machine.compiler import trial
 from machine.installation import Finding, installed, packages, python
 
 if TYPE_CHECKING:
@@ -27,15 +26,8 @@ OPTIONAL = {
     "onnx": "export", "onnxscript": "export", "onnxruntime": "export", "openvino": "export",
     "thop": "a second count of MACs",
 }  # fmt: skip
-
-
 MARKS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
-
-
 LEAST_FREE = 1e9  # bytes, below which a disk is called nearly full
-
-
-OPENMP = "#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n"
 
 
 def doctor_command(arguments: list[str], console: object = None) -> int:
@@ -116,22 +108,11 @@ def compiler() -> Finding:
     reason = unavailable("inductor")
     if reason is not None:
         return Finding("note", "compiler", f"quantization_backend 'inductor' {reason}")
-    command = shlex.split(os.environ.get("CXX", "g++"))
-    with tempfile.TemporaryDirectory() as folder:
-        source, program = Path(folder, "try.cpp"), Path(folder, "try")
-        source.write_text(OPENMP)
-        for step in ([*command, "-fopenmp", str(source), "-o", str(program)], [str(program)]):
-            try:
-                done = subprocess.run(step, capture_output=True, text=True, timeout=60)
-            except (OSError, subprocess.TimeoutExpired) as error:
-                done = subprocess.CompletedProcess(step, 1, "", str(error))
-            if done.returncode != 0:
-                lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-                text = f"{shlex.join(command)} cannot make and run a program: {lines[0]}"
-                remedy = "install g++ with OpenMP, or use quantization_backend 'x86'"
-                return Finding("note", "compiler", text, remedy)
-    told = subprocess.run([*command, "--version"], capture_output=True, text=True).stdout
-    return Finding("ok", "compiler", told.splitlines()[0] if told else shlex.join(command))
+    works, text = trial()
+    if works:
+        return Finding("ok", "compiler", text)
+    remedy = "install g++ with OpenMP, or use quantization_backend 'x86'"
+    return Finding("note", "compiler", text, remedy)
 
 
 def _suite(config: str) -> Iterator[Finding]:

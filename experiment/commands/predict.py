@@ -34,8 +34,6 @@ from stages.deployment import deploy
 from stages.state import ModelState
 
 BATCH = 64
-
-
 SEE = "; python main.py show EXPERIMENT names the file of its network"
 
 

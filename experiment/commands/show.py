@@ -19,8 +19,6 @@ from experiment.suite.config_file import config_values, folder_of
 from experiment.suite.messages import ConfigError, stop_at
 
 LINE = 120  # characters, of settings
-
-
 MORE_COLUMNS = (
     COLUMNS[0],
     ("loss", "loss", 1, 4),

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_sets.batches import BatchLoader
+from machine.noise import silence
 from machine.processor import has_vnni
 from methods.quantization import backends
 from stages.state import ModelState, build
@@ -27,11 +24,7 @@ BATCH = 64  # images that a file of any batch size is compared by
 
 # Largest ‖difference‖ / ‖logits‖, and share of images whose class may change.
 FLOAT_TOLERANCE = (1e-4, 0.001)
-
-
 INT8_TOLERANCE = (0.1, 0.02)  # and at most INT8_ROUNDING times what int8 moves the float logits by
-
-
 INT8_ROUNDING = 2.0
 
 
@@ -109,7 +102,7 @@ def export(
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
         draft = Path(folder) / path.name
         try:
-            with quiet():
+            with silence():  # exporters remark on their own innards, by both
                 format_.write(subject, draft, batch)
                 runtime = format_.read(draft)
         except RuntimeError as error:
@@ -205,15 +198,3 @@ class _Normalizing(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         normal = (images - self.mean) / self.std
         return self.network(normal.contiguous(memory_format=self.layout))
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Exporters remark on their own innards, by warnings and by printing."""
-    with (
-        warnings.catch_warnings(),
-        contextlib.redirect_stdout(io.StringIO()),
-        contextlib.redirect_stderr(io.StringIO()),
-    ):
-        warnings.simplefilter("ignore")
-        yield

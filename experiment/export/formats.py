@@ -7,13 +7,12 @@ images with values from 0 to 1, normalises them itself, and says inside what it 
 from __future__ import annotations
 
 import importlib.util
-import os
-import shutil
 from pathlib import Path
 
 import torch
 
 from experiment.export.compare import Format, Runtime, Subject
+from machine import compiler
 from methods.quantization.compiled import compile_package
 from methods.quantization.graph_rewrites import subtract_what_must_stay
 from methods.quantization.pt2e import LARGEST_BATCH
@@ -24,9 +23,8 @@ def missing(format_: Format) -> str | None:
     absent = [name for name in format_.packages if importlib.util.find_spec(name) is None]
     if absent:
         return f"needs {' and '.join(absent)}; pip install {' '.join(absent)}"
-    compiler = os.environ.get("CXX", "g++")
-    if format_.compiled and shutil.which(compiler) is None:
-        return f"needs a C++ compiler, and there is no {compiler}; install g++"
+    if format_.compiled and (why := compiler.missing()) is not None:
+        return f"{why}; install g++"
     return None
 
 

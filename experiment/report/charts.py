@@ -13,7 +13,7 @@ CURVES = ("train_loss", "train_accuracy", "validation_loss", "validation_accurac
 
 
 def chart_data(folder: Folder, rows: list[Row], studies: list[dict[str, Any]]) -> dict[str, Any]:
-    """Everything that `report.js` reads."""
+    """Everything that `charts.js` reads."""
     splits = groups(rows, lambda row: row.dataset)
     data = {
         "costs": [

@@ -14,8 +14,6 @@ from experiment.running.metrics import final_metrics
 from experiment.suite.messages import ConfigError
 
 ENDING = "_results.json"
-
-
 NAMED = 12  # experiments at most, where none is close to what was asked for
 
 

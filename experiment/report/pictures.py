@@ -25,8 +25,6 @@ LOOKS: dict[str, dict[str, Any]] = {
     "Pareto front": {"marker": "o", "color": "#0072B2", "markersize": 5.5, "zorder": 3},
     "baseline": {"marker": "D", "color": "#000000", "markersize": 5, "zorder": 4},
 }
-
-
 STYLE: Any = {
     "font.size": 8,
     "axes.spines.top": False,

@@ -16,8 +16,6 @@ from experiment.report.reader import Folder, Result, StageEntry, Stat
 from experiment.running.metrics import SUMMARISED, metric
 
 LIMITS = (0.5, 1.0, 2.0)  # points of accuracy that a chain may lose
-
-
 TRAINING_AFTER = ("finetune", "distill")  # mends what the cut before it broke
 
 
@@ -48,11 +46,7 @@ COSTS = (
     Cost("params", "parameters", "thousands", 1e3, 1, False, "fewer", "more"),
     Cost("nonzero_params", "nonzero parameters", "thousands", 1e3, 1, False, "fewer", "more"),
 )
-
-
 COST = {cost.key: cost for cost in COSTS}
-
-
 BEST_BY = ("bitops", "model_size_mb", "latency_ms_batch_1")
 
 

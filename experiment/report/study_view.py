@@ -12,8 +12,6 @@ from typing import Any
 from experiment.report.rows import signed
 
 COSTS = {"bitops": "at equal BitOps", "latency_ms": "at equal latency"}
-
-
 RATIOS = ("bitops", "latency_ms_batch_1", "model_size_mb")
 
 

@@ -10,11 +10,7 @@ from experiment.report.rows import COST, Row, signed
 from experiment.running.metrics import SUMMARISED
 
 COLUMNS = ("model_size_mb", "bitops", "latency_ms_batch_1", "latency_ms_batch_64")
-
-
 HEADINGS = ("size (MB)", "BitOps (M)", "ms at 1", "ms at 64")
-
-
 LATEX = {
     "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",

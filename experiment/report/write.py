@@ -25,8 +25,6 @@ from experiment.report.tables import csv_table, latex_table, markdown_table
 from machine.files import write_atomically
 
 HERE = Path(__file__).parent
-
-
 REPORT_NAME = "report.html"
 
 

@@ -25,11 +25,7 @@ from experiment.suite.messages import ConfigError
 from machine.errors import Interrupted
 
 RETRIES = 3  # of a stage whose worker or machine was lost
-
-
 PROCESS_BYTES = 3 * 2**29  # of a worker, without the images
-
-
 POLL_SECONDS = 0.5
 
 

@@ -22,8 +22,6 @@ METRICS = {
     "macs": "macs",
     "params": "params",
 }
-
-
 SIGNS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt
 }  # fmt: skip

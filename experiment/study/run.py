@@ -29,11 +29,7 @@ from experiment.suite.chains import plan
 from machine.files import write_json
 
 COSTS = {"bitops": "bitops", "latency_ms": "latency_ms_batch_1"}
-
-
 DROPS = (0.5, 1.0, 2.0)  # points, for which the best chain is named
-
-
 FROM_RESULTS = ("suite", "command", "git_commit", "environment", "started")
 
 

@@ -19,8 +19,6 @@ from scipy.optimize import isotonic_regression
 from scipy.sparse.csgraph import connected_components
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
 RESAMPLES = 2000
 
 

@@ -17,8 +17,6 @@ SECTIONS = {
     "training_args": "DEFAULT_TRAINING_PARAMS",
     "compression_args": "DEFAULT_COMPRESSION_PARAMS",
 }
-
-
 CONFIG_NAMES = (
     *("DEVICE", "DATA_DIR", "MODEL_SAVE_DIR", "RESULTS_DIR"),
     *SECTIONS.values(),

@@ -18,18 +18,20 @@ if TYPE_CHECKING:
     from experiment.suite.chains import Step
 
 HOME = Path(__file__).parents[2]
-
-
 QUANT_SOURCES = {
-    "stages/quantization.py", "stages/quant_fx.py", "stages/quant_pt2e.py", "stages/fake_quant.py",
-    "stages/compiled.py", "stages/graph_rewrites.py", "stages/calibration.py",
+    *(f"methods/quantization/{name}.py" for name in (
+        "record", "backends", "fx", "pt2e", "fake_quant", "compiled", "graph_rewrites"
+    )),
+    "stages/deployment.py",
 }  # fmt: skip
-
-
-EXIT_SOURCES = {"stages/exits.py", "stages/calibration.py"}
-
-
-TEACHER_SOURCES = {"stages/teacher.py", "stages/transfer.py"}  # of a stage that has a teacher
+EXIT_SOURCES = {
+    *(f"methods/early_exit/{name}.py" for name in ("exits", "thresholds")),
+    "methods/costs.py", "stages/deployment.py",
+}  # fmt: skip
+TEACHER_SOURCES = {
+    "stages/teaching.py",
+    *(f"methods/distillation/{name}.py" for name in ("losses", "features")),
+}  # fmt: skip
 
 
 def settings_of(
@@ -75,7 +77,7 @@ def _sources(module: str) -> frozenset[str]:
     Left out: dataset.py, whose images count by their fingerprint, and files.py.
     """
     path = module.replace(".", "/") + ".py"
-    if path in ("dataset.py", "files.py") or not (HOME / path).exists():
+    if path in ("dataset.py", "machine/files.py") or not (HOME / path).exists():
         return frozenset()
     found = {path}
     for node in ast.parse((HOME / path).read_text()).body:

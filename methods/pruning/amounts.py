@@ -16,8 +16,6 @@ from methods.pruning.dimensions import Dimension, Weights, cut
 from model import HybridCNNTransformer
 
 Removed = list[tuple[Dimension, Tensor]]
-
-
 TOLERANCE = 0.02  # of the original cost, within which a 'keep' is met
 
 

@@ -22,8 +22,6 @@ from torch import Tensor, nn
 from model import HybridCNNTransformer
 
 TARGETS = ("conv", "ffn", "heads", "head_dim", "embed", "depth")
-
-
 Weights = dict[str, Tensor]
 
 

@@ -17,8 +17,6 @@ from methods.pruning.dimensions import Dimension, Member, Weights
 from model import HybridCNNTransformer
 
 Batches = Iterable[tuple[Tensor, Tensor]]
-
-
 CRITERIA = (
     "l1", "l2", "fpgm", "bn_scale", "lamp", "taylor", "hessian", "activation", "random",
 )  # fmt: skip

@@ -16,8 +16,6 @@ from model import HybridCNNTransformer
 from train_eval import evaluate
 
 RATIOS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
-
-
 Curves = dict[str, list[tuple[float, float]]]  # dimension → (ratio removed, accuracy in percent)
 
 

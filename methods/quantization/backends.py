@@ -30,8 +30,6 @@ BACKENDS: dict[str, ModuleType] = {
     "qnnpack": fx,
     "onednn": fx,
 }
-
-
 SLOW_BACKENDS = {
     "onednn": "runs fused linear layers on oneDNN's reference int8 matmul, about 1000 times slower "
     "than 'x86' (measured: 1.3 s for one image); use it only to study accuracy",

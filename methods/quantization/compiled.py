@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 import shlex
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +15,14 @@ from filelock import FileLock
 from torch import Tensor, fx, nn
 
 from machine.files import sha256, tensor_bytes
+from machine.noise import silence
 from machine.processor import bf16_is_fast, has_vnni
+from methods.quantization import graph_rewrites
 from methods.quantization.graph_rewrites import attention_in_bf16, convolutions_as_products
 from model import check_images
 
 BATCH_SIZES = (1, 64)  # other batches are padded, or cut, to these
-
-
 PART_BATCH_SIZES = (1, 16)  # of a part between exits, where batches get smaller
-
-
 SETTINGS: dict[str, Any] = {"freezing": True}
 
 
@@ -36,17 +30,8 @@ SETTINGS: dict[str, Any] = {"freezing": True}
 # Those for int8 are written for AVX512-VNNI: elsewhere they are plain loops (on AVX2
 # 35 ms for an image, oneDNN 2.3).
 SMALL_BATCH = 8
-
-
 SMALL_SETTINGS: dict[str, Any] = {"max_autotune": True, "max_autotune_gemm_backends": "CPP"}
-
-
 ALIGNED = Path(__file__).with_name("aligned_constants.h")
-
-
-FORM = 2  # of what is done to a graph before it is compiled; a new number compiles anew
-
-
 Runner = Callable[[list[Tensor]], list[Tensor]]
 
 
@@ -135,7 +120,7 @@ class CompiledNetwork(nn.Module):
             torch.cpu._is_amx_tile_supported(),
             bf16_is_fast("cpu"),
             has_vnni(),
-            FORM,
+            _own_code(),
         )
         text = f"{machine} {size} {sorted(_settings(size).items())} {self.model_args}"
         return sha256(
@@ -196,7 +181,7 @@ def compile_package(
         "aot_inductor.metadata": about or {},
         "aot_inductor.compile_wrapper_opt_level": f"O1 -include {shlex.quote(str(ALIGNED))}",
     }
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), silence():
         shaped = torch.export.export(graph, tuple(inputs)).module()
         assert isinstance(shaped, fx.GraphModule)
         if _own_products_are_fast():
@@ -207,6 +192,13 @@ def compile_package(
         torch._inductor.aoti_compile_and_package(
             exported, package_path=str(path), inductor_configs=configs
         )
+
+
+@functools.cache
+def _own_code() -> str:
+    """Digest of what decides the form in which a graph is compiled: a change compiles anew."""
+    files = Path(__file__), Path(graph_rewrites.__file__), ALIGNED
+    return sha256(b"".join(file.read_bytes() for file in files))
 
 
 def _settings(size: int) -> dict[str, Any]:
@@ -233,17 +225,3 @@ def _without_zero_points(module: nn.Module, state: Any, prefix: str, local_metad
 def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
     """For networks without a folder of their own; removed when the program ends."""
     return tempfile.TemporaryDirectory(prefix="int8-")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Inside, autotuning does not print every candidate, nor the exporter its remarks."""
-    from torch._inductor import select_algorithm
-
-    printing, select_algorithm.PRINT_AUTOTUNE = select_algorithm.PRINT_AUTOTUNE, False
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        select_algorithm.PRINT_AUTOTUNE = printing

@@ -12,7 +12,6 @@ Residual adds, norms, softmax and attention's matmuls stay float.
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,27 +19,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from machine.noise import drop_remarks
 from model import HybridCNNTransformer
 
 # torchao registers an Enum in a way that torch 2.14 and later remark on.
-logging.getLogger("torch.utils._pytree").addFilter(lambda record: "Enum" not in record.msg)
+drop_remarks("torch.utils._pytree", "Enum")
 
 
 ACTIVATION_RANGE = (0, 255)
-
-
 WEIGHT_RANGE = (-128, 127)
-
-
 REDUCED_WEIGHT_RANGE = (-64, 63)  # two products of 255 by these fit into 16 bits, as sums
-
-
 SMALLEST_SCALE = 2.0**-24  # of a weight; a folded channel may be small
-
-
 OBSERVERS = ("histogram", "minmax", "moving_average", "percentile")
-
-
 FEATURES = "cnn"  # the place of the CNN's output, where two read it: a parallel fusion, an exit
 
 

@@ -34,6 +34,7 @@ from torch.ao.quantization.observer import FixedQParamsObserver
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx, prepare_qat_fx
 from torchvision.ops import StochasticDepth
 
+from machine.noise import without_warnings
 from methods.early_exit.exits import SplitNetwork
 from model import HybridCNNTransformer
 from networks.attention import ScaledDotProduct
@@ -44,11 +45,7 @@ warnings.filterwarnings("ignore", message="torch.quantize_per_tensor, torch.quan
 
 # Int8 module types; ReLU, batch norm and pooling must share the convolution's qconfig to fuse.
 QUANTIZED_TYPES = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d)
-
-
 TRAINS_IN_BF16 = False  # its fake quantization has no bf16 kernels
-
-
 OBSERVERS = ("histogram",)
 
 
@@ -94,7 +91,7 @@ def _prepare(
     inputs: tuple[Tensor, ...],
     qat: bool,
 ) -> nn.Module:
-    with _quiet(), _engine(backend):
+    with without_warnings(), _engine(backend):
         qconfig = get_default_qat_qconfig(backend) if qat else get_default_qconfig(backend)
         mapping = QConfigMapping().set_global(None)
         for kind in QUANTIZED_TYPES:
@@ -148,7 +145,7 @@ def observed_ranges(prepared: nn.Module) -> dict[str, Tensor]:
     known: dict[int, Tensor] = {}  # one observer may stand under several names
     for name, module in _activation_observers(prepared):
         if id(module) not in known:
-            with _quiet():
+            with without_warnings():
                 scale, zero_point = module.calculate_qparams()  # type: ignore[operator]
             known[id(module)] = torch.tensor([scale.item(), zero_point.item()])
         ranges[name] = known[id(module)]
@@ -198,7 +195,7 @@ def convert(
         )  # fmt: skip
         parent, _, leaf = name.rpartition(".")
         setattr(prepared.get_submodule(parent), leaf, fixed)
-    with _quiet(), _engine(backend):
+    with without_warnings(), _engine(backend):
         if isinstance(prepared, SplitNetwork):
             return SplitNetwork(convert_fx(part.eval()) for part in prepared.parts)  # type: ignore[arg-type]
         return convert_fx(prepared.eval())  # type: ignore[arg-type]
@@ -293,14 +290,3 @@ def _engine(backend: str) -> Iterator[None]:
         yield
     finally:
         torch.backends.quantized.engine = before
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """torch.ao announces its own deprecation, and advises on observers, at every call."""
-    with warnings.catch_warnings():
-        for category in (DeprecationWarning, FutureWarning):
-            warnings.filterwarnings("ignore", category=category)
-        warnings.filterwarnings("ignore", message=".*must run observer before.*")
-        warnings.filterwarnings("ignore", message=".*reduce_range will be deprecated.*")
-        yield

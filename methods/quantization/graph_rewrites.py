@@ -10,18 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 aten = torch.ops.aten
-
-
 quantized = torch.ops.quantized_decomposed
 
 
 # Operations that put values in other places.
 MOVING = {aten.flatten.using_ints, aten.permute.default, aten.transpose.int}
-
-
 CUTTING = {aten.view.default, aten.unbind.int, operator.getitem}
-
-
 LARGEST_PATCHES = 2**18  # bytes: beyond, laying them out costs more than oneDNN's convolution
 
 

@@ -6,19 +6,16 @@ by torchao's X86InductorQuantizer with the ranges found, and compiled (compiled.
 
 from __future__ import annotations
 
-import os
 import platform
-import shutil
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from machine import compiler
+from machine.noise import without_warnings
 from methods.early_exit.exits import SplitNetwork
 from methods.quantization import fake_quant
 from methods.quantization.compiled import PART_BATCH_SIZES, CompiledNetwork
@@ -32,11 +29,7 @@ from methods.quantization.graph_rewrites import drop_unused, quantize_early, sub
 from model import HybridCNNTransformer
 
 __all__ = ["OBSERVERS", "begin_observing", "observed_ranges", "set_observing"]
-
-
 TRAINS_IN_BF16 = True
-
-
 LARGEST_BATCH = 65536
 
 
@@ -49,8 +42,6 @@ PRESERVING = {
     torch.ops.aten.dropout.default,
     torch.ops.aten.select.int,
 }
-
-
 LAYERS = {torch.ops.aten.conv2d.default, torch.ops.aten.linear.default}
 
 
@@ -58,11 +49,8 @@ def unavailable(backend: str) -> str | None:
     """Why this machine cannot run the backend, with the remedy; None where it can."""
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
         return "is for x86-64 Linux; choose another backend by name"
-    if shutil.which(os.environ.get("CXX", "g++")) is None:
-        return (
-            "needs a C++ compiler, and there is neither g++ nor what CXX names; "
-            "install g++, or choose backend 'x86' by name"
-        )
+    if (why := compiler.missing()) is not None:
+        return f"{why}; install g++, or choose backend 'x86' by name"
     return None
 
 
@@ -134,7 +122,7 @@ def quantized_graph(
 
     Run as it is, it gives the int8 network's logits slowly: a reference for what is compiled.
     """
-    with _quiet():
+    with without_warnings():
         from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
         inputs = inputs or example_inputs(model)
@@ -237,11 +225,3 @@ def _layer(node: fx.Node) -> str:
         weight = weight.args[0]
     assert isinstance(weight, fx.Node)
     return str(weight.target).removesuffix(".weight")
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """torchao and the exporter remark on their own innards."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
