@@ -19,10 +19,10 @@ import pytest
 import main
 from experiment.report.charts import chart_data
 from experiment.report.page import page, times
-from experiment.report.reader import Folder, read_folder
-from experiment.report.rows import COST, Row, best, effects, front, pareto, rows_of, signed
-from experiment.report.study_view import study_view
+from experiment.report.reader import read_folder
+from experiment.report.rows import Row, best, effects, front, pareto, rows_of, signed
 from experiment.report.write import html, write_report
+from experiment.running.metrics import FIGURES
 from machine.errors import Interrupted
 from tests.conftest import Suites
 from tests.report_samples import history, metrics, sensitivities, small_suite, study, write
@@ -138,10 +138,10 @@ def test_changes_are_against_the_same_seeds(tmp_path: Path) -> None:
 
 
 def test_ratios_in_words() -> None:
-    size, latency = COST["model_size_mb"], COST["latency_ms_batch_1"]
+    size, latency = FIGURES["model_size_mb"], FIGURES["latency_ms_batch_1"]
     assert times(0.25, size) == "4.0× smaller"
     assert times(1.5, latency) == "1.50× slower"
-    assert times(1 / 859, COST["bitops"]) == "859× fewer BitOps"
+    assert times(1 / 859, FIGURES["bitops"]) == "859× fewer BitOps"
     assert times(1.001, size) == "the same"
     assert [signed(-0.004), signed(-0.5), signed(2)] == ["+0.00", "−0.50", "+2.00"]
 
@@ -288,29 +288,41 @@ def test_a_study_of_the_documented_fields(small: Path) -> None:
     study(small)
     said = page(read_folder(small))
     (shown,) = said["studies"]
-    assert shown["order"] == "P → Q → E"
+    assert shown["findings"][:2] == ["order: P → Q → E", "undecided: Q / E"]
     assert shown["stages"] == ["P", "Q", "E"]
     assert [chain["name"] for chain in shown["ranking"]] == ["S_PQ", "S_QP"]
     assert shown["ranking"][1]["text"] == "88.00 ± 0.50"
     assert shown["pairs"][0]["at"] == ["+0.80 (+0.20 to +1.40)", "–"]
-    assert said["headlines"][-1] == ("Study S: the order found is P → Q → E (undecided: Q / E).")
+    assert said["headlines"][-1] == "Study S, order: P → Q → E; undecided: Q / E."
 
 
 @pytest.mark.parametrize(
-    "value",
+    ("value", "field"),
     [
-        {},
-        {"order": None, "pairs": 3, "chains": "x", "cycles": {}, "undecided": None},
-        {"order": [["P", "Q"], "E"], "pairs": [{"first": "P", "second": "Q"}, {}, 3]},
-        {"cycles": [["P", "Q"], []], "chains": [{"metrics": {"accuracy": "x"}}, None, 4]},
-        {"pairs": [{"first": 1, "second": 2, "difference": {"mean": 1}, "interval": [None, 1],
-                    "wins": ["a", 2], "at_equal": [], "test_difference": "x"}],
-         "config": {"stages": {"P": [{}, "finetune"]}}, "best": [{"within": 1}], "method": 3},
+        ([], "it"),
+        ({"pairs": 3}, "pairs"),
+        ({"pairs": [{"first": "P", "second": "Q"}, {}]}, "pairs.1.first"),
+        ({"chains": [{"name": "X", "metrics": {"accuracy": "x"}}]}, "chains.0.metrics.accuracy"),
+        ({"pairs": [{"first": "P", "second": "Q", "interval": [None, 1]}]}, "pairs.0.interval.0"),
+        ({"config": {"stages": {"P": 3}}}, "config.stages.P.str"),
+        ({"best": [{"within": 1}]}, "best.0.chain"),
     ],
-)  # fmt: skip
-def test_a_study_of_another_shape_leaves_parts_out(value: dict[str, Any]) -> None:
-    folder = Folder(studies={"X": value})
-    assert study_view("X", value)["headline"].startswith("Study X: ")
+)
+def test_a_study_of_another_shape_is_named_and_left_out(
+    tmp_path: Path, value: Any, field: str
+) -> None:
+    (tmp_path / "study_X.json").write_text(json.dumps(value))
+    folder = read_folder(tmp_path)
+    assert folder.studies == {}
+    (problem,) = folder.problems
+    assert problem.startswith(f"study_X.json: {field}: ") and problem.endswith("; left out")
+    assert "study_X.json" in html(folder)
+
+
+def test_a_study_with_nothing_in_it_is_shown(tmp_path: Path) -> None:
+    (tmp_path / "study_X.json").write_text("{}")
+    folder = read_folder(tmp_path)
+    assert page(folder)["headlines"][-1] == "Study X, order: none."
     assert "Order studies" in html(folder)
 
 
@@ -364,8 +376,8 @@ def hostile(folder: Path) -> None:
     named = {**result, "experiment": f"x{EVIL}".replace("/", ""), "baseline": EVIL}
     (folder / f"{named['experiment']}_results.json").write_text(json.dumps(named))
     pair = {"first": EVIL, "second": "Q", "difference": 1.0}
-    text = {"order": [EVIL], "pairs": [pair], "undecided": [[EVIL]], "cycles": [[EVIL]],
-            "chains": [{"name": EVIL, "metrics": {"accuracy": 1}}], "failed": [EVIL],
+    text = {"order": [EVIL], "pairs": [pair], "undecided": [[EVIL, EVIL]], "cycles": [[EVIL]],
+            "chains": [{"name": EVIL, "metrics": {"accuracy": {"mean": 1}}}], "failed": [EVIL],
             "config": {"stages": {EVIL: EVIL}}}  # fmt: skip
     (folder / "study_S.json").write_text(json.dumps(text))
     (folder / "Z_sensitivity.json").write_text(

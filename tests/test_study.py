@@ -17,7 +17,6 @@ from scipy import stats
 
 import main
 from dataset import load_dataset
-from experiment.commands.study import findings
 from experiment.study.analysis import Analysis, Evidence, Reference
 from experiment.study.plan import load_study
 from experiment.study.recommend import parse_wish, recommendation
@@ -366,7 +365,8 @@ def test_a_study_runs_end_to_end(report: dict[str, Any]) -> None:
         assert figures["accuracy"]["n"] == 2 and figures["bitops"]["mean"] > 0
         drop = report["baseline"]["metrics"]["accuracy"]["mean"] - figures["accuracy"]["mean"]
         assert chain["accuracy_drop"] == pytest.approx(drop)
-    assert next(iter(findings(report))).startswith("order: ")
+    assert report["findings"][0]["kind"] == "order"
+    assert report["findings"][0]["text"].startswith("order: ")
 
 
 def test_figures_are_of_the_validation_share(report: dict[str, Any], tiny_study: Path) -> None:

@@ -6,7 +6,8 @@ import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from experiment.report.rows import COST, Row, front, groups
+from experiment.report.rows import Row, front, groups
+from experiment.running.metrics import FIGURES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,7 +60,7 @@ def tradeoff(rows: Sequence[Row], cost: str, title: str) -> Figure:
     """Accuracy against one cost, a column of a paper wide; bars are one standard deviation."""
     from matplotlib.figure import Figure
 
-    axis = COST[cost]
+    axis = FIGURES[cost]
     figure = Figure(figsize=(3.5, 2.7), layout="constrained")
     axes = figure.add_subplot(xlabel=axis.label, ylabel="accuracy (%)")
     axes.set_title(title.replace("$", r"\$"), fontsize=8)

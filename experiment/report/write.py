@@ -20,7 +20,7 @@ from markupsafe import Markup, escape
 from experiment.report.page import page
 from experiment.report.pictures import pictures
 from experiment.report.reader import Folder, read_folder
-from experiment.report.rows import COSTS, rows_of
+from experiment.report.rows import rows_of
 from experiment.report.tables import csv_table, latex_table, markdown_table
 from machine.files import write_atomically
 
@@ -66,7 +66,7 @@ def html(folder: Folder) -> str:
         plotly=Markup(plotly),
         js=Markup(js),
         hashes=Markup(" ".join(f"'sha256-{_digest(script)}'" for script in (plotly, js))),
-        cost_options=[(c.key, c.label) for c in COSTS],
+        cost_options=[(c["key"], c["label"]) for c in context["data"]["costs"]],
         split_options=[(name, name) for name in context["splits"]],
         reach_options=_reaches(context["data"]["experiments"]),
         status_options=[("", "all"), *((status, status) for status in statuses)],
