@@ -17,6 +17,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/tach check
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

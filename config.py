@@ -55,42 +55,42 @@ DEFAULT_COMPRESSION_PARAMS = {
 
 EXPERIMENT_CONFIGS = [
     # Baselines: trained once, reused by every chain that names them.
-    {"name": "Serial_CIFAR10_Baseline_FP32", "is_fp32_baseline_generation": True},
+    {"name": "Baseline_FP32_Serial_CIFAR10", "is_fp32_baseline_generation": True},
     {
-        "name": "Parallel_CIFAR10_Baseline_FP32",
+        "name": "Baseline_FP32_Parallel_CIFAR10",
         "is_fp32_baseline_generation": True,
         "model_args": {"fusion": "parallel"},
     },
     {
-        "name": "Serial_CIFAR100_Baseline_FP32",
+        "name": "Baseline_FP32_Serial_CIFAR100",
         "is_fp32_baseline_generation": True,
         "dataset_args": {"name": "CIFAR100"},
     },
     # The usual order: prune, finetune, quantize.
     {
         "name": "Serial_CIFAR10_P40_F_QPTQ",
-        "load_fp32_baseline_from_experiment": "Serial_CIFAR10_Baseline_FP32",
+        "load_fp32_baseline_from_experiment": "Baseline_FP32_Serial_CIFAR10",
         "compression_args": {"pruning_ratio": 0.4, "finetune_epochs": 5, "quantization": "ptq"},
     },
     {
         "name": "Serial_CIFAR10_P40_F_QQAT",
-        "load_fp32_baseline_from_experiment": "Serial_CIFAR10_Baseline_FP32",
+        "load_fp32_baseline_from_experiment": "Baseline_FP32_Serial_CIFAR10",
         "compression_args": {"pruning_ratio": 0.4, "finetune_epochs": 5, "quantization": "qat"},
     },
     {
         "name": "Parallel_CIFAR10_P40_F_QPTQ",
-        "load_fp32_baseline_from_experiment": "Parallel_CIFAR10_Baseline_FP32",
+        "load_fp32_baseline_from_experiment": "Baseline_FP32_Parallel_CIFAR10",
         "compression_args": {"pruning_ratio": 0.4, "finetune_epochs": 5, "quantization": "ptq"},
     },
     {
         "name": "Serial_CIFAR100_P40_F_QPTQ",
-        "load_fp32_baseline_from_experiment": "Serial_CIFAR100_Baseline_FP32",
+        "load_fp32_baseline_from_experiment": "Baseline_FP32_Serial_CIFAR100",
         "compression_args": {"pruning_ratio": 0.4, "finetune_epochs": 5, "quantization": "ptq"},
     },
     # Structural: half of the multiply-accumulates are cut out.
     {
         "name": "Serial_CIFAR10_M50_F_QPTQ",
-        "load_fp32_baseline_from_experiment": "Serial_CIFAR10_Baseline_FP32",
+        "load_fp32_baseline_from_experiment": "Baseline_FP32_Serial_CIFAR10",
         "compression_args": {
             "sequence": [
                 {"prune": {"mode": "structural", "keep": {"macs": 0.5}, "criterion": "taylor"}},
@@ -102,42 +102,42 @@ EXPERIMENT_CONFIGS = [
     # One technique alone.
     {
         "name": "Serial_CIFAR10_QPTQ",
-        "load_fp32_baseline_from_experiment": "Serial_CIFAR10_Baseline_FP32",
+        "load_fp32_baseline_from_experiment": "Baseline_FP32_Serial_CIFAR10",
         "compression_args": {"quantization": "ptq"},
     },
     {
         "name": "Serial_CIFAR10_QQAT",
-        "load_fp32_baseline_from_experiment": "Serial_CIFAR10_Baseline_FP32",
+        "load_fp32_baseline_from_experiment": "Baseline_FP32_Serial_CIFAR10",
         "compression_args": {"quantization": "qat"},
     },
     {
         "name": "Serial_CIFAR10_P40",
-        "load_fp32_baseline_from_experiment": "Serial_CIFAR10_Baseline_FP32",
+        "load_fp32_baseline_from_experiment": "Baseline_FP32_Serial_CIFAR10",
         "compression_args": {"pruning_ratio": 0.4},
     },
     # Other orders, written out; a sequence runs exactly as it stands.
     {
         "name": "Serial_CIFAR10_QQAT_P40_F",
-        "load_fp32_baseline_from_experiment": "Serial_CIFAR10_Baseline_FP32",
+        "load_fp32_baseline_from_experiment": "Baseline_FP32_Serial_CIFAR10",
         "compression_args": {
             "sequence": ["qat", {"prune": {"ratio": 0.4}}, {"finetune": {"epochs": 5}}]
         },
     },
     {
         "name": "Serial_CIFAR10_QPTQ_P40_F",
-        "load_fp32_baseline_from_experiment": "Serial_CIFAR10_Baseline_FP32",
+        "load_fp32_baseline_from_experiment": "Baseline_FP32_Serial_CIFAR10",
         "compression_args": {
             "sequence": ["ptq", {"prune": {"ratio": 0.4}}, {"finetune": {"epochs": 5}}]
         },
     },
     {
         "name": "Serial_CIFAR10_P40_QPTQ",
-        "load_fp32_baseline_from_experiment": "Serial_CIFAR10_Baseline_FP32",
+        "load_fp32_baseline_from_experiment": "Baseline_FP32_Serial_CIFAR10",
         "compression_args": {"sequence": [{"prune": {"ratio": 0.4}}, "ptq"]},
     },
     {
         "name": "Serial_CIFAR10_P40_QPTQ_F",
-        "load_fp32_baseline_from_experiment": "Serial_CIFAR10_Baseline_FP32",
+        "load_fp32_baseline_from_experiment": "Baseline_FP32_Serial_CIFAR10",
         "compression_args": {
             "sequence": [{"prune": {"ratio": 0.4}}, "ptq", {"finetune": {"epochs": 5}}]
         },
@@ -147,7 +147,7 @@ EXPERIMENT_CONFIGS = [
 ORDER_STUDIES = [  # in which order? python main.py study Serial_CIFAR10_Orders
     {
         "name": "Serial_CIFAR10_Orders",
-        "baseline": "Serial_CIFAR10_Baseline_FP32",  # every chain starts from it
+        "baseline": "Baseline_FP32_Serial_CIFAR10",  # every chain starts from it
         "stages": {  # a capital letter each: a stage, or a list of stages
             "D": {"distill": {"width": 0.5}},
             "P": [

@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torchvision
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from data_sets.batches import BatchLoader
@@ -72,6 +70,8 @@ def load_dataset(args: DatasetArgs, data_dir: Path | str) -> Dataset:
 
     The split is stratified and the same for every seed. Raises DataError.
     """
+    from sklearn.model_selection import train_test_split  # two seconds of importing
+
     entry = _entry(args)
     info = entry.describe(args, Path(data_dir))
     arrays = entry.load(args, Path(data_dir))
@@ -187,8 +187,8 @@ def _entry(args: DatasetArgs) -> DatasetEntry:
 
 
 DATASET_REGISTRY: dict[str, DatasetEntry] = {
-    "CIFAR10": cifar(torchvision.datasets.CIFAR10, "CIFAR10"),
-    "CIFAR100": cifar(torchvision.datasets.CIFAR100, "CIFAR100"),
+    "CIFAR10": cifar("CIFAR10"),
+    "CIFAR100": cifar("CIFAR100"),
     "ImageFolder": DatasetEntry(describe_folder, load_folder),
     "Digits": DatasetEntry(describe_digits, load_digits_arrays, flip=False),
 }

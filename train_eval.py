@@ -1,4 +1,4 @@
-"""The one training loop and the one evaluation loop, with their optimizers and schedulers."""
+"""The one training loop and the one evaluation loop; what they are made of is in training/."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ class EpochProgress:
         }
 
 
-KINDS = 4096  # of networks, batch sizes and settings that one process may compile
-SETTLE_SECONDS = 2.0  # between looks at the losses, each of which waits for the device
+VARIANTS = 4096  # networks, batch sizes and settings that one process may compile
+SETTLE_SECONDS = 2.0  # time between two looks at the losses, each of which waits for the device
 
 
 class TrainResult(NamedTuple):
@@ -101,8 +101,8 @@ def compile_step(model: nn.Module) -> nn.Module:
     more and run the ninth as it is.
     """
     limits = torch._dynamo.config
-    limits.recompile_limit = max(limits.recompile_limit, KINDS)
-    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, KINDS)
+    limits.recompile_limit = max(limits.recompile_limit, VARIANTS)
+    limits.accumulated_recompile_limit = max(limits.accumulated_recompile_limit, VARIANTS)
     return torch.compile(model, dynamic=False)  # type: ignore[return-value]
 
 
@@ -119,19 +119,19 @@ def train_one_epoch(
     progress: EpochProgress | None = None,
     after_step: Callable[[EpochProgress], None] | None = None,
     description: str = "train",
-    share: Shard | None = None,
+    shard: Shard | None = None,
     step: Step | None = None,
 ) -> TrainResult:
     """One pass over `loader`, from `progress.step` on; the model is left in training mode.
 
-    `after_step` runs after every optimizer step, and may raise to stop. With a `share` of every
+    `after_step` runs after every optimizer step, and may raise to stop. With a `shard` of every
     batch, the result is that of all processes together. Losses are looked at every SETTLE_SECONDS
     and at the end, so NonFiniteLossError comes some steps late; it names the right one. A `step`
     takes the place of `take_step` with `criterion`, `precision` and `grad_clip`.
     """
     step = step or functools.partial(
         take_step, model, optimizer, criterion=criterion or cross_entropy(), precision=precision,
-        grad_clip=grad_clip, share=share,
+        grad_clip=grad_clip, shard=shard,
     )  # fmt: skip
     progress = progress or EpochProgress()
     progress.epoch = epoch
@@ -156,7 +156,7 @@ def train_one_epoch(
         if schedule is not None:
             schedule.after_step()
         progress.add(loss, hits, batch)
-        if share is not None or time.perf_counter() - settled > SETTLE_SECONDS:
+        if shard is not None or time.perf_counter() - settled > SETTLE_SECONDS:
             progress.settle()  # processes look at the same step, so that they stop at the same
             settled = time.perf_counter()
             bar.set_postfix(
@@ -187,22 +187,22 @@ def take_step(
     criterion: Criterion,
     precision: str = "fp32",
     grad_clip: float = 0.0,
-    share: Shard | None = None,
+    shard: Shard | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Train on one batch; its mean loss and number of right answers, both scalars on the device."""
-    if share is not None:
-        images, labels = share.rows_of(images), share.rows_of(labels)
+    if shard is not None:
+        images, labels = shard.rows_of(images), shard.rows_of(labels)
     optimizer.zero_grad(set_to_none=True)
     with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bf16"):
         logits = model(images)
         loss = criterion(logits.float(), labels, images)
     hard = labels if labels.ndim == 1 else labels.argmax(1)
     hits = (final_logits(logits.detach()).argmax(1) == hard).sum()
-    loss = loss if share is None else share.weight * loss
+    loss = loss if shard is None else shard.weight * loss
     loss.backward()
     loss = loss.detach()
-    if share is not None:
-        loss, hits = share.reduce(optimizer, loss, hits)
+    if shard is not None:
+        loss, hits = shard.reduce(optimizer, loss, hits)
     if grad_clip > 0:
         nn.utils.clip_grad_norm_(model.parameters(), grad_clip)
     optimizer.step()

@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, sync_playwright
 from experiment.report.reader import read_folder
 from experiment.report.write import html
 from machine.environment import environment
-from tests.report_samples import CHROMIUM, large_suite
+from tests.support.report_samples import CHROMIUM, large_suite
 
 
 def opened(browser: Browser, address: str) -> tuple[float, float]:

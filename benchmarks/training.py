@@ -321,8 +321,8 @@ def main() -> None:
     if device.type == "cpu":
         found["profile"] = profile_table(ours, 5)
         print("\nwhere our step goes")
-        for name, share in found["profile"].items():
-            print(f"  {name:30}{share:>7.1%}")
+        for name, shard in found["profile"].items():
+            print(f"  {name:30}{shard:>7.1%}")
     ratios = [a / b for a, b in zip(taken["plain"], taken["ours"], strict=True)]
     shares = [a / b for a, b in zip(limit, taken["ours"], strict=True)]
     result = {

@@ -10,25 +10,9 @@ DEFAULT_DATASET_CONFIG = {
     "validation_share": 0.02,  # 1,000 of the 50,000 training images
 }
 
-DEFAULT_TRAINING_PARAMS = {
-    "initial_train_epochs": 24,
-    "batch_size": 128,
-    "learning_rate": 4e-3,
-    "weight_decay": 0.05,
-    "scheduler": "onecycle",
-    "label_smoothing": 0.1,
-    "augmentation": "standard",
-    "precision": "auto",
-    "seed": 0,
-}
+DEFAULT_TRAINING_PARAMS = {"initial_train_epochs": 24}
 
-DEFAULT_COMPRESSION_PARAMS = {
-    "finetune_epochs": 5,
-    "finetune_learning_rate": 1e-3,
-    "qat_epochs": 3,
-    "qat_learning_rate": 5e-4,
-    "ptq_calibration_batches": 8,
-}
+DEFAULT_COMPRESSION_PARAMS = {"finetune_epochs": 5}
 
 
 def chain(name: str, *sequence: str | dict) -> dict:

@@ -22,13 +22,7 @@ DEFAULT_TRAINING_PARAMS = {
     "batch_size": 512,
     "optimizer": "muon",
     "learning_rate": 0.012,
-    "weight_decay": 0.05,
-    "scheduler": "onecycle",
-    "label_smoothing": 0.1,
-    "augmentation": "standard",
     "cutout": 12,
-    "precision": "auto",
-    "seed": 0,
 }
 
 EXPERIMENT_CONFIGS = [

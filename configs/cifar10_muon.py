@@ -17,18 +17,7 @@ DEFAULT_MODEL_PARAMS = {  # a fifth convolution in place of the second encoder l
     "ffn_dim": 192,
 }
 
-DEFAULT_TRAINING_PARAMS = {
-    "initial_train_epochs": 26,
-    "batch_size": 128,
-    "optimizer": "muon",
-    "learning_rate": 4e-3,
-    "weight_decay": 0.05,
-    "scheduler": "onecycle",
-    "label_smoothing": 0.1,
-    "augmentation": "standard",
-    "precision": "auto",
-    "seed": 0,
-}
+DEFAULT_TRAINING_PARAMS = {"initial_train_epochs": 26, "optimizer": "muon"}
 
 EXPERIMENT_CONFIGS = [
     {"name": "Serial_Baseline_FP32", "is_fp32_baseline_generation": True},

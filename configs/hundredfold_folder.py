@@ -17,18 +17,7 @@ DEFAULT_MODEL_PARAMS = {  # the default hybrid at twice its width: 1.65 M parame
     "ffn_dim": 512,
 }
 
-DEFAULT_TRAINING_PARAMS = {
-    "initial_train_epochs": 8,
-    "batch_size": 128,
-    "optimizer": "muon",
-    "learning_rate": 4e-3,
-    "weight_decay": 0.05,
-    "scheduler": "onecycle",
-    "label_smoothing": 0.1,
-    "augmentation": "standard",
-    "precision": "auto",
-    "seed": 0,
-}
+DEFAULT_TRAINING_PARAMS = {"initial_train_epochs": 8, "optimizer": "muon"}
 
 EXPERIMENT_CONFIGS = [
     {"name": "Wide_Baseline_FP32", "is_fp32_baseline_generation": True},

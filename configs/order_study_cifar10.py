@@ -4,17 +4,7 @@ Run: python main.py study CIFAR10 --config configs/order_study_cifar10.py
 438 stages are trained (`--dry-run` shows them); what is done stays done when it is stopped.
 """
 
-DEFAULT_TRAINING_PARAMS = {
-    "initial_train_epochs": 100,
-    "batch_size": 256,
-    "learning_rate": 4e-3,
-    "weight_decay": 0.05,
-    "scheduler": "onecycle",
-    "label_smoothing": 0.1,
-    "augmentation": "standard",
-    "precision": "auto",
-    "seed": 0,
-}
+DEFAULT_TRAINING_PARAMS = {"initial_train_epochs": 100, "batch_size": 256}
 
 EXPERIMENT_CONFIGS = [{"name": "CIFAR10_Baseline_FP32", "is_fp32_baseline_generation": True}]
 

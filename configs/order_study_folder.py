@@ -6,23 +6,9 @@ The folder has train/<class>/*.jpg and test/<class>/*.jpg. Two cores with AMX ta
 50,000 images of 32×32 and two seeds.
 """
 
-DEFAULT_DATASET_CONFIG = {
-    "name": "ImageFolder",
-    "root": "data/cifar10",
-    "validation_share": 0.1,  # all comparisons are made on it
-}
+DEFAULT_DATASET_CONFIG = {"name": "ImageFolder", "root": "data/cifar10"}
 
-DEFAULT_TRAINING_PARAMS = {
-    "initial_train_epochs": 12,
-    "batch_size": 128,
-    "learning_rate": 4e-3,
-    "weight_decay": 0.05,
-    "scheduler": "onecycle",
-    "label_smoothing": 0.1,
-    "augmentation": "standard",
-    "precision": "auto",
-    "seed": 0,
-}
+DEFAULT_TRAINING_PARAMS = {"initial_train_epochs": 12}
 
 EXPERIMENT_CONFIGS = [
     {"name": "Serial_Baseline_FP32", "is_fp32_baseline_generation": True, "seeds": [0, 1]},

@@ -1,4 +1,4 @@
-"""Batches of images: normalisation, whole-batch augmentation and the loader that yields them.
+"""Augmentation of whole batches: crop, flip, cutout, RandAugment, mixup.
 
 A split lives as one uint8 tensor `[N, C, H, W]`. Indexing it and augmenting the batch as tensors
 keeps two CPU cores busy with the model instead of with per-image Python transforms.
@@ -6,9 +6,10 @@ keeps two CPU cores busy with the model instead of with per-image Python transfo
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 AUGMENTATIONS = ("none", "standard", "randaugment")
 
@@ -51,5 +52,14 @@ def randaugment(images: Tensor, group: int = 8) -> Tensor:
 
     v2 draws one operation a call, so a whole batch in one call would get a single distortion.
     """
+    from torchvision.transforms import v2  # a second of importing, which few runs need
+
     policy = v2.RandAugment()
     return torch.cat([policy(chunk) for chunk in images.split(group)])
+
+
+def mixup(alpha: float, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """torchvision's mixup (arXiv:1710.09412): images, labels `[B]` → images, labels `[B, K]`."""
+    from torchvision.transforms import v2  # a second of importing, which few runs need
+
+    return v2.MixUp(alpha=alpha, num_classes=num_classes)

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
-from data_sets.augmentation import cutout, randaugment, random_crop, random_flip
+from data_sets.augmentation import cutout, mixup, randaugment, random_crop, random_flip
 
 
 class BatchLoader:
@@ -45,9 +44,7 @@ class BatchLoader:
         self.batch_size = min(batch_size, len(self.index))
         self.training, self.augmentation, self.flip = training, augmentation, flip
         self.cutout_size = cutout_size
-        self.mixup = (
-            v2.MixUp(alpha=mixup_alpha, num_classes=num_classes) if mixup_alpha > 0 else None
-        )
+        self.mixup = mixup(mixup_alpha, num_classes) if mixup_alpha > 0 else None
         self.seed, self.epoch, self.device = seed, 0, torch.device(device)
         self.mean = torch.tensor(mean, device=self.device).view(1, -1, 1, 1)
         self.std = torch.tensor(std, device=self.device).view(1, -1, 1, 1)
@@ -68,6 +65,7 @@ class BatchLoader:
         """The epoch's batches from number `start` on, as if those before had been drawn."""
         order = self.index
         if self.training:
+            # A prime that exceeds any number of epochs: no two seeds share an epoch's order.
             generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
             order = order[torch.randperm(len(order), generator=generator)]
         order = order.to(self.images.device)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
-import torchvision
 from torch import Tensor
 
 from data_sets.source import (
@@ -18,24 +18,52 @@ from data_sets.source import (
     refuse_folder_options,
 )
 
-# --- CIFAR, in the original archive ------------------------------------------------------------
+
+class Archive(NamedTuple):
+    """torchvision's file of a data set, which it need not be imported to know."""
+
+    file: str
+    md5: str
+    classes: tuple[str, ...]
 
 
-def cifar(kind: type[torchvision.datasets.CIFAR10], name: str) -> DatasetEntry:
+ARCHIVES = {
+    "CIFAR10": Archive(
+        "cifar-10-python.tar.gz",
+        "c58f30108f718f92721af3b95e74349a",
+        (
+            *("airplane", "automobile", "bird", "cat", "deer"),
+            *("dog", "frog", "horse", "ship", "truck"),
+        ),
+    ),
+    "CIFAR100": Archive(
+        "cifar-100-python.tar.gz",
+        "eb9058c3a382ffc7106e4002c42a8d85",
+        tuple(f"class_{i}" for i in range(100)),
+    ),
+}
+
+
+def cifar(name: str) -> DatasetEntry:
+    """The registry's row of one of ARCHIVES."""
+    known = ARCHIVES[name]
+
     def describe(args: DatasetArgs, data_dir: Path) -> DataInfo:
         refuse_folder_options(args, name)
-        count = 100 if issubclass(kind, torchvision.datasets.CIFAR100) else 10
-        return DataInfo(name, _cifar_classes(count), 3, (32, 32), kind.tgz_md5)
+        return DataInfo(name, known.classes, 3, (32, 32), known.md5)
 
     def load(args: DatasetArgs, data_dir: Path) -> Arrays:
-        archive = data_dir / kind.filename
+        from torchvision import datasets  # a second of importing, which other data sets need not
+
+        kind = getattr(datasets, name)
+        archive = data_dir / known.file
         # Remove this check and torchvision downloads over a damaged archive without a word.
         if archive.exists():
             found = hashlib.md5(archive.read_bytes(), usedforsecurity=False).hexdigest()
-            if found != kind.tgz_md5:
+            if found != known.md5:
                 raise DataError(
                     f"{name}: {archive} is damaged or incomplete (md5 {found}, expected "
-                    f"{kind.tgz_md5}); delete it, then run again to download it"
+                    f"{known.md5}); delete it, then run again to download it"
                 )
         try:
             data_dir.mkdir(parents=True, exist_ok=True)
@@ -44,12 +72,12 @@ def cifar(kind: type[torchvision.datasets.CIFAR10], name: str) -> DatasetEntry:
         except (OSError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
             raise DataError(
-                f"{name}: {kind.filename} is not in {data_dir} and could not be downloaded "
+                f"{name}: {known.file} is not in {data_dir} and could not be downloaded "
                 f"({reason}); put the file into {data_dir}, or run offline: "
                 "python main.py --config configs/quickstart.py"
             ) from None
 
-        def images(split: torchvision.datasets.CIFAR10) -> Tensor:
+        def images(split: Any) -> Tensor:
             return torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous()
 
         return Arrays(
@@ -57,20 +85,3 @@ def cifar(kind: type[torchvision.datasets.CIFAR10], name: str) -> DatasetEntry:
         )
 
     return DatasetEntry(describe, load)
-
-
-def _cifar_classes(count: int) -> tuple[str, ...]:
-    if count == 10:
-        return (
-            "airplane",
-            "automobile",
-            "bird",
-            "cat",
-            "deer",
-            "dog",
-            "frog",
-            "horse",
-            "ship",
-            "truck",
-        )
-    return tuple(f"class_{i}" for i in range(count))

@@ -20,9 +20,6 @@ from machine.files import save_atomically, write_json
 IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".gif"}
 
 
-# --- ImageFolder: any folder of images ---------------------------------------------------------
-
-
 def _list_folder(args: DatasetArgs) -> tuple[tuple[str, ...], dict[str, list[tuple[Path, int]]]]:
     """Class names, and per split the sorted files with their labels."""
     if args.root is None:

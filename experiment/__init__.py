@@ -1,1 +1,0 @@
-"""How chains are checked, run, cached, measured and shown."""

@@ -22,8 +22,8 @@ from machine.errors import Refused
 
 HOME = Path(__file__).parent.parent
 OLDEST_PYTHON = (3, 10)
-MODULES = {"scikit-learn": "sklearn", "pillow": "PIL"}  # distribution → what is imported
-ON_TORCH = ("torchvision", "torchao")  # import it themselves
+MODULES = {"scikit-learn": "sklearn", "pillow": "PIL"}  # packages imported by another name
+ON_TORCH = ("torchvision", "torchao")  # packages that import torch, and fail where it does
 INSTALL = "pip install -r requirements.txt"
 
 

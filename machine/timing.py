@@ -19,8 +19,8 @@ from torch import nn
 from machine.processor import cpu_model, isa
 
 Network = nn.Module | Callable[[torch.Tensor], torch.Tensor]
-LATENCY_SECONDS = 0.5  # that a latency is measured for, at least
-BLOCK_SECONDS = 0.002  # of calls that are timed together
+LATENCY_SECONDS = 0.5  # shortest time that one network is timed for
+BLOCK_SECONDS = 0.002  # length of a block of calls that are timed together
 
 
 def latency(network: Network, images: torch.Tensor) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from machine import compiler
 
-LARGEST_POOL = 15  # the place of the maximum in its window is kept in one byte
+LARGEST_POOL = 15  # side of a window whose maximum's place, at most 225, fits into one byte
 
 
 SOURCE = Path(__file__).with_suffix(".cpp")

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from networks.args import ACTIVATIONS
 from networks.attention import Attention
@@ -32,6 +31,13 @@ class PositionalEncoding(nn.Module):
         return tokens + self.embedding
 
 
+def stochastic_depth(drop_path: float) -> nn.Module:
+    """Drops a branch for whole images with probability `drop_path` (arXiv:1603.09382)."""
+    from torchvision.ops import StochasticDepth  # a second of importing, which few networks need
+
+    return StochasticDepth(drop_path, "row")
+
+
 class EncoderLayer(nn.Module):
     """Pre-norm Transformer layer (arXiv:2002.04745) with stochastic depth on both branches."""
 
@@ -54,7 +60,7 @@ class EncoderLayer(nn.Module):
         self.activation = ACTIVATIONS[activation]()
         self.fc2 = nn.Linear(ffn_dim, embed_dim)
         self.dropout = nn.Dropout(dropout)
-        self.drop_path = StochasticDepth(drop_path, "row") if drop_path else nn.Identity()
+        self.drop_path = stochastic_depth(drop_path) if drop_path else nn.Identity()
 
     def forward(self, tokens: Tensor) -> Tensor:
         tokens = tokens + self.drop_path(self.attention(self.norm1(tokens)))

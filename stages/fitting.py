@@ -20,7 +20,7 @@ from machine.files import tensor_bytes
 from methods.early_exit.exits import Exits
 from methods.quantization import backends
 from networks.convolution import fuse_blocks
-from stages.ranks import MET_BY_ALL, foreman
+from stages.ranks import RAISED_BY_ALL_RANKS, first_rank
 from stages.stage import Context, StageError, StageSpec
 from stages.state import ModelState, build, cpu_copy
 from stages.teaching import Distillation
@@ -42,7 +42,7 @@ from training.recipe import Recipe, TrainingArgs, resolve_precision, wants_compi
 from training.team import current_team
 from training.whole_batch import part_of
 
-SAVING_SHARE = 0.05  # about what snapshots between epochs may take of the time
+SAVING_SHARE = 0.05  # share of the training time that snapshots between epochs may take
 
 
 class FitSpec(Recipe, StageSpec):
@@ -63,7 +63,7 @@ def fit(
     recipe: Recipe,
     epochs: int,
     ctx: Context,
-    criterion: Criterion | None = None,
+    distillation: Distillation | None = None,
     *,
     exits_only: bool = False,
 ) -> ModelState:
@@ -71,19 +71,20 @@ def fit(
 
     Early exits are trained with it, or `exits_only`, all else frozen. A quantization-aware state
     (scheme 'qat') trains with fake quantization, its ranges moving in the first half of the epochs.
-    Whole channels that are zero stay zero. The parameters of a Distillation train along and are
-    dropped. Saves itself to `ctx.snapshot` after an epoch, or after several where saving would take
-    more than SAVING_SHARE of the time, and goes on from there; on the CPU the result is the same to
-    the bit. The other processes of a torchrun take part, and may be others when it goes on. Raises
-    NonFiniteLossError and Interrupted, both with the last snapshot kept, and TeamError.
+    Whole channels that are zero stay zero. A `distillation` is the criterion; its own parameters
+    train along and are dropped. Saves itself to `ctx.snapshot` after an epoch, or after several
+    where saving would take more than SAVING_SHARE of the time, and goes on from there; on the CPU
+    the result is the same to the bit. The other processes of a torchrun take part, and may be
+    others when it goes on. Raises NonFiniteLossError and Interrupted, both with the last snapshot
+    kept, and TeamError.
     """
     team = current_team()
-    meeting = team.together(MET_BY_ALL) if team is not None else nullcontext()
+    meeting = team.together(RAISED_BY_ALL_RANKS) if team is not None else nullcontext()
     with meeting, _fastest_convolutions():
         if team is not None and team.rank == 0:
-            foreman.announce(team, state, recipe, epochs, ctx, criterion, exits_only)
-        criterion = criterion or cross_entropy(recipe.label_smoothing)
-        training = _Training(state, recipe, epochs, ctx, criterion, exits_only)
+            first_rank.broadcast_fit(team, state, recipe, epochs, ctx, distillation, exits_only)
+        criterion: Criterion = distillation or cross_entropy(recipe.label_smoothing)
+        training = _Training(state, recipe, epochs, ctx, distillation, exits_only)
         if state.model_args["exits"]:
             weight = (state.exits or Exits()).loss_weight
             criterion = over_exits(criterion, math.inf if exits_only else weight)
@@ -116,33 +117,38 @@ class _Training:
         recipe: Recipe,
         epochs: int,
         ctx: Context,
-        criterion: Criterion,
+        distillation: Distillation | None,
         exits_only: bool,
     ):
         self.state, self.recipe, self.epochs, self.ctx = state, recipe, epochs, ctx
         torch.manual_seed(ctx.seed)
-        self.float_model = build(state)
         self.fake_quant = state.quant is not None and state.quant.scheme == "qat"
         backend = state.quant.backend if state.quant is not None and self.fake_quant else None
         in_bf16 = backend is None or backends.trains_in_bf16(backend)
         self.precision = resolve_precision(recipe.precision, ctx.device) if in_bf16 else "fp32"
-        self.module, self.names = trainable(state, self.float_model, ctx.device)
-        self.judged = self.module
+        # One network in four roles: `module` holds what is trained (float, or fake-quantized),
+        # `names` says where each master weight lives in it, `stepped` is what a step calls (the
+        # module or its compiled form), `evaluated` what validation judges (the module or an exit).
+        float_model = build(state)
+        self.module, self.names = trainable(state, float_model, ctx.device)
+        self.evaluated = self.module
         if exits_only:
             freeze_trunk(self.module, self.names)
-            self.judged = LastExit(self.module)
-        self.masks = masks_in(self.module, self.float_model, self.names)
+            self.evaluated = LastExit(self.module)
+        self.masks = masks_in(self.module, float_model, self.names)
+        # Data, and who shares it.
         self.loaders = ctx.loaders(recipe)
-        self.share = self.join_team()
-        self.beside = criterion.to(ctx.device) if isinstance(criterion, Distillation) else None
-        if self.beside is not None:
-            self.beside.attach(self.module)
-        alone = self.share is None  # kernels and compiled code know nothing of other processes
-        plain = not (self.fake_quant or self.beside or state.model_args["exits"])
+        self.shard = self.join_team()
+        # What a step is made of.
+        self.distillation = distillation
+        if distillation is not None:
+            distillation.to(ctx.device).attach(self.module)
+        alone = self.shard is None  # kernels and compiled code know nothing of other processes
+        plain = not (self.fake_quant or distillation or state.model_args["exits"])
         self.compiled = alone and plain and wants_compiling(recipe, ctx.device)
-        self.trains = compile_step(self.module) if self.compiled else self.module
+        self.stepped = compile_step(self.module) if self.compiled else self.module
         fused = alone and not self.compiled and fuse_blocks(self.module, ctx.device)
-        trained = nn.ModuleList([m for m in (self.module, self.beside) if m is not None])
+        trained = nn.ModuleList([m for m in (self.module, distillation) if m is not None])
         self.optimizer = get_optimizer(trained, recipe)
         self.schedule = get_scheduler(self.optimizer, recipe, epochs, len(self.loaders.train))
         self.average = (
@@ -150,11 +156,12 @@ class _Training:
             if recipe.ema_decay
             else None
         )
+        # Where the training stands, and the clock by which it saves itself.
         self.epoch, self.progress = 0, EpochProgress()
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None  # {'loss', 'module'} of the best epoch
         self.started = self.saved_at = time.monotonic()
-        self.save_seconds = 0.0  # that the last snapshot took
+        self.save_seconds = 0.0  # time that the last snapshot took
         self.apply_masks()
         ctx.details.update(
             precision=self.precision,
@@ -165,25 +172,25 @@ class _Training:
         )
 
     def join_team(self) -> whole_batch.Shard | None:
-        """This process's share of every batch, where there are others. Raises StageError."""
+        """This process's part of every batch, where there are others. Raises StageError."""
         team = current_team()
         if team is None:
             return None
         try:
             batch = self.loaders.train.batch_size
-            share = whole_batch.Shard(team, batch, self.ctx.stop_requested)
+            shard = whole_batch.Shard(team, batch, self.ctx.stop_requested)
         except ValueError as error:
             raise StageError(str(error)) from None
-        share.synchronize(self.module)
-        backends.observe_together(self.module, whole_batch.extremes)
+        shard.synchronize(self.module)
+        backends.observe_together(self.module, whole_batch.all_reduce_extremes)
         self.ctx.details["processes"] = team.size
-        return share
+        return shard
 
     def set_step(self, criterion: Criterion) -> None:
         """What trains on a batch; on a GPU, where it is compiled, as one CUDA graph."""
         self.step: Step = partial(
-            take_step, self.trains, self.optimizer, criterion=criterion, precision=self.precision,
-            grad_clip=self.recipe.grad_clip, share=self.share,
+            take_step, self.stepped, self.optimizer, criterion=criterion, precision=self.precision,
+            grad_clip=self.recipe.grad_clip, shard=self.shard,
         )  # fmt: skip
         if self.compiled and self.ctx.device.type == "cuda":
             self.step = CapturedStep(self.step, self.optimizer, self.ctx.device)
@@ -193,7 +200,7 @@ class _Training:
         self.set_observing(2 * self.epoch < self.epochs)
         try:
             result = train_one_epoch(
-                self.trains,
+                self.stepped,
                 self.loaders.train,
                 self.optimizer,
                 schedule=self.schedule,
@@ -201,7 +208,7 @@ class _Training:
                 progress=self.progress,
                 after_step=self.after_step,
                 description=f"epoch {self.epoch + 1}/{self.epochs}",
-                share=self.share,
+                shard=self.shard,
                 step=self.step,
             )
             self.guard_divergence(result.loss)
@@ -250,10 +257,10 @@ class _Training:
 
     def judge(self, loader: BatchLoader) -> Evaluation:
         """The network on a split; of several processes each on its part, every image once."""
-        if self.share is None:
-            return evaluate(self.judged, loader)
-        whole, loader.index = loader.index, part_of(loader.index, self.share.team)
-        mine = evaluate(self.judged, loader)
+        if self.shard is None:
+            return evaluate(self.evaluated, loader)
+        whole, loader.index = loader.index, part_of(loader.index, self.shard.team)
+        mine = evaluate(self.evaluated, loader)
         loader.index = whole
         correct = round(mine.accuracy * mine.images / 100)
         sums = [mine.loss * mine.images, correct, mine.inference_time_ms * mine.images, mine.images]
@@ -282,7 +289,7 @@ class _Training:
         self.apply_masks()
         if self.average is not None:
             self.average.update(self.module)
-        stop = self.ctx.stop_requested() if self.share is None else self.share.stopping
+        stop = self.ctx.stop_requested() if self.shard is None else self.shard.stopping
         if stop:
             self.save()
             raise Interrupted
@@ -308,7 +315,7 @@ class _Training:
             "epoch": self.epoch,
             "progress": self.progress.plain(),
             "module": self.module.state_dict(),
-            "beside": self.beside and self.beside.state_dict(),
+            "distillation": self.distillation and self.distillation.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.scheduler.state_dict(),
             "average": self.average and (self.average.updates, self.average.average),
@@ -322,17 +329,19 @@ class _Training:
     def resume(self) -> None:
         """Go on from `ctx.snapshot`, if there is one; other processes from where the first is."""
         found = self.ctx.snapshot.load() if self.ctx.snapshot is not None else None
-        if self.share is not None:
-            first = self.share.team.rank == 0
-            start = self.share.team.tell(tensor_bytes(found or self.everything()) if first else b"")
+        if self.shard is not None:
+            first = self.shard.team.rank == 0
+            start = self.shard.team.broadcast(
+                tensor_bytes(found or self.everything()) if first else b""
+            )
             if not first:
                 found = torch.load(io.BytesIO(start), map_location="cpu", weights_only=True)
         if found is None:
             return
         self.epoch, self.progress = found["epoch"], EpochProgress(**found["progress"])
         self.module.load_state_dict(found["module"])
-        if self.beside is not None:
-            self.beside.load_state_dict(found["beside"])
+        if self.distillation is not None:
+            self.distillation.load_state_dict(found["distillation"])
         self.optimizer.load_state_dict(found["optimizer"])
         self.schedule.scheduler.load_state_dict(found["schedule"])
         if self.average is not None:

@@ -22,11 +22,15 @@ from stages.stage import Context, StageError
 from stages.state import ModelState
 from stages.teaching import Distillation, Teacher, TeacherSpec
 from train_eval import NonFiniteLossError
-from training.losses import Criterion, cross_entropy
+from training.losses import cross_entropy
 from training.recipe import Recipe
 from training.team import Team, local_rank
 
-MET_BY_ALL = (NonFiniteLossError, Interrupted, StageError)  # by every process after the same step
+RAISED_BY_ALL_RANKS = (
+    NonFiniteLossError,
+    Interrupted,
+    StageError,
+)  # by every process after the same step
 
 
 class Teaching(NamedTuple):
@@ -39,7 +43,7 @@ class Teaching(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Job:
+class FitJob:
     """The arguments of `fit`, as far as others need them."""
 
     state: ModelState
@@ -53,32 +57,32 @@ class Job:
     teaching: Teaching | None
 
 
-class Foreman:
+class FirstRank:
     """The first process's side; it remembers which data sets the others have."""
 
     def __init__(self) -> None:
         self.sent: list[Dataset] = []
 
-    def announce(
+    def broadcast_fit(
         self,
         team: Team,
         state: ModelState,
         recipe: Recipe,
         epochs: int,
         ctx: Context,
-        criterion: Criterion | None,
+        distillation: Distillation | None,
         exits_only: bool,
     ) -> None:
         """Have the other processes call `fit` as well."""
         known = [number for number, other in enumerate(self.sent) if other is ctx.dataset]
         number = known[0] if known else len(self.sent)
         teaching = None
-        if isinstance(criterion, Distillation):
-            teacher = criterion.teacher
+        if distillation is not None:
+            teacher = distillation.teacher
             answers = teacher.known and (teacher.known[0].cpu(), teacher.known[1].cpu())
-            teaching = Teaching(criterion.spec, teacher.state, criterion.at, answers)
-        team.tell(
-            Job(
+            teaching = Teaching(distillation.spec, teacher.state, distillation.at, answers)
+        team.broadcast(
+            FitJob(
                 state,
                 recipe,
                 epochs,
@@ -92,33 +96,33 @@ class Foreman:
         )
         if not known:
             self.sent.append(ctx.dataset)
-            _pass_on(team, ctx.dataset)
+            _broadcast_dataset(team, ctx.dataset)
 
 
-foreman = Foreman()
+first_rank = FirstRank()
 
 
-def serve(team: Team, fit: Callable[..., Any]) -> None:
+def take_part(team: Team, fit: Callable[..., Any]) -> None:
     """Take part in every `fit` of the first process until it is done. Raises TeamError."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the first process says when to stop
     datasets: list[Dataset] = []
-    while (job := team.tell()) is not None:
+    while (job := team.broadcast()) is not None:
         if job.dataset == len(datasets):
-            datasets.append(_pass_on(team))
+            datasets.append(_broadcast_dataset(team))
         torch.use_deterministic_algorithms(job.deterministic)
         device = torch.device(job.device)
         if device.type == "cuda":
             device = torch.device("cuda", local_rank() % torch.cuda.device_count())
         ctx = Context(datasets[job.dataset], device, job.seed, say=lambda text: None)
         try:
-            criterion = _criterion(job.teaching, ctx)
-            fit(job.state, job.recipe, job.epochs, ctx, criterion, exits_only=job.exits_only)
-        except MET_BY_ALL:
+            distillation = _distillation(job.teaching, ctx)
+            fit(job.state, job.recipe, job.epochs, ctx, distillation, exits_only=job.exits_only)
+        except RAISED_BY_ALL_RANKS:
             continue
 
 
-def _criterion(teaching: Teaching | None, ctx: Context) -> Distillation | None:
+def _distillation(teaching: Teaching | None, ctx: Context) -> Distillation | None:
     if teaching is None:
         return None
     spec = teaching.spec
@@ -129,13 +133,13 @@ def _criterion(teaching: Teaching | None, ctx: Context) -> Distillation | None:
     return Distillation(spec, cross_entropy(spec.label_smoothing), teacher, teaching.at)
 
 
-def _pass_on(team: Team, dataset: Dataset | None = None) -> Dataset:
+def _broadcast_dataset(team: Team, dataset: Dataset | None = None) -> Dataset:
     """The first process's data set; its images travel by themselves, without a pickled copy."""
     about = None
     if dataset is not None:
         shapes = [(array.shape, array.dtype) for array in dataset.arrays]
         about = replace(dataset, arrays=None), shapes  # type: ignore[arg-type]
-    described, shapes = team.tell(about)
+    described, shapes = team.broadcast(about)
     arrays = []
     for number, (shape, dtype) in enumerate(shapes):
         found = torch.empty(shape, dtype=dtype) if dataset is None else dataset.arrays[number]

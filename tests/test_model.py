@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from model import HybridCNNTransformer, LightweightCNN
-from networks.args import ModelArgs
-from networks.attention import Attention, ScaledDotProduct, attention_written_out
-from networks.transformer import PositionalEncoding
-from tests.conftest import FUSIONS, TINY, tiny
+from stages.state import build
+from tests.support.exits import with_exits
+from tests.support.tiny import FUSIONS, TINY, tiny
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("pooling", ["mean", "class_token", "sequence"])
+def test_parts_make_the_whole_network(fusion: str, pooling: str) -> None:
+    state = with_exits(fusion, pooling=pooling)
+    model, images = build(state), torch.randn(5, 1, 8, 8)
+    plain_args = {**state.model_args, "exits": []}
+    plain = HybridCNNTransformer(**plain_args).eval()
+    plain.load_state_dict({n: w for n, w in state.weights.items() if not n.startswith("exits.")})
+    with torch.inference_mode():
+        every = model.every_logits(images)
+        assert len(every) == len(state.model_args["exits"]) + 1
+        torch.testing.assert_close(every[-1], plain(images))
+        torch.testing.assert_close(model(images), plain(images))
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -48,41 +61,6 @@ def test_resolved_arguments_rebuild_the_same_network(fusion: str) -> None:
     assert model.model_args["head_dim"] == [8, 4]
 
 
-def test_attention_equals_torchs_multihead_attention() -> None:
-    ours, theirs = Attention(16, 4, 4).eval(), nn.MultiheadAttention(16, 4, batch_first=True)
-    theirs.in_proj_weight.data, theirs.in_proj_bias.data = ours.qkv.weight, ours.qkv.bias
-    theirs.out_proj.load_state_dict(ours.proj.state_dict())
-    tokens = torch.randn(2, 5, 16)
-    expected, _ = theirs(tokens, tokens, tokens)
-    torch.testing.assert_close(ours(tokens), expected, rtol=1e-5, atol=1e-6)
-
-
-def test_both_attention_paths_agree_in_value_and_gradient() -> None:
-    core = ScaledDotProduct()
-    results = []
-    for written_out in (True, False):
-        torch.manual_seed(1)
-        qkv = [torch.randn(2, 3, 9, 8, requires_grad=True) for _ in range(3)]
-        if written_out:
-            with attention_written_out():
-                out = core.eval()(*qkv)
-        else:
-            out = F.scaled_dot_product_attention(*qkv)
-        results.append([out, *torch.autograd.grad(out.square().sum(), qkv)])
-    for one, other in zip(*results, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-
-
-def test_sinusoidal_positions_follow_the_papers_formula() -> None:
-    table = PositionalEncoding(6, 8, "sinusoidal").embedding[0]
-    assert table[5, 2].item() == pytest.approx(float(torch.sin(torch.tensor(5 / 10000 ** (2 / 8)))))
-    assert table[5, 3].item() == pytest.approx(float(torch.cos(torch.tensor(5 / 10000 ** (2 / 8)))))
-
-
-def test_odd_width_takes_sinusoidal_positions() -> None:
-    assert PositionalEncoding(4, 5, "sinusoidal")(torch.zeros(1, 4, 5)).shape == (1, 4, 5)
-
-
 def test_cnn_alone() -> None:
     cnn = LightweightCNN(3, [4, 6], kernels=[3, 3], strides=[1, 2], pools=[2, 1])
     assert cnn(torch.randn(2, 3, 16, 16)).shape == (2, 6, 4, 4)
@@ -109,16 +87,6 @@ def test_impossible_networks_are_refused(args: dict, said: str) -> None:
 def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"cnn\.blocks\.0 takes images \[B, 1, 8, 8\]"):
         tiny()(torch.zeros(shape))
-
-
-def test_feature_sizes_are_those_of_the_network() -> None:
-    args = {**TINY, "image_size": (13, 17), "cnn_strides": [2, 1], "cnn_kernels": [5, 3]}
-    model = HybridCNNTransformer(**args)
-    seen = []
-    for block in model.cnn.blocks:
-        block.register_forward_hook(lambda m, i, out: seen.append(tuple(out.shape[2:])))
-    model.eval()(torch.zeros(1, 1, 13, 17))
-    assert seen == ModelArgs(**args).feature_sizes()
 
 
 def test_fusion_groups_name_real_modules_in_order() -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-WARM_UP = 3  # steps as they are: code is compiled, kernels are timed, optimizers make their state
+WARM_UP = 3  # plain steps first, in which code is compiled and optimizers make their state
 Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # images, labels → loss, right answers
 
 

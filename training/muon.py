@@ -1,4 +1,9 @@
-"""Muon for the hidden matrices of a network, AdamW for all else, as one optimizer."""
+"""Muon for the hidden matrices of a network, AdamW for all else, as one optimizer.
+
+torch.optim.Muon takes 2-D parameters only, steps through them one by one and cannot be captured in
+a CUDA graph; here convolution kernels count as matrices, equal shapes are orthogonalized together,
+and one optimizer with one learning rate serves the whole network.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +17,9 @@ from torch import Tensor, nn
 
 from machine.processor import bf16_is_fast
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # quintic, of the largest slope at 0
-ITERATIONS = 5
-NARROW = 4  # images' channels, depthwise kernels: no matrix worth the name
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic with the largest slope at 0
+ITERATIONS = 5  # Newton-Schulz steps; singular values then lie near 1, which is enough
+NARROW = 4  # most inputs or outputs of a weight that is left to AdamW (colours, depthwise)
 
 
 def hidden_matrices(model: nn.Module) -> list[Tensor]:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from machine.errors import Failed
 
-FOR_EVER = timedelta(days=365)  # the first process may be busy on its own for long
+CONTROL_TIMEOUT = timedelta(days=365)  # longest wait for the first process, which may be busy
 
 
 class TeamError(Failed):
@@ -25,12 +25,12 @@ class Team:
 
     def __init__(self, rank: int, size: int):
         self.rank, self.size = rank, size
-        control = dist.new_group(backend="gloo", timeout=FOR_EVER)
+        control = dist.new_group(backend="gloo", timeout=CONTROL_TIMEOUT)
         assert isinstance(control, dist.ProcessGroup)
         self.control = control
         self.working = False  # in `fit`, where the others may wait for something else
 
-    def tell(self, value: Any = None) -> Any:
+    def broadcast(self, value: Any = None) -> Any:
         """What the first process gives here, for all; tensors must be on the CPU."""
         box = [value]
         dist.broadcast_object_list(box, 0, self.control)
@@ -55,7 +55,7 @@ class Team:
         """Let the others end; in the midst of training they do so when they miss the first."""
         if not self.working:
             with suppress(RuntimeError):  # one of them is gone already
-                self.tell(None)
+                self.broadcast(None)
             dist.destroy_process_group()
 
 

@@ -13,13 +13,13 @@ loss, the hits and the wish to stop travel along in one message. Its SyncBatchNo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from training.team import Team
 
@@ -57,18 +57,23 @@ class Shard:
         return figures[0], figures[1]
 
     def synchronize(self, module: nn.Module) -> None:
-        """Make batch norm and dropout in `module` see the whole batch. Names stay as they are."""
+        """Make batch norm and dropout in `module` see the whole batch.
+
+        A module gets another class rather than another takes its place: so its name, its hooks and
+        its parameters, which an optimizer may hold, stay what they are.
+        """
+        layers = whole_batch_layers()
         for part in module.modules():
-            if type(part) in WHOLE_BATCH:
-                part.__class__ = WHOLE_BATCH[type(part)]
-                part.share = self  # type: ignore[assignment]
+            if type(part) in layers:
+                part.__class__ = layers[type(part)]
+                part.shard = self  # type: ignore[assignment]
 
 
 def part_of(index: Tensor, team: Team) -> Tensor:
     return index.tensor_split(team.size)[team.rank]
 
 
-def extremes(values: Tensor) -> Tensor:
+def all_reduce_extremes(values: Tensor) -> Tensor:
     """Least and largest value over all processes, `[2]`."""
     low, high = torch.aminmax(values.float())
     pair = torch.stack([-low, high])
@@ -93,7 +98,7 @@ class _Sum(torch.autograd.Function):
 class _BatchNorm2d(nn.BatchNorm2d):
     """Mean and variance are those of the whole batch, put together in double precision."""
 
-    share: Shard
+    shard: Shard
 
     def forward(self, images: Tensor) -> Tensor:
         if not self.training:
@@ -102,7 +107,7 @@ class _BatchNorm2d(nn.BatchNorm2d):
         variance, mean = torch.var_mean(values, (0, 2, 3), correction=0)  # [C]
         mean, variance = mean.double(), variance.double()
         moments = torch.stack([mean, variance + mean.square()])
-        mean, square = _Sum.apply(self.share.weight * moments)
+        mean, square = _Sum.apply(self.shard.weight * moments)
         variance = (square - mean.square()).clamp_min(0)
         self._remember(mean.detach(), variance.detach(), images)
         scale = self.weight * (variance + self.eps).rsqrt().float()
@@ -114,7 +119,7 @@ class _BatchNorm2d(nn.BatchNorm2d):
     def _remember(self, mean: Tensor, variance: Tensor, images: Tensor) -> None:
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None
-        count = self.share.batch * images.shape[2] * images.shape[3]
+        count = self.shard.batch * images.shape[2] * images.shape[3]
         self.num_batches_tracked.add_(1)
         self.running_mean.lerp_(mean.float(), self.momentum)
         self.running_var.lerp_((variance * count / (count - 1)).float(), self.momentum)
@@ -123,29 +128,33 @@ class _BatchNorm2d(nn.BatchNorm2d):
 class _Dropout(nn.Dropout):
     """Drawn for the whole batch, so that processes stay in step and drop as one would."""
 
-    share: Shard
+    shard: Shard
 
     def forward(self, values: Tensor) -> Tensor:
         if not self.training or self.p == 0:
             return values
-        whole = values.new_ones((self.share.batch, *values.shape[1:]))
-        return values * self.share.rows_of(super().forward(whole))
+        whole = values.new_ones((self.shard.batch, *values.shape[1:]))
+        return values * self.shard.rows_of(super().forward(whole))
 
 
-class _StochasticDepth(StochasticDepth):
-    """Drawn for the whole batch."""
+@functools.cache
+def whole_batch_layers() -> dict[type[nn.Module], type[nn.Module]]:
+    """Layer → its form that sees the whole batch."""
+    from torchvision.ops import StochasticDepth  # a second of importing, which few runs need
 
-    share: Shard
+    class WholeBatchStochasticDepth(StochasticDepth):
+        """Drawn for the whole batch."""
 
-    def forward(self, values: Tensor) -> Tensor:
-        if not self.training or self.p == 0:
-            return values
-        whole = values.new_ones((self.share.batch, *[1] * (values.ndim - 1)))
-        return values * self.share.rows_of(super().forward(whole))
+        shard: Shard
 
+        def forward(self, values: Tensor) -> Tensor:
+            if not self.training or self.p == 0:
+                return values
+            whole = values.new_ones((self.shard.batch, *[1] * (values.ndim - 1)))
+            return values * self.shard.rows_of(super().forward(whole))
 
-WHOLE_BATCH: dict[type[nn.Module], type[nn.Module]] = {
-    nn.BatchNorm2d: _BatchNorm2d,
-    nn.Dropout: _Dropout,
-    StochasticDepth: _StochasticDepth,
-}
+    return {
+        nn.BatchNorm2d: _BatchNorm2d,
+        nn.Dropout: _Dropout,
+        StochasticDepth: WholeBatchStochasticDepth,
+    }

@@ -27,7 +27,7 @@ OPTIONAL = {
     "thop": "a second count of MACs",
 }  # fmt: skip
 MARKS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
-LEAST_FREE = 1e9  # bytes, below which a disk is called nearly full
+LEAST_FREE = 1e9  # free bytes below which a disk is called nearly full
 
 
 def doctor_command(arguments: list[str], console: object = None) -> int:
@@ -134,20 +134,19 @@ def _suite(config: str) -> Iterator[Finding]:
 
 
 def _data(suite: Suite) -> Iterator[Finding]:
-    from torchvision import datasets
+    from data_sets.cifar import ARCHIVES
 
-    archives = {"CIFAR10": datasets.CIFAR10, "CIFAR100": datasets.CIFAR100}
     for info in {e.dataset_args: e.data for e in suite.experiments}.values():
         shape = "×".join(map(str, (info.in_channels, *info.image_size)))
         text = f"{info.name}, {len(info.classes)} classes, {shape}"
-        kind = archives.get(info.name)
-        if kind is None or (suite.data_dir / kind.filename).exists():
+        archive = ARCHIVES.get(info.name)
+        if archive is None or (suite.data_dir / archive.file).exists():
             yield Finding("ok", "data", f"{text}: found")
             continue
         yield Finding(
             "note",
             "data",
-            f"{text}: {kind.filename} is not in {suite.data_dir}/; the first run downloads it",
+            f"{text}: {archive.file} is not in {suite.data_dir}/; the first run downloads it",
             "offline, put it there, or run --config configs/quickstart.py, which needs none",
         )
 

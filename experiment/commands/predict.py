@@ -33,7 +33,7 @@ from methods.early_exit.exits import EarlyExitNetwork
 from stages.deployment import deploy
 from stages.state import ModelState
 
-BATCH = 64
+BATCH = 64  # images that are decoded and classified together
 SEE = "; python main.py show EXPERIMENT names the file of its network"
 
 

@@ -19,13 +19,13 @@ from machine.processor import has_vnni
 from methods.quantization import backends
 from stages.state import ModelState, build
 
-BATCH = 64  # images that a file of any batch size is compared by
+BATCH = 64  # images at once with which a file of any batch size is compared
 
 
 # Largest ‖difference‖ / ‖logits‖, and share of images whose class may change.
 FLOAT_TOLERANCE = (1e-4, 0.001)
-INT8_TOLERANCE = (0.1, 0.02)  # and at most INT8_ROUNDING times what int8 moves the float logits by
-INT8_ROUNDING = 2.0
+INT8_TOLERANCE = (0.1, 0.02)  # the same for int8
+INT8_ROUNDING = 2.0  # and at most so many times what int8 itself moves the float logits by
 
 
 class ExportError(RuntimeError):

@@ -24,9 +24,9 @@ from experiment.suite.keys import HOME
 from experiment.suite.messages import ConfigError
 from machine.errors import Interrupted
 
-RETRIES = 3  # of a stage whose worker or machine was lost
-PROCESS_BYTES = 3 * 2**29  # of a worker, without the images
-POLL_SECONDS = 0.5
+RETRIES = 3  # times that a stage is started again after its worker or machine was lost
+PROCESS_BYTES = 3 * 2**29  # memory of a worker process, without the images
+POLL_SECONDS = 0.5  # time between two looks at stages that run elsewhere
 
 
 class Needs(NamedTuple):

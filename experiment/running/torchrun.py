@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from experiment.running.console import NoTerminal
 from stages.fitting import fit
-from stages.ranks import serve
+from stages.ranks import take_part
 from training.team import join
 
 
@@ -24,7 +24,7 @@ def led_by_the_first(command: Callable[[], int]) -> int:
             team.dismiss()
     with contextlib.redirect_stderr(NoTerminal(sys.stderr)):  # bars are the first process's
         try:
-            serve(team, fit)
+            take_part(team, fit)
         except (RuntimeError, OSError) as error:
             print(f"process {team.rank}: {error}", file=sys.stderr)
             return 1

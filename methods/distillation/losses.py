@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-HIDDEN = -1e9  # a logit that softmax makes 0; finite, so that 0 times its logarithm is 0
+HIDDEN = -1e9  # logit that softmax turns into 0; finite, so that 0 times its logarithm is 0
 
 
 def kd_loss(logits: Tensor, teacher: Tensor, temperature: float) -> Tensor:

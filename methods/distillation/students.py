@@ -15,11 +15,11 @@ from methods.quantization.record import Quant, quantizable_layers
 from model import blueprint
 from networks.args import ModelArgs, exit_places
 
-MULTIPLE = 8  # widths of a scaled student are multiples of it
+MULTIPLE = 8  # widths of a scaled student are multiples of this
 FROM_DATA = ("image_size", "in_channels", "num_classes")
 PER_LAYER = ("num_heads", "head_dim", "ffn_dim")
 WIDTHS = ("cnn_channels", "mlp_dims", "embed_dim", "num_layers", *PER_LAYER)
-FREE = (*WIDTHS, "exits", "dropout", "stochastic_depth")  # what a part may have otherwise
+FREE = (*WIDTHS, "exits", "dropout", "stochastic_depth")  # where a part may differ from the whole
 
 
 def student_args(

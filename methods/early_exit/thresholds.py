@@ -10,7 +10,7 @@ from torch import Tensor
 
 from methods.early_exit.exits import Exits, certainty
 
-CANDIDATES = 101  # thresholds that are tried, quantiles of what was seen
+CANDIDATES = 101  # thresholds that are tried: quantiles of the certainties seen
 
 
 # --- thresholds -----------------------------------------------------------------------------------

@@ -16,7 +16,9 @@ from methods.pruning.dimensions import Dimension, Weights, cut
 from model import HybridCNNTransformer
 
 Removed = list[tuple[Dimension, Tensor]]
-TOLERANCE = 0.02  # of the original cost, within which a 'keep' is met
+LARGEST_DIAL = 0.999  # end of the dial that is tried: something of every dimension stays
+HALVINGS = 16  # of the dial's range; a 65,536th of a network is less than a unit
+TOLERANCE = 0.02  # share of the original cost within which a 'keep' counts as met
 
 
 @dataclass(frozen=True)
@@ -101,9 +103,9 @@ def choose_for_cost(
     wanted = next(value for name, value in keep.items() if name != "batch")
     measure = _cost(keep, device)
     whole = measure(of or model_args)
-    low, high = 0.0, 0.999
+    low, high = 0.0, LARGEST_DIAL
     best: tuple[float, float, float, Removed] | None = None  # (off, share, dial, choice)
-    for _ in range(16):
+    for _ in range(HALVINGS):
         dial = (low + high) / 2
         removed = choose_at(dial)
         if "units" in keep:

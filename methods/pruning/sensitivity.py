@@ -38,7 +38,7 @@ def scan(
                 args, kept = cut(model_args, weights, removed)
                 network = HybridCNNTransformer(**args)
                 network.load_state_dict(kept)
-                placed = network.to(validation.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+                placed = network.eval().to(validation.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
                 points[ratio] = evaluate(placed, validation).accuracy
         curves[dimension.name] = sorted(points.items())
     return curves

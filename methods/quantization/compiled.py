@@ -21,8 +21,8 @@ from methods.quantization import graph_rewrites
 from methods.quantization.graph_rewrites import attention_in_bf16, convolutions_as_products
 from model import check_images
 
-BATCH_SIZES = (1, 64)  # other batches are padded, or cut, to these
-PART_BATCH_SIZES = (1, 16)  # of a part between exits, where batches get smaller
+BATCH_SIZES = (1, 64)  # batch sizes that are compiled; others are padded or cut to these
+PART_BATCH_SIZES = (1, 16)  # the same for a part between exits, where batches get smaller
 SETTINGS: dict[str, Any] = {"freezing": True}
 
 

@@ -28,10 +28,10 @@ drop_remarks("torch.utils._pytree", "Enum")
 
 ACTIVATION_RANGE = (0, 255)
 WEIGHT_RANGE = (-128, 127)
-REDUCED_WEIGHT_RANGE = (-64, 63)  # two products of 255 by these fit into 16 bits, as sums
-SMALLEST_SCALE = 2.0**-24  # of a weight; a folded channel may be small
+REDUCED_WEIGHT_RANGE = (-64, 63)  # sums of two products with 255 then fit into 16 bits
+SMALLEST_SCALE = 2.0**-24  # least scale of a weight; a folded channel may be very small
 OBSERVERS = ("histogram", "minmax", "moving_average", "percentile")
-FEATURES = "cnn"  # the place of the CNN's output, where two read it: a parallel fusion, an exit
+FEATURES = "cnn"  # name of the place where two read the CNN's output: a parallel path, an exit
 
 
 def prepare(

@@ -32,7 +32,6 @@ from torch.ao.quantization import (
 from torch.ao.quantization.fx.custom_config import PrepareCustomConfig
 from torch.ao.quantization.observer import FixedQParamsObserver
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx, prepare_qat_fx
-from torchvision.ops import StochasticDepth
 
 from machine.noise import without_warnings
 from methods.early_exit.exits import SplitNetwork
@@ -45,7 +44,7 @@ warnings.filterwarnings("ignore", message="torch.quantize_per_tensor, torch.quan
 
 # Int8 module types; ReLU, batch norm and pooling must share the convolution's qconfig to fuse.
 QUANTIZED_TYPES = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d)
-TRAINS_IN_BF16 = False  # its fake quantization has no bf16 kernels
+TRAINS_IN_BF16 = False  # torch.ao's fake quantization has no bf16 kernels
 OBSERVERS = ("histogram",)
 
 
@@ -91,6 +90,8 @@ def _prepare(
     inputs: tuple[Tensor, ...],
     qat: bool,
 ) -> nn.Module:
+    from torchvision.ops import StochasticDepth  # kept whole, as its choice is made when it runs
+
     with without_warnings(), _engine(backend):
         qconfig = get_default_qat_qconfig(backend) if qat else get_default_qconfig(backend)
         mapping = QConfigMapping().set_global(None)

@@ -16,7 +16,7 @@ quantized = torch.ops.quantized_decomposed
 # Operations that put values in other places.
 MOVING = {aten.flatten.using_ints, aten.permute.default, aten.transpose.int}
 CUTTING = {aten.view.default, aten.unbind.int, operator.getitem}
-LARGEST_PATCHES = 2**18  # bytes: beyond, laying them out costs more than oneDNN's convolution
+LARGEST_PATCHES = 2**18  # bytes of patches beyond which oneDNN's convolution is faster
 
 
 def quantize_early(graph: fx.GraphModule) -> None:

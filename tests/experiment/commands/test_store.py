@@ -1,0 +1,52 @@
+"""`store` lists, verifies and removes what no suite names, after asking."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import main
+from experiment.running.store import Store
+from tests.support.suites import CHAINS, Suites
+
+# --- the store's commands ------------------------------------------------------------------------
+
+
+def test_store_ls_verify_and_gc(suites: Suites, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert suites.run(CHAINS) == 0
+    path = str(suites.write(CHAINS.replace("0.4", "0.3")))  # now names other stages
+    suites.capsys.readouterr()
+    assert main.main(["store", "ls", "--config", path]) == 0
+    printed = suites.capsys.readouterr().out
+    assert "Base_fp32_baseline" in printed and "named by none" in printed
+    assert "8 stages" in printed
+    assert main.main(["store", "verify", "--config", path]) == 0
+    assert main.main(["store", "gc", "--config", path]) == 2  # no terminal to ask on
+    assert "add --yes" in suites.capsys.readouterr().err
+    package = Store(suites.models).compiled / "0123.pt2"
+    package.parent.mkdir(exist_ok=True)
+    package.touch()
+    assert main.main(["store", "gc", "--config", path, "--yes"]) == 0
+    assert not package.exists()
+    left = {p.name for p in suites.models.glob("*.pth")}
+    assert left == {"Base_fp32_baseline.pth", "QatPF_quantized_qat_int8.pth"}
+    assert len(Store(suites.models).keys()) == 2
+    assert main.main(["store", "gc", "--config", path]) == 0
+    assert "nothing to remove" in suites.capsys.readouterr().out
+    victim = next((suites.models / "store").glob("*.pth"))
+    victim.write_bytes(victim.read_bytes()[:-1])
+    assert main.main(["store", "verify", "--config", path]) == 1
+    assert f"{victim}: its sha256 is not the recorded one; set aside" in (
+        suites.capsys.readouterr().out
+    )
+    assert main.main(["store", "sl"]) == 2
+
+
+# --- whole studies -------------------------------------------------------------------------------
+
+
+def test_gc_keeps_what_a_study_names(tiny_study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["store", "gc", "--config", str(tiny_study)]) == 0
+    assert "nothing to remove" in capsys.readouterr().out
+    assert main.main(["store", "verify", "--config", str(tiny_study)]) == 0

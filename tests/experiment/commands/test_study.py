@@ -1,0 +1,56 @@
+"""`study` through the command line: lists, dry runs, and wishes that are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.studies import STUDY, study
+from tests.support.suites import Suites
+
+# --- whole studies -------------------------------------------------------------------------------
+
+
+def test_a_dry_run_shows_what_is_shared(
+    tiny_study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert study(tiny_study, "Tiny", "--dry-run") == 0
+    printed = capsys.readouterr().out
+    # a seed has train; P: 2 × (prune, finetune); Q; PQ: 2 × qat; QP: 2 × (prune, finetune)
+    assert "7 chains, 2 seeds; 24 different stages (each chain by itself: 48)" in printed
+    assert "24 cached, 0 resumable, 0 to run" in printed
+
+
+def test_studies_are_listed(tiny_study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert study(tiny_study) == 0
+    assert "Tiny " in (said := capsys.readouterr().out) and "P = prune → finetune" in said
+
+
+# --- mistakes ------------------------------------------------------------------------------------
+
+
+def test_an_unknown_study(suites: Suites) -> None:
+    assert study(suites.write(STUDY), "Tin") == 2
+    assert "'Tin' is not a study; did you mean 'Tiny'?" in suites.capsys.readouterr().err
+
+
+# --- wishes --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wish", "said"),
+    [
+        ("accuracy_drop<=0.5", "has 0 objectives; give one"),
+        ("min latency_ms, max accuracy", "has 2 objectives"),
+        ("min latensy_ms", "'latensy_ms' is not a metric; did you mean 'latency_ms'?"),
+        ("accuracy_drop<=half, min bitops", "'half' is not a number"),
+        ("accuracy_drop=0.5, min bitops", "'accuracy_drop=0.5' should read like"),
+        ("", "'' should read like accuracy_drop<=0.5 or min latency_ms"),
+    ],
+)
+def test_a_bad_wish_is_one_line_and_nothing_runs(suites: Suites, wish: str, said: str) -> None:
+    assert study(suites.write(STUDY), "Tiny", "--recommend", wish) == 2
+    error = suites.capsys.readouterr().err
+    assert said in error and len(error.strip().splitlines()) == 1
+    assert not suites.models.exists()

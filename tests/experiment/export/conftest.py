@@ -1,0 +1,13 @@
+"""Exported packages are compiled without autotuning, which takes most of the compiling."""
+
+from __future__ import annotations
+
+import pytest
+
+from methods.quantization import compiled
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without autotuning, which takes most of the compiling."""
+    monkeypatch.setattr(compiled, "SMALL_SETTINGS", {})

@@ -1,0 +1,103 @@
+"""What the page says, of partial and hostile results as well, and that it loads nothing."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from experiment.report.page import page
+from experiment.report.reader import read_folder
+from experiment.report.write import html
+from tests.support.html import Tags
+from tests.support.report_samples import EVIL, hostile, metrics, write
+
+# --- what was found ------------------------------------------------------------------------------
+
+
+def test_what_the_page_says_was_found(small: Path) -> None:
+    said = page(read_folder(small))
+    assert said["headlines"][0] == (
+        "At most 1 point below Base: Q (ptq), 16.0× fewer BitOps, 4.0× smaller, 1.25× faster at "
+        "batch 1; 89.50\N{NO-BREAK SPACE}% (−0.50)."
+    )
+    half, one, two = said["found"][0]["limits"]
+    assert [limit["within"] for limit in (half, one, two)] == [2, 3, 4]
+    assert [item["name"] for item in two["bests"]] == ["PFQ", "PFQ", "E"]
+    assert two["bests"][0]["times"] == "32× fewer BitOps"
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def test_partial_results_are_shown_as_far_as_they_go(tmp_path: Path) -> None:
+    write(tmp_path, "Base", [("train", metrics(90.0))], baseline=None)
+    write(
+        tmp_path,
+        "Half",
+        [("prune", metrics(40.0)), ("finetune", metrics(88.0))],
+        status="interrupted",
+        final={},
+        config={"sequence": [{"prune": {}}, {"finetune": {}}, {"ptq": {}}]},
+    )
+    write(tmp_path, "Orphan", [("ptq", metrics(80.0))], baseline="Gone")
+    error = {"seed": 1, "stage": "prune", "error": "ValueError", "message": EVIL}
+    nothing: dict[str, Any] = {"status": "failed", "final": {}, "stages": [], "errors": [error]}
+    write(tmp_path, "Nothing", [("ptq", metrics(1.0))], **nothing)
+    write(tmp_path, "On_Bare", [("ptq", metrics(80.0))], baseline="Bare")
+    (tmp_path / "Bare_results.json").write_text('{"experiment": "Bare"}')
+    said = page(read_folder(tmp_path))
+    unfinished = {item["name"]: item for item in said["unfinished"]}
+    assert unfinished["Half"]["done"] == "2 of 3 stages"
+    assert unfinished["Nothing"]["errors"] == [f"seed 1 in prune: ValueError: {EVIL}"]
+    assert unfinished["Bare"]["status"] == "unknown"
+    assert any(line.startswith("Gone: no results here") for line in said["problems"])
+    charts = {item["name"]: item for item in said["data"]["experiments"]}
+    assert [step["metrics"]["accuracy"] for step in charts["Half"]["steps"]] == [40.0, 88.0]
+    assert charts["Half"]["start"]["accuracy"] == 90.0
+
+
+def test_other_machines_are_pointed_out(small: Path) -> None:
+    write(small, "Q2", [("ptq", metrics(89.0))], environment={"device": "cpu", "threads": 8})
+    said = page(read_folder(small))
+    assert any("latencies come from 2 machines" in line for line in said["problems"])
+    assert len(said["environments"]) == 2
+
+
+def test_warnings_that_differ_in_figures_are_told_once(tmp_path: Path) -> None:
+    for name, speed in (("A", 0.48), ("B", 0.51)):
+        slow = metrics(80.0, warnings=[f"int8 speed over its float form: {speed}"])
+        write(tmp_path, name, [("ptq", slow)])
+    (told,) = page(read_folder(tmp_path))["warnings"]
+    assert told == {"text": "int8 speed over its float form: 0.48", "names": ["A", "B"]}
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+def test_every_text_is_escaped(tmp_path: Path) -> None:
+    hostile(tmp_path)
+    tags = Tags(html(read_folder(tmp_path)))
+    assert len(tags.scripts) == 3  # the data, ours, Plotly: no other
+    assert not any(tag == "img" for tag, _ in tags.tags)
+    assert not any(name.startswith("on") for _, attributes in tags.tags for name in attributes)
+    assert EVIL in json.dumps(json.loads(tags.scripts[0]), ensure_ascii=False).replace('\\"', '"')
+
+
+def test_nothing_is_loaded_and_only_the_two_scripts_may_run(small: Path) -> None:
+    tags = Tags(html(read_folder(small)))
+    for _, attributes in tags.tags:
+        for name in ("src", "href", "action", "srcset"):
+            target = attributes.get(name) or "#"
+            assert target.startswith("#") or target == "data:,"
+    policy = next(a["content"] or "" for t, a in tags.tags if t == "meta" and "content" in a)
+    allowed = re.findall("'sha256-([^']+)'", policy)
+    digests = [
+        base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        for script in tags.scripts[1:]
+    ]
+    assert policy.startswith("default-src 'none'; script-src 'sha256-")
+    assert set(allowed) == set(digests)

@@ -1,0 +1,167 @@
+"""Metrics of the network that is deployed, against other libraries and sums over single images."""
+
+from __future__ import annotations
+
+import importlib
+import io
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dataset import get_dataloaders
+from experiment.running import measure
+from methods import costs
+from methods.costs import count_macs
+from methods.early_exit.thresholds import all_certainties, exit_taken
+from methods.quantization import backends, compiled
+from methods.quantization.record import Quant
+from model import HybridCNNTransformer
+from stages.deployment import deploy
+from stages.stage import Context
+from stages.state import build, state_of
+from tests.support.exits import learned
+from tests.support.int8 import Compiled
+from tests.support.tiny import TINY, tiny
+
+# --- costs ---------------------------------------------------------------------------------------
+
+
+def test_mean_macs_are_the_sum_over_samples(ctx: Context) -> None:
+    state = learned("serial")
+    test = ctx.loaders(batch_size=256).test
+    model = build(state).requires_grad_(False)
+    single = {
+        index: sum(costs.count_macs(part, inputs)[0] for part, inputs in chain[: index + 1])
+        for chain in [_chain(model)]
+        for index in range(len(chain))
+    }
+    every = torch.cat([model.every_logits(images) for images, _ in test], dim=1)
+    taken = exit_taken(all_certainties(every, "confidence"), "confidence", (0.3,) * 4)
+    by_sample = sum(single[int(place)] for place in taken) / len(taken)
+    metrics = measure.measure(state, test, torch.device("cpu"))
+    assert metrics["macs"] == pytest.approx(by_sample, abs=0.51)
+    assert metrics["bitops"] == pytest.approx(by_sample * 32 * 32, rel=1e-6)
+    assert metrics["flops"] == 2 * metrics["macs"]
+    assert metrics["exits"]["places"] == ["cnn", "layer_0", "layer_1", "layer_2", "end"]
+    shares = np.bincount(taken.numpy(), minlength=5) / len(taken)
+    assert metrics["exits"]["share"] == pytest.approx(shares.tolist())
+    assert metrics["inference_time_ms"]["batch_1"]["images"] == 64
+    whole = costs.count_macs(build(replace(state, exits=None)))[0]
+    heads = 16 * 10 + 3 * 16 * 10  # after the CNN (16 channels), after three layers (16 wide)
+    assert metrics["exits"]["macs"][-1] == whole + heads
+
+
+def _chain(model: HybridCNNTransformer) -> list[tuple[Any, tuple[Tensor, ...]]]:
+    inputs: tuple[Tensor, ...] = (costs.example_image(model),)
+    found = []
+    for part in model.parts():
+        found.append((part, inputs))
+        with torch.no_grad():
+            inputs = part(*inputs)[1:]
+    return found
+
+
+# --- compiled ------------------------------------------------------------------------------------
+
+
+def test_metrics_compare_int8_with_its_float_form(int8: Compiled, ctx: Context) -> None:
+    test = ctx.loaders(batch_size=256).test
+    metrics = measure.measure(int8.state, test, torch.device("cpu"), int8.folder)
+    with torch.inference_mode():
+        logits = [int8.network(images) for images, _ in test]
+    right = (torch.cat(logits).argmax(1) == ctx.dataset.arrays.test_labels).float().mean()
+    assert metrics["accuracy"] == pytest.approx(100 * right.item())
+    for took in metrics["inference_time_ms"].values():
+        assert took["speedup_over_float"] == pytest.approx(took["float_median"] / took["median"])
+        assert "avx2" in took["isa"]
+
+
+# --- what stands in the way ----------------------------------------------------------------------
+
+
+def test_slow_int8_is_told_with_its_cause() -> None:
+    times = {"batch_1": {"speedup_over_float": 0.8}, "batch_64": {"speedup_over_float": 2.0}}
+    (fx,) = measure.int8_warnings(times, [], "x86")
+    assert "0.80 at batch_1, 2.00 at batch_64" in fx and "'inductor' fuses these" in fx
+    (reference,) = measure.int8_warnings(times, ["matmul ref_int8"], "onednn")
+    assert "matmul ref_int8" in reference
+    fast = {"batch_1": {"speedup_over_float": 1.2}}
+    assert measure.int8_warnings(fast, [], "inductor") == []
+    assert measure.int8_warnings(fast, ["matmul ref"], "inductor")
+
+
+def test_batch_sizes_that_are_measured_are_those_that_are_compiled() -> None:
+    assert set(measure.LATENCY_BATCHES) <= set(compiled.BATCH_SIZES)
+
+
+def test_thop_misses_exactly_the_attention() -> None:
+    pytest.importorskip("thop")
+    model = HybridCNNTransformer(**{**TINY, "cnn_norm": "none"}).eval()
+    macs, layers = count_macs(model)
+    thop = measure.thop_macs(model)
+    assert thop is not None
+    # thop counts a LayerNorm's and a pooling's elements as operations too
+    assert sum(layers.values()) <= thop < macs + 16 * 16 * 2 * 5 * 2
+
+
+def test_thop_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(importlib.import_module("sys").modules, "thop", None)
+    metrics = measure.static_metrics(state_of(tiny()))
+    assert "thop_macs" not in metrics
+
+
+def test_bitops_by_hand() -> None:
+    model = tiny()
+    macs, layers = count_macs(model)
+    state = state_of(model)
+    assert measure.static_metrics(state)["bitops"] == macs * 1024
+    quant = Quant("ptq", "x86", float_layers=("head",))
+    quantized = state.changed(state.weights, quant=quant)
+    int8 = sum(count for name, count in layers.items() if name != "head")
+    assert measure.bitops(quantized, model, macs, layers) == int8 * 64 + (macs - int8) * 1024
+
+
+def test_metrics_are_those_of_the_deployed_network(ctx: Context) -> None:
+    model = tiny()
+    images, labels = ctx.dataset.arrays.test_images, ctx.dataset.arrays.test_labels
+    loader = get_dataloaders(ctx.dataset, 360).test
+    quant = backends.with_calibrated_ranges(model, Quant("ptq", "x86"), loader)
+    state = state_of(model).changed(state_of(model).weights, quant=quant)
+    metrics = measure.measure(state, loader, torch.device("cpu"))
+    with torch.inference_mode():
+        logits = deploy(state)(loader.normalize(images))
+    assert metrics["accuracy"] == pytest.approx(100 * (logits.argmax(1) == labels).float().mean())
+    assert metrics["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item())
+    for batch in ("batch_1", "batch_64"):
+        timing = metrics["inference_time_ms"][batch]
+        assert 0 < timing["median"] <= timing["p95"]
+        assert timing["runs"] > 0
+        assert timing["threads"] == torch.get_num_threads()
+        assert timing["device"].startswith("cpu (")
+    assert metrics["flops"] == 2 * metrics["macs"]
+
+
+def test_int8_is_counted_as_int8() -> None:
+    model = tiny(embed_dim=64, ffn_dim=256, cnn_channels=[8, 64])
+    state = state_of(model)
+    data = [(torch.randn(8, 1, 8, 8), None)]
+    quant = backends.with_calibrated_ranges(model, Quant("ptq", "x86"), data)  # type: ignore[arg-type]
+    quantized = state.changed(state.weights, quant=quant)
+    sizes = [measure.static_metrics(s)["model_size_mb"] for s in (state, quantized)]
+    assert sizes[1] < 0.5 * sizes[0]
+    buffer = io.BytesIO()
+    torch.save(deploy(quantized).state_dict(), buffer)
+    assert sizes[1] == len(buffer.getvalue()) / 1e6
+
+
+def test_nonzero_parameters() -> None:
+    model = tiny()
+    zeros = sum(int((p == 0).sum()) for p in model.parameters())
+    with torch.no_grad():
+        model.head.weight[:3] = 0
+    metrics = measure.static_metrics(state_of(model))
+    assert metrics["params"] - metrics["nonzero_params"] == zeros + 3 * model.head.in_features

@@ -1,0 +1,226 @@
+"""Whole runs: what is written, shared, reused and planned, and what stops one before it starts."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.support.suites import CHAINS, Suites, cached, results, summary
+
+# --- predict -------------------------------------------------------------------------------------
+
+
+def test_measuring_again_leaves_checkpoints_as_they_are(suites: Suites) -> None:
+    chains = 'EXPERIMENT_CONFIGS.append(chain("Q", "ptq"))'
+    assert suites.run(chains) == 0
+    before = {p: p.read_bytes() for p in (suites.models / "store").glob("*.pth")}
+    assert suites.run(chains, "--remeasure") == 0
+    assert before == {p: p.read_bytes() for p in (suites.models / "store").glob("*.pth")}
+    results = json.loads((suites.results / "Q_results.json").read_text())
+    assert [stage["cached"] for stage in results["stages"]] == [True]
+
+
+# --- what a run writes ---------------------------------------------------------------------------
+
+
+def test_a_suite_runs_end_to_end(suites: Suites) -> None:
+    assert suites.run(CHAINS) == 0
+    names = {path.name for path in suites.models.glob("*.pth")}
+    assert names == {
+        "Base_fp32_baseline.pth",
+        "PFQ_pruned_40.pth",
+        "PFQ_pruned_40_finetuned.pth",
+        "PFQ_p40_f_quantized_ptq_int8.pth",
+        "PFQat_pruned_40.pth",
+        "PFQat_pruned_40_finetuned.pth",
+        "PFQat_p40_f_quantized_qat_int8.pth",
+        "QatPF_quantized_qat_int8.pth",
+        "QatPF_quantized_qat_int8_pruned_40.pth",
+        "QatPF_quantized_qat_int8_pruned_40_finetuned.pth",
+    }
+    for path in suites.models.glob("*.pth"):
+        torch.load(path, weights_only=True)
+    result = results(suites, "PFQ")
+    assert result["status"] == "done"
+    assert [stage["stage"] for stage in result["stages"]] == ["prune", "finetune", "ptq"]
+    assert result["config"]["sequence"][0] == {"prune": {"ratio": 0.4, "mode": "mask"}}
+    for key in ("environment", "git_commit", "seeds", "command"):
+        assert key in result
+    for stage in result["stages"]:
+        assert {"stage", "key", "cached", "seconds", "checkpoint", "metrics"} <= stage.keys()
+        assert Path(stage["checkpoint"]).exists()
+        assert {
+            "accuracy", "loss", "params", "nonzero_params", "model_size_mb", "macs", "flops",
+            "bitops", "inference_time_ms",
+        } <= stage["metrics"].keys()  # fmt: skip
+    sizes = [stage["metrics"]["model_size_mb"] for stage in result["stages"]]
+    assert sizes[2] != sizes[1] == sizes[0]
+    rows = {row["experiment"]: row for row in summary(suites)["experiments"]}
+    assert all(row["status"] == "done" for row in rows.values())
+    last = result["stages"][-1]["metrics"]
+    base = results(suites, "Base")["stages"][-1]["metrics"]
+    change = rows["PFQ"]["against_baseline"]
+    assert change["accuracy_points"] == pytest.approx(last["accuracy"] - base["accuracy"])
+    assert change["bitops_ratio"] == pytest.approx(last["bitops"] / base["bitops"])
+    printed = suites.capsys.readouterr().out
+    for part in ("Results (change against the baseline)", "PFQat", "prune → finetune → qat"):
+        assert part in printed
+
+
+def test_chains_share_their_beginning(suites: Suites) -> None:
+    assert suites.run(CHAINS) == 0
+    assert cached(suites, "PFQ") == [False, False, False]
+    assert cached(suites, "PFQat") == [True, True, False]
+    one, other = results(suites, "PFQ")["stages"], results(suites, "PFQat")["stages"]
+    assert one[1]["metrics"] == other[1]["metrics"]
+    assert one[1]["key"] == other[1]["key"] != one[2]["key"]
+    assert Path(one[1]["checkpoint"]).samefile(other[1]["checkpoint"])
+
+
+def test_a_second_run_computes_nothing_and_says_the_same(
+    suites: Suites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert suites.run(CHAINS) == 0
+    first = {name: results(suites, name) for name in ("Base", "PFQ", "QatPF")}
+
+    def refuse(*args: Any) -> None:
+        raise AssertionError("a cached stage ran")
+
+    monkeypatch.setattr("experiment.running.step.Context", refuse)
+    assert suites.run(CHAINS) == 0
+    for name, before in first.items():
+        after = results(suites, name)
+        assert all(cached(suites, name))
+        for old, new in zip(before["stages"], after["stages"], strict=True):
+            assert {**old, "cached": True} == new
+
+
+def test_a_changed_setting_recomputes_that_stage_and_what_follows(suites: Suites) -> None:
+    assert suites.run(CHAINS) == 0
+    changed = CHAINS.replace(
+        '{"finetune": {"epochs": 1}}, "ptq"', '{"finetune": {"epochs": 2}}, "ptq"'
+    )
+    assert suites.run(changed) == 0
+    assert cached(suites, "PFQ") == [True, False, False]
+    assert all(cached(suites, "PFQat")) and all(cached(suites, "Base"))
+    said = suites.capsys.readouterr().out
+    assert re.search(r"PFQ_pruned_40_finetuned.pth held other settings' result; that stays", said)
+
+
+def test_only_and_set(suites: Suites) -> None:
+    arguments = ["--only", "PFQ", "--set", "training_args.initial_train_epochs=1"]
+    assert suites.run(CHAINS, *arguments) == 0
+    assert {row["experiment"] for row in summary(suites)["experiments"]} == {"Base", "PFQ"}
+    assert results(suites, "Base")["config"]["sequence"][0]["train"]["epochs"] == 1
+
+
+def test_dry_run_shows_the_plan_and_runs_nothing(suites: Suites) -> None:
+    assert suites.run(CHAINS, "--dry-run") == 0
+    printed = suites.capsys.readouterr().out
+    assert "0 cached, 0 resumable, 8 to run" in printed
+    assert printed.count("prune ratio=0.4") == 2  # shared by two chains, once after qat
+    assert not suites.models.exists() and not suites.results.exists()
+    assert suites.run(CHAINS, "--only", "PFQ") == 0
+    suites.capsys.readouterr()
+    assert suites.run(CHAINS, "--dry-run") == 0
+    printed = suites.capsys.readouterr().out
+    assert "4 cached, 0 resumable, 4 to run; about" in printed
+
+
+def test_remeasuring_keeps_weights_and_keys(suites: Suites) -> None:
+    assert suites.run() == 0
+    before = results(suites, "Base")["stages"][0]
+    assert suites.run("", "--remeasure") == 0
+    after = results(suites, "Base")["stages"][0]
+    assert after["cached"] and after["key"] == before["key"]
+    assert after["metrics"]["accuracy"] == before["metrics"]["accuracy"]
+    assert after["metrics"]["inference_time_ms"] != before["metrics"]["inference_time_ms"]
+
+
+# --- what goes wrong -----------------------------------------------------------------------------
+
+
+def test_spoilt_data_stops_before_anything_starts(suites: Suites, tmp_path: Path) -> None:
+    from PIL import Image
+
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / "pics" / split / name).mkdir(parents=True)
+            for i in range(4):
+                Image.new("RGB", (8, 8)).save(tmp_path / "pics" / split / name / f"{i}.png")
+    (tmp_path / "pics" / "test" / "b" / "2.png").write_bytes(b"\x89PNG broken")
+    root = tmp_path / "pics"
+    text = f'BASE["dataset_args"] = {{"name": "ImageFolder", "root": "{root}"}}'
+    lines = suites.refused(text)
+    assert len(lines) == 1 and "2.png is not a readable image" in lines[0]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_told_before_the_start(suites: Suites) -> None:
+    suites.models.mkdir()
+    suites.models.chmod(0o500)
+    assert suites.run() == 2
+    assert "MODEL_SAVE_DIR" in suites.capsys.readouterr().err
+
+
+def test_a_folder_that_is_a_file_is_told_before_the_start(suites: Suites) -> None:
+    suites.results.write_text("mine")
+    assert suites.run() == 2
+    assert "RESULTS_DIR: " in suites.capsys.readouterr().err
+    assert suites.results.read_text() == "mine"
+
+
+def test_a_full_disk_is_one_line_and_harms_nothing(
+    suites: Suites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert suites.run(CHAINS, "--only", "PFQ") == 0
+    before = {p: p.read_bytes() for p in suites.models.rglob("*.pth")}
+    real = os.fsync
+
+    def full(descriptor: int) -> None:
+        name = str(Path(f"/proc/self/fd/{descriptor}").readlink())
+        if ".pth." in name:
+            raise OSError(28, "No space left on device", name)
+        real(descriptor)
+
+    monkeypatch.setattr("os.fsync", full)
+    suites.capsys.readouterr()
+    assert suites.run(CHAINS) == 1
+    captured = suites.capsys.readouterr()
+    assert captured.err.count("\n") == 1
+    assert "No space left on device" in captured.err and "are intact" in captured.err
+    monkeypatch.setattr("os.fsync", real)
+    for path, content in before.items():
+        assert path.read_bytes() == content
+    assert not list(suites.models.rglob("*.tmp"))
+    assert suites.run(CHAINS) == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
+def test_a_really_full_disk(suites: Suites) -> None:
+    """Checkpoints on a tmpfs that fills up half way; given more room, the run goes on."""
+    suites.models.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(suites.models)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("mounting is not allowed here")
+    try:
+        assert suites.run(CHAINS) == 1
+        captured = suites.capsys.readouterr()
+        assert "No space left on device" in captured.err and captured.err.count("\n") == 1
+        assert "Traceback" not in captured.out
+        there = list(suites.models.glob("*.pth"))
+        assert there
+        for path in there:
+            torch.load(path, weights_only=True)
+        subprocess.run(["mount", "-o", "remount,size=50m", str(suites.models)], check=True)
+        assert suites.run(CHAINS) == 0
+        assert cached(suites, "Base") == [True]
+    finally:
+        subprocess.run(["umount", str(suites.models)], check=True)

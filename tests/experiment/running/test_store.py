@@ -1,0 +1,51 @@
+"""Every flipped byte is found, set aside and computed again; snapshots belong to their parents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from experiment.running.store import Store
+from tests.support.suites import CHAINS, Suites, results
+
+
+def test_every_flipped_byte_is_found(suites: Suites) -> None:
+    """One byte of each file of the store in turn: told, set aside, computed again, same result."""
+    assert suites.run(CHAINS, "--only", "PFQ") == 0
+    before = {s["stage"]: s["metrics"]["accuracy"] for s in results(suites, "PFQ")["stages"]}
+    files = [
+        p for p in sorted((suites.models / "store").iterdir()) if p.suffix in (".pth", ".json")
+    ]
+    assert len(files) == 8
+    for number, path in enumerate(files):
+        content = bytearray(path.read_bytes())
+        content[len(content) * (number + 1) // 10] ^= 1
+        path.write_bytes(content)
+        suites.capsys.readouterr()
+        assert suites.run(CHAINS, "--only", "PFQ") == 0
+        assert "set aside as" in suites.capsys.readouterr().out, path
+        stages = results(suites, "PFQ")["stages"] + results(suites, "Base")["stages"]
+        assert [stage["cached"] for stage in stages].count(False) == 1
+        assert {
+            s["stage"]: s["metrics"]["accuracy"] for s in stages if s["stage"] != "train"
+        } == before
+
+
+def test_snapshots_are_verified_and_belong_to_their_parents_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path)
+    store.snapshot("k", "a" * 64).save({"epoch": 3})
+    assert store.snapshot("k", "a" * 64).load() == {"epoch": 3}
+    assert store.snapshot("k", "b" * 64).load() is None
+    assert "began from other weights" in capsys.readouterr().out
+    snapshot = store.snapshot("k")
+    snapshot.save({"epoch": 4})
+    content = bytearray(snapshot.path.read_bytes())
+    for position in (0, 70, len(content) - 1):
+        content[position] ^= 1
+        snapshot.path.write_bytes(content)
+        assert snapshot.load() is None
+        assert "the snapshot is damaged; set aside" in capsys.readouterr().out
+        content[position] ^= 1

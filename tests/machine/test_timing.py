@@ -1,0 +1,49 @@
+"""Networks are timed in turn, and oneDNN's own log says which kernels ran."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from machine.timing import latencies, onednn_kernels
+from model import HybridCNNTransformer
+from tests.support.int8 import Compiled
+
+
+def test_kernels_are_read_from_the_log_of_onednn(int8: Compiled) -> None:
+    images = int8.images[:1]
+    found = onednn_kernels(HybridCNNTransformer().eval(), torch.randn(4, 3, 32, 32))
+    assert any(kernel.startswith("convolution ") for kernel in found)
+
+    def slow(images: Tensor) -> Tensor:
+        line = b"onednn_verbose,v1,primitive,exec,cpu,matmul,ref_int8:any,undef,src:u8::blocked\n"
+        os.write(1, line)
+        return images
+
+    assert "matmul ref_int8:any" in onednn_kernels(slow, images)
+    assert not any(" ref" in k for k in onednn_kernels(int8.network, images))
+
+
+def test_networks_are_timed_in_turn() -> None:
+    """Each gets its own milliseconds, and no network runs a second block before the others."""
+    calls: list[str] = []
+
+    def sleeping(name: str, seconds: float) -> Callable[[Tensor], Tensor]:
+        def network(images: Tensor) -> Tensor:
+            calls.append(name)
+            time.sleep(seconds)
+            return images
+
+        return network
+
+    networks = [sleeping("short", 0.002), sleeping("long", 0.03)]
+    short, long = latencies(networks, torch.zeros(1), seconds=0.2)
+    assert 2 <= short["median"] <= short["p95"] and 30 <= long["median"] <= long["p95"]
+    assert short["median"] < long["median"]
+    assert short["runs"] >= 5 and long["runs"] >= 5
+    turns = [name for name, before in zip(calls, ["", *calls], strict=False) if name != before]
+    assert turns == ["short", "long"] * (len(turns) // 2) and len(turns) >= 10

@@ -1,0 +1,55 @@
+"""Rounding of weights, inputs and folded norms by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from methods.quantization import fake_quant
+from stages.ptq import PtqSpec
+from tests.support.int8 import calibrated_on
+from tests.support.tiny import tiny
+
+
+def test_folding_a_batch_norm_changes_no_rounding() -> None:
+    """Per-channel scales take up what batch norm multiplies by, so training need not fold it."""
+    weight, factor = torch.randn(6, 4, 3, 3), torch.rand(6) + 0.1
+    folded = fake_quant.quantize_weight(weight * factor[:, None, None, None])
+    apart = fake_quant.quantize_weight(weight) * factor[:, None, None, None]
+    steps = (weight * factor[:, None, None, None]).flatten(1).abs().amax(1) / 127.5
+    levels = ((folded - apart) / steps[:, None, None, None]).round()
+    assert levels.abs().max() <= 1  # a channel's largest weight lies between two levels
+    assert int((levels != 0).flatten(1).sum(1).max()) <= 1
+
+
+def test_weights_round_by_hand() -> None:
+    weight = torch.tensor([[127.5, -127.5, 1.4, 0.6], [0.0, 0.0, 0.0, 0.0]])
+    expected = [[127.0, -128.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]
+    assert fake_quant.quantize_weight(weight).tolist() == expected
+    found = fake_quant.quantize_weight(weight, fake_quant.REDUCED_WEIGHT_RANGE)
+    assert (found * 127 / 255).round().tolist() == [[63.0, -64.0, 1.0, 0.0], [0.0] * 4]
+
+
+def test_inputs_round_by_hand() -> None:
+    quantizer = fake_quant.InputQuantizer("minmax")
+    quantizer(torch.tensor([-1.0, 0.2, 4.1]))  # scale 5.1 / 255 = 0.02, zero point 50
+    quantizer.observing, quantizer.quantizing = False, True
+    found = quantizer(torch.tensor([-2.0, 0.009, 0.011, 5.0]))
+    torch.testing.assert_close(found, torch.tensor([-1.0, 0.0, 0.02, 4.1]))
+
+
+def test_observers_differ_as_they_should() -> None:
+    model = tiny()
+    images = torch.randn(1024, 1, 8, 8)
+    images[0, 0, 0, 0] = 40.0  # one of 65,536
+    spans = {}
+    for observer in fake_quant.OBSERVERS:
+        ranges = calibrated_on(model, images, observer=observer).ranges
+        assert ranges is not None
+        spans[observer] = 255 * ranges["cnn.blocks.0.conv"][0].item()
+    whole = (images.max() - images.min()).item()
+    assert spans["minmax"] == pytest.approx(whole, rel=1e-4)
+    assert spans["percentile"] < 0.3 * whole
+    assert spans["histogram"] < spans["minmax"]
+    with pytest.raises(ValueError, match="'minmax' is not one of backend 'x86', which has hist"):
+        PtqSpec(backend="x86", observer="minmax")

@@ -1,0 +1,124 @@
+"""Stages in every order: each means what it says, and what is deployed in the end runs."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import utils
+from experiment.running.checkpoint import load_checkpoint
+from experiment.running.store import Store
+from methods.pruning.masks import zero_channel_masks
+from methods.quantization.compiled import CompiledNetwork
+from model import HybridCNNTransformer
+from stages.deployment import calibrated, deploy
+from stages.pruning import PruneSpec, prune
+from stages.ptq import ptq
+from stages.stage import Context
+from stages.state import build, state_of
+from tests.support.chains import SPECS, run_chain, zero_filters
+from tests.support.tiny import FUSIONS, tiny
+
+ORDERS = [
+    order
+    for quantize in ("ptq", "qat")
+    for length in (1, 2, 3)
+    for order in itertools.permutations(["prune", "finetune", "distill", quantize], length)
+]
+
+
+# --- every order ---------------------------------------------------------------------------------
+
+
+def cases() -> list[Any]:
+    """Every order with both backends; long ones with a student and inductor take their time."""
+    found = []
+    for order, backend in itertools.product(dict.fromkeys(ORDERS), ["x86", "inductor"]):
+        long = "distill" in order and len(order) == 3 and backend == "inductor"
+        marks = [pytest.mark.slow] if long else []
+        found.append(pytest.param(order, backend, marks=marks, id="-".join([*order, backend])))
+    return found
+
+
+@pytest.mark.parametrize(("order", "backend"), cases())
+def test_every_order_runs_and_means_what_it_says(
+    order: tuple[str, ...], backend: str, ctx: Context
+) -> None:
+    start = ctx.teacher = state_of(tiny(num_layers=1))
+    end = run_chain(start, order, ctx, backend)
+    network = deploy(end)
+    images = torch.randn(5, 1, 8, 8)
+    quantized = "ptq" in order or "qat" in order
+    assert (end.quant is not None) == quantized
+    if quantized and backend == "inductor":
+        assert isinstance(network, CompiledNetwork)
+        int8 = [v for v in network.state_dict().values() if v.dtype == torch.int8]
+        network = network.graph  # compiled in methods/quantization/test_compiled.py
+    else:
+        int8 = [m for m in network.modules() if type(m).__module__.startswith("torch.ao.nn")]
+    assert bool(int8) == quantized
+    with torch.inference_mode():
+        assert torch.isfinite(network(images)).all()
+    assert all(value.dtype != torch.qint8 for value in end.weights.values())
+    params, before = (sum(v.numel() for v in s.weights.values()) for s in (end, start))
+    assert (params < before) == ("distill" in order)
+    since = order[order.index("distill") :] if "distill" in order else order
+    if "prune" in since:  # what was pruned is zero at the end, whatever came after
+        for layer, zero in zero_filters(end).items():
+            rows = end.weights[f"{layer}.weight"].shape[0]
+            assert len(zero) == min(round(0.4 * rows), rows - 1), layer
+    else:
+        assert not zero_channel_masks(build(end))
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_both_quantizations_work_on_every_fusion(fusion: str, ctx: Context) -> None:
+    start = state_of(tiny(fusion=fusion, ffn_activation="relu", pooling="class_token"))
+    for order in (("prune", "ptq"), ("qat", "prune", "finetune")):
+        network = deploy(run_chain(start, order, ctx))
+        assert torch.isfinite(network(torch.randn(2, 1, 8, 8))).all()
+
+
+@pytest.mark.parametrize("order", [("finetune",), ("prune", "finetune", "ptq"), ("qat", "prune")])
+def test_saved_and_loaded_networks_give_the_same_logits(
+    order: tuple[str, ...], ctx: Context, tmp_path: Path
+) -> None:
+    end = run_chain(state_of(tiny()), order, ctx)
+    store = Store(tmp_path)
+    store.put("k", end, {"metrics": {}})
+    images = torch.randn(4, 1, 8, 8)
+    loaded = load_checkpoint(store.name("k", "net_pruned"))
+    with torch.inference_mode():
+        assert torch.equal(deploy(end)(images), deploy(loaded)(images))
+        assert torch.equal(deploy(end)(images), utils.load_model(store.path("k"))(images))
+    assert loaded.model_args == end.model_args
+
+
+# --- quantization --------------------------------------------------------------------------------
+
+
+def test_ranges_are_observed_again_after_a_change(ctx: Context) -> None:
+    first = ptq(state_of(tiny()), SPECS["ptq"], ctx)
+    changed = prune(first, PruneSpec(ratio=0.5), ctx)
+    assert changed.quant is not None and changed.quant.ranges is None
+    with pytest.raises(ValueError, match="never observed"):
+        deploy(changed)
+    again = calibrated(changed, ctx)
+    assert again.quant is not None and again.quant.ranges is not None
+    assert first.quant is not None and first.quant.ranges is not None
+    assert any(
+        not torch.equal(first.quant.ranges[name], value)
+        for name, value in again.quant.ranges.items()
+    )
+
+
+def test_deployed_float_network_equals_its_state() -> None:
+    model = tiny()
+    images = torch.randn(3, 1, 8, 8)
+    rebuilt = deploy(state_of(model))
+    assert isinstance(rebuilt, HybridCNNTransformer)
+    torch.testing.assert_close(rebuilt(images), model(images), rtol=1e-5, atol=1e-6)

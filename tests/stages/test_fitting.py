@@ -1,0 +1,217 @@
+"""Training of any stage: it learns, stops, goes on to the same bits, and gives golden losses."""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from machine.errors import Interrupted
+from stages.finetuning import FinetuneSpec, TrainSpec, finetune, train
+from stages.fitting import fit
+from stages.pruning import PruneSpec, prune
+from stages.qat import QatSpec, qat
+from stages.stage import Context
+from stages.state import ModelState, initial_state
+from tests.support.compiler import needs_compiler
+from tests.support.home import HOME
+from tests.support.memory import Memory
+from tests.support.tiny import TINY
+from train_eval import NonFiniteLossError
+
+
+def test_divergence_is_stopped(ctx: Context) -> None:
+    state = initial_state(TINY, 0)
+    spec = TrainSpec(epochs=6, optimizer="sgd", learning_rate=100.0, precision="fp32")
+    with pytest.raises(NonFiniteLossError, match=r"lower learning_rate"):
+        train(state, spec, ctx)
+
+
+@pytest.mark.parametrize("keep", ["last", "best"])
+def test_training_learns_and_does_not_touch_its_input(ctx: Context, keep: Any) -> None:
+    state = initial_state(TINY, 0)
+    before = {name: value.clone() for name, value in state.weights.items()}
+    spec = TrainSpec(
+        epochs=4, learning_rate=8e-3, ema_decay=0.9, keep=keep, precision="fp32", batch_size=64
+    )
+    trained = train(state, spec, ctx)
+    assert all(torch.equal(state.weights[name], value) for name, value in before.items())
+    assert not torch.equal(trained.weights["head.weight"], before["head.weight"])
+    history = ctx.details["history"]
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4]
+    assert history[-1]["validation_accuracy"] > 40
+
+
+def _masked(state: ModelState, ctx: Context) -> ModelState:
+    return prune(state, PruneSpec(ratio=0.4), ctx)
+
+
+@pytest.mark.parametrize("stop_after", [1, 13, 20, 25])
+@pytest.mark.parametrize("kind", ["train", "masked", "qat"])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    digits: Any, kind: str, stop_after: int
+) -> None:
+    """To the bit, wherever it stops: dropout, EMA, best epoch, schedule, masks, observers."""
+    args = {**TINY, "dropout": 0.1, "stochastic_depth": 0.1}
+    common: dict[str, Any] = {
+        "epochs": 3,
+        "batch_size": 128,
+        "ema_decay": 0.9,
+        "keep": "best",
+        "mixup": 0.2,
+        "cutout": 2,
+        "precision": "fp32",
+        "scheduler": "cosine",
+        "warmup_epochs": 1.0,
+    }
+
+    def run(context: Context) -> ModelState:
+        state = initial_state(args, 0)
+        if kind == "qat":
+            return qat(_masked(state, context), QatSpec(backend="fbgemm", **common), context)
+        if kind == "masked":
+            return finetune(_masked(state, context), FinetuneSpec(**common), context)
+        return train(state, TrainSpec(**common), context)
+
+    def context(**more: Any) -> Context:
+        return Context(digits, torch.device("cpu"), 0, say=lambda text: None, **more)
+
+    plain = context()
+    expected = run(plain)
+    memory, asked = Memory(), []
+
+    def stop() -> bool:
+        asked.append(1)
+        return len(asked) == stop_after
+
+    with pytest.raises(Interrupted):
+        run(context(snapshot=memory, stop_requested=stop))
+    torch.manual_seed(12345)  # another process has another generator state
+    resumed = context(snapshot=memory)
+    found = run(resumed)
+    for name, value in expected.weights.items():
+        assert torch.equal(found.weights[name], value), name
+    if expected.quant is not None and expected.quant.ranges is not None:
+        assert found.quant is not None and found.quant.ranges is not None
+        for name, value in expected.quant.ranges.items():
+            assert torch.equal(found.quant.ranges[name], value), name
+    assert resumed.details["history"] == plain.details["history"]
+
+
+def test_validation_leaves_no_trace_in_quantized_ranges(digits: Any, ctx: Context) -> None:
+    """Other validation images, the same ranges."""
+    from dataclasses import replace
+
+    spec = QatSpec(epochs=1, batch_size=256)
+    state = initial_state(TINY, 0)
+    one = qat(state, spec, ctx)
+    few = replace(digits, validation_index=digits.validation_index[:20])
+    other = qat(state, spec, Context(few, torch.device("cpu"), 0, say=lambda text: None))
+    assert one.quant is not None and other.quant is not None
+    assert one.quant.ranges is not None and other.quant.ranges is not None
+    for name, value in one.quant.ranges.items():
+        assert torch.equal(other.quant.ranges[name], value), name
+
+
+GOLDEN = HOME / "tests" / "golden" / "quickstart_losses.json"
+
+
+def test_quickstarts_first_epochs_have_the_golden_losses(ctx: Context) -> None:
+    """Losses of the quickstart's baseline, from the file that says how they were made."""
+    from experiment.suite.schema import load_suite
+
+    golden = json.loads(GOLDEN.read_text())
+    suite = load_suite(HOME / "configs" / "quickstart.py")
+    experiment = suite.experiments[0]
+    spec = experiment.sequence[0][1]
+    assert isinstance(spec, TrainSpec)
+    state = initial_state(experiment.model_args, 0)
+
+    class Enough(Exception):
+        pass
+
+    class ThreeEpochs:
+        def load(self) -> None:
+            return None
+
+        def save(self, value: dict[str, Any]) -> None:
+            if value["epoch"] == 3:
+                raise Enough
+
+    ctx.snapshot = ThreeEpochs()
+    with pytest.raises(Enough):
+        fit(state, spec, spec.epochs, ctx)
+    losses = [row["train_loss"] for row in ctx.details["history"]]
+    assert losses == pytest.approx(golden["train_loss"], rel=golden["relative_tolerance"])
+
+
+def test_poisoned_weights_are_never_saved(ctx: Context) -> None:
+    """A snapshot is asked for after every step; the last one is from before the bad loss."""
+    steps: list[int] = []
+
+    def poisoned(logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
+        steps.append(1)
+        return F.cross_entropy(logits, labels) * (float("nan") if len(steps) == 16 else 1.0)
+
+    memory = Memory()
+    ctx.snapshot, ctx.snapshot_seconds = memory, -1.0
+    recipe = TrainSpec(batch_size=128, precision="fp32", epochs=3, ema_decay=0.9)
+    with pytest.raises(NonFiniteLossError, match="loss is nan in epoch 2, step 6"):
+        fit(initial_state(TINY, 0), recipe, 3, ctx, poisoned)  # 10 steps an epoch
+    saved = memory.load()
+    assert saved is not None and saved["progress"]["step"] == 5
+    assert all(torch.isfinite(value).all() for value in saved["module"].values())
+    assert all(torch.isfinite(value).all() for value in saved["average"][1].values())
+
+
+@pytest.mark.parametrize(("save_seconds", "expected"), [(0.0, [1, 2, 3, 4]), (1e6, [1, 4])])
+def test_saving_takes_a_small_share_of_the_time(
+    ctx: Context, save_seconds: float, expected: list[int]
+) -> None:
+    """Every epoch where a snapshot is quick; where it takes long, the first and the last."""
+    saved: list[int] = []
+    clock = [0.0]
+
+    class Slow(Memory):
+        def save(self, value: dict[str, Any]) -> None:
+            saved.append(value["epoch"])
+            clock[0] += save_seconds
+
+    ctx.snapshot = Slow()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stages.fitting.time.monotonic", lambda: clock[0] + time.perf_counter())
+        train(initial_state(TINY, 0), TrainSpec(batch_size=512, precision="fp32", epochs=4), ctx)
+    assert saved == expected
+
+
+def test_compiled_training_equals_eager(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same path as on a GPU, traced forward and backward, without the slow code generation."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    losses = []
+    for compile in (False, True):
+        ctx.details = {}
+        spec = TrainSpec(epochs=2, batch_size=256, precision="fp32", compile=compile)
+        train(initial_state(TINY, 0), spec, ctx)
+        assert ctx.details["compiled"] is compile
+        losses.append([row["train_loss"] for row in ctx.details["history"]])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_compiled_training_learns_with_inductor(ctx: Context) -> None:
+    losses = []
+    for compile in (False, True):
+        ctx.details = {}
+        spec = TrainSpec(epochs=2, batch_size=256, precision="fp32", compile=compile)
+        train(initial_state(TINY, 0), spec, ctx)
+        losses.append([row["train_loss"] for row in ctx.details["history"]])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    torch._dynamo.reset()

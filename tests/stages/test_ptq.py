@@ -1,0 +1,55 @@
+"""Post-training quantization: its observer, layers that stay float, and the search for them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from stages.deployment import deploy
+from stages.ptq import PtqSpec, ptq
+from stages.stage import Context
+from stages.state import build, state_of
+from tests.support.suites import Suites
+from tests.support.tiny import tiny
+
+# --- what stands in the way ----------------------------------------------------------------------
+
+
+def test_ptq_keeps_its_observer_when_ranges_are_observed_again(ctx: Context) -> None:
+    state = ptq(state_of(tiny()), PtqSpec(observer="minmax", calibration_batches=1), ctx)
+    assert state.quant is not None and state.quant.observer == "minmax"
+    assert torch.equal(build(state).head.weight, state.weights["head.weight"])
+
+
+def test_ptq_records_the_search(ctx: Context) -> None:
+    state = state_of(tiny())
+    spec = PtqSpec(backend="x86", float_layers="auto", max_accuracy_drop=0.0)
+    found = ptq(state, spec, ctx)
+    record = ctx.details["float_layers"]
+    assert found.quant is not None and list(found.quant.float_layers) == record["float_layers"]
+    assert record["steps"][-1]["accuracy"] >= record["float_accuracy"]
+    json.dumps(record)
+
+
+def test_a_drop_needs_auto(suites: Suites) -> None:
+    told = suites.refused(
+        'EXPERIMENT_CONFIGS.append(chain("Q", {"ptq": {"max_accuracy_drop": 0.5}}))'
+    )
+    assert len(told) == 1 and "max_accuracy_drop needs float_layers 'auto'" in told[0]
+
+
+# --- quantization --------------------------------------------------------------------------------
+
+
+def test_float_layers_stay_float_and_typos_are_refused(ctx: Context) -> None:
+    spec = PtqSpec(backend="x86", float_layers=["head", "cnn.*"], calibration_batches=1)
+    network = deploy(ptq(state_of(tiny()), spec, ctx))
+    assert type(network.head) is nn.Linear
+    int8 = {name for name, m in network.named_modules() if "nn.quantized" in type(m).__module__}
+    assert any(name.startswith("transformer.") for name in int8)
+    assert not any(name.startswith("cnn.") for name in int8)
+    with pytest.raises(ValueError, match=r"'haed' matches no layer; layers: cnn\.blocks"):
+        PtqSpec(float_layers=["haed"]).check(tiny().model_args)

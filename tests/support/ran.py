@@ -1,0 +1,42 @@
+"""A suite of four chains that is run once, with --tensorboard, for whoever reads results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+SEEDS = [0, 1]
+
+
+CHAINS = """
+EXPERIMENT_CONFIGS += [
+    chain("PF", {"prune": {"ratio": 0.4}}, {"finetune": {"epochs": 2}}, seeds=[0, 1]),
+    chain("PFQat", {"prune": {"ratio": 0.4}}, {"finetune": {"epochs": 1}}, "qat"),
+    chain("QatPF", "qat", {"prune": {"ratio": 0.4}}, {"finetune": {"epochs": 1}}),
+    chain("EQ", {"early_exit": {"epochs": 1, "thresholds": 0.25}}, "ptq"),
+]
+"""
+
+
+class Ran(NamedTuple):
+    """A suite that was run, with --tensorboard."""
+
+    config: Path
+    models: Path
+    results: Path
+
+    def result(self, name: str) -> dict[str, Any]:
+        return json.loads((self.results / f"{name}_results.json").read_text())
+
+    def checkpoint(self, name: str) -> str:
+        return self.result(name)["stages"][-1]["checkpoint"]
+
+
+def rows(printed: str) -> dict[str, list[str]]:
+    """The rows of printed tables, by their first cell; of a table in parts put together."""
+    cells = [line.strip("│ ").split("│") for line in printed.splitlines() if line.startswith("│")]
+    found: dict[str, list[str]] = {}
+    for row in cells:
+        found.setdefault(row[0].strip(), []).extend(cell.strip() for cell in row[1:])
+    return found

@@ -1,0 +1,207 @@
+"""Results folders made by hand, for the tests of the report and its benchmark."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+BROWSERS = "chromium", "chromium-browser", "google-chrome", "chrome"
+
+
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)  # the system's, if it has one
+
+
+def metrics(accuracy: float, **costs: Any) -> dict[str, Any]:
+    """A stage's metrics; what is not given is the baseline's."""
+    times = {
+        f"batch_{size}": {"median": costs.pop(f"ms_{size}", default), "p95": 9.0, "runs": 100}
+        for size, default in ((1, 1.0), (64, 20.0))
+    }
+    plain = {"params": 1000, "nonzero_params": 1000, "macs": 10**6, "bitops": 1024 * 10**6}
+    return {
+        "accuracy": accuracy,
+        "loss": 0.5,
+        "model_size_mb": 4.0,
+        **plain,
+        **costs,
+        "inference_time_ms": times,
+    }
+
+
+def history(epochs: int) -> list[dict[str, float]]:
+    return [
+        {"epoch": e, "train_loss": 1 / e, "train_accuracy": 90.0, "validation_loss": 1.1 / e,
+         "validation_accuracy": 88.0, "learning_rate": 0.1} for e in range(1, epochs + 1)
+    ]  # fmt: skip
+
+
+def write(
+    folder: Path,
+    name: str,
+    chain: list[tuple[str, dict[str, Any]]],
+    *,
+    baseline: str | None = "Base",
+    seeds: tuple[int, ...] = (0,),
+    details: dict[str, dict[str, Any]] | None = None,
+    spread: float = 0.0,
+    **fields: Any,
+) -> None:
+    """`NAME_results.json` of a chain of (stage, metrics); seed k is `spread` · k more accurate."""
+    from experiment.running.metrics import final_metrics
+
+    entries = [
+        {
+            "stage": stage,
+            "key": fields.get("keys", {}).get(stage, f"{name}/{place}/{seed}"),
+            "seed": seed,
+            "seconds": 2.0,
+            "cached": False,
+            "checkpoint": "x.pth",
+            "metrics": {**figures, "accuracy": figures["accuracy"] + spread * seed},
+            "details": (details or {}).get(stage, {}),
+            "spec": {"mode": "structural"} if stage == "prune" else {},
+        }
+        for seed in seeds
+        for place, (stage, figures) in enumerate(chain)
+    ]
+    fields.pop("keys", None)
+    result: dict[str, Any] = {
+        "experiment": name,
+        "status": "done",
+        "baseline": baseline,
+        "config": {
+            "name": name,
+            "dataset_args": {"name": "Digits"},
+            "sequence": [{stage: {}} for stage, _ in chain],
+        },
+        "seeds": list(seeds),
+        "stages": entries,
+        "errors": [],
+        "suite": "config.py",
+        "command": "python main.py",
+        "git_commit": "abc",
+        "environment": {"device": "cpu", "cpu": "X", "threads": 2, "isa": ["avx2", "amx"]},
+        "written": "2026-11-25T00:00:00+00:00",
+    }
+    result["final"] = final_metrics(result)
+    result.update(fields)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}_results.json").write_text(json.dumps(result))
+
+
+def small_suite(folder: Path) -> None:
+    """A baseline of 90 % and five chains; the figures in the tests are worked out from these."""
+    write(folder, "Base", [("train", metrics(90.0))], baseline=None,
+          details={"train": {"history": history(3)}})  # fmt: skip
+    int8 = {"model_size_mb": 1.0, "bitops": 64 * 10**6}
+    write(folder, "Q", [("ptq", metrics(89.5, **int8, ms_1=0.8))])
+    cut = {"model_size_mb": 2.0, "macs": 5 * 10**5, "bitops": 512 * 10**6, "params": 500}
+    tiny = {"model_size_mb": 0.5, "macs": 5 * 10**5, "bitops": 32 * 10**6, "params": 500}
+    pruned = [
+        ("prune", metrics(20.0, **cut, ms_1=0.6)),
+        ("finetune", metrics(89.2, **cut, ms_1=0.6)),
+    ]
+    prune_details = {
+        "prune": {
+            "widths": {"cnn_channels": [[16, 32], [8, 20]], "embed_dim": [64, 48]},
+            "layer_macs": {"cnn.blocks.0.conv": [1000, 500], "head": [10, 10]},
+        },
+        "finetune": {"history": history(2)},
+    }
+    keys = {"prune": "shared-p", "finetune": "shared-f"}
+    write(folder, "PF", pruned, details=prune_details, keys=keys)
+    write(folder, "PFQ", [*pruned, ("ptq", metrics(88.6, **tiny, ms_1=0.5))],
+          details=prune_details, keys=keys)  # fmt: skip
+    exits = {"places": ["cnn", "end"], "share": [0.75, 0.25], "macs": [4 * 10**5, 10**6]}
+    write(folder, "E", [("early_exit", metrics(89.9, bitops=500 * 10**6, ms_1=0.4, exits=exits))])
+    write(folder, "Slow", [("ptq", metrics(87.0, model_size_mb=1.0, ms_1=3.0))])
+
+
+def large_suite(folder: Path, count: int) -> None:
+    """A baseline and `count` - 1 chains of three stages and seeds, with all that they can show."""
+    write(folder, "Base", [("train", metrics(90.0))], baseline=None)
+    details = {
+        "prune": {"layer_macs": {f"layer.{i}": [100, 50] for i in range(20)}},
+        "finetune": {"history": history(30)},
+    }
+    for i in range(count - 1):
+        cost = {"bitops": 10**9 - i * 10**6, "ms_1": 1 - i / 400, "model_size_mb": 4 - i / 100}
+        accuracy = 90 - (i % 17) / 10
+        chain = [(name, metrics(accuracy, **cost)) for name in ("prune", "finetune", "ptq")]
+        write(folder, f"Chain_{i:03}", chain, seeds=(0, 1, 2), spread=0.1, details=details)
+
+
+def sensitivities(folder: Path) -> None:
+    curves = {
+        f"cnn.blocks.{i}": [{"ratio": r, "accuracy": 90 - 50 * r} for r in (0, 0.5)] for i in (0, 1)
+    }
+    scan = [
+        {"layer": n, "sqnr_db": s, "accuracy": 89.0} for n, s in (("head", 12.0), ("embed", 30.0))
+    ]
+    found = {"scan": scan, "float_accuracy": 90.0, "float_layers": ["head"]}
+    for name, fields in (
+        ("Base_sensitivity", {"criterion": "l1", "curves": curves}),
+        ("Base_quantization_sensitivity", found),
+    ):
+        (folder / f"{name}.json").write_text(json.dumps({"experiment": "Base", **fields}))
+
+
+def study(folder: Path) -> None:
+    """Only the documented fields."""
+    pair = {"first": "P", "second": "Q", "difference": 0.8, "interval": [0.2, 1.4], "decided": True}
+    open_pair = {
+        "first": "Q",
+        "second": "E",
+        "difference": 0.1,
+        "interval": [-0.3, 0.5],
+        "decided": False,
+    }
+    value = {
+        "order": ["P", "Q", "E"],
+        "pairs": [pair, open_pair],
+        "undecided": [["Q", "E"]],
+        "cycles": [],
+        "chains": [
+            {"name": "S_QP", "metrics": {"accuracy": {"mean": 88.0, "std": 0.5, "n": 2}}},
+            {"name": "S_PQ", "metrics": {"accuracy": {"mean": 88.8, "std": None, "n": 1}}},
+            {"name": "S_failed", "status": "failed"},
+        ],
+    }  # fmt: skip
+    (folder / "study_S.json").write_text(json.dumps(value))
+
+
+EVIL = '<script>alert(1)</script><img src=x onerror=alert(2)> & "quoted" ${x} {{ 7*7 }}'
+
+
+def hostile(folder: Path) -> None:
+    """Hostile text wherever results can hold text."""
+    small_suite(folder)
+    result = json.loads((folder / "PFQ_results.json").read_text())
+    for key in ("suite", "command", "git_commit", "written", "status"):
+        result[key] = EVIL
+    result["errors"] = [{"seed": EVIL, "stage": EVIL, "error": EVIL, "message": EVIL}]
+    result["environment"] = {EVIL: EVIL}
+    result["config"] = {"dataset_args": {"name": EVIL}, "sequence": [{EVIL: {EVIL: EVIL}}]}
+    for stage in result["stages"]:
+        stage["stage"] = EVIL
+        stage["spec"] = {EVIL: EVIL}
+        stage["metrics"]["warnings"] = [EVIL]
+        stage["metrics"]["exits"] = {"places": [EVIL], "share": [1.0]}
+        stage["details"] = {
+            "widths": {EVIL: [3, 2]},
+            "history": history(2),
+            "sensitivity": {EVIL: [[0.0, 1.0]]},
+        }
+    (folder / "PFQ_results.json").write_text(json.dumps(result))
+    named = {**result, "experiment": f"x{EVIL}".replace("/", ""), "baseline": EVIL}
+    (folder / f"{named['experiment']}_results.json").write_text(json.dumps(named))
+    pair = {"first": EVIL, "second": "Q", "difference": 1.0}
+    text = {"order": [EVIL], "pairs": [pair], "undecided": [[EVIL, EVIL]], "cycles": [[EVIL]],
+            "chains": [{"name": EVIL, "metrics": {"accuracy": {"mean": 1}}}], "failed": [EVIL],
+            "config": {"stages": {EVIL: EVIL}}}  # fmt: skip
+    (folder / "study_S.json").write_text(json.dumps(text))
+    (folder / "Z_sensitivity.json").write_text(
+        json.dumps({"experiment": EVIL, "curves": {EVIL: [{"ratio": 0, "accuracy": 1}]}})
+    )
