@@ -24,11 +24,14 @@ SECTION_TYPES: dict[str, type[BaseModel]] = {
 
 
 def device_of(value: Any, problems: list[str]) -> torch.device:
+    """The device that DEVICE names; 'auto' is a GPU where there is one."""
+    if value == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(value)
     except (RuntimeError, TypeError, ValueError):
         problems.append(
-            f"DEVICE: {short(value)} is not a device; allowed: 'cpu', 'cuda', 'cuda:1', ..."
+            f"DEVICE: {short(value)} is not a device; allowed: 'cpu', 'cuda', 'cuda:1', 'auto'"
         )
         return torch.device("cpu")
     if device.type not in ("cpu", "cuda"):
