@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.table import Table
 
-from experiment.commands.parser import Parser
+from experiment.commands.parser import Parser, config_option
 from experiment.commands.show import heading, results_folder
 from experiment.report.one_result import read_result, specs, stats_after, stats_at_end
 from experiment.report.reader import Result
@@ -137,13 +137,10 @@ def _table(title: str, rows: list[tuple[str, Any, Any]]) -> Table:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="python main.py compare",
+        "compare",
         description="Two experiments stage by stage, and what differs in their configurations.",
-        allow_abbrev=False,
+        parents=[config_option("the suite, for its RESULTS_DIR")],
     )
     parser.add_argument("first", metavar="A", help="a name that has results, or a results file")
     parser.add_argument("second", metavar="B", help="the same")
-    parser.add_argument(
-        "--config", default="config.py", metavar="FILE", help="the suite, for its RESULTS_DIR"
-    )
     return parser

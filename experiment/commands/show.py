@@ -8,7 +8,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from experiment.commands.parser import Parser
+from experiment.commands.parser import Parser, config_option
 from experiment.report.one_result import at, read_result, specs, stats_after, stats_at_end
 from experiment.report.reader import Result, StageEntry
 from experiment.running.console import Console
@@ -172,12 +172,9 @@ def _found(entry: StageEntry) -> list[str]:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="python main.py show",
+        "show",
         description="One experiment: its stages with their change against the baseline, settings.",
-        allow_abbrev=False,
+        parents=[config_option("the suite, for its RESULTS_DIR")],
     )
     parser.add_argument("experiment", help="a name that has results, or a results file (.json)")
-    parser.add_argument(
-        "--config", default="config.py", metavar="FILE", help="the suite, for its RESULTS_DIR"
-    )
     return parser

@@ -38,7 +38,7 @@ def store_command(arguments: list[str], console: Console) -> int:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="python main.py store", description="The store of finished stages.")
+    parser = Parser("store", description="The store of finished stages.")
     parser.add_argument("action", choices=["ls", "verify", "gc"])
     parser.add_argument(
         "--config",
@@ -153,17 +153,17 @@ def _collect(store: Store, named: set[str], yes: bool, console: Console) -> int:
     for path in [p for p in doomed if p.suffix != ".lock"] + links:
         console.say(f"{path}  {path.stat().st_size / 1e6:.2f} MB")
     total = sum(path.stat().st_size for path in doomed)
-    question = f"remove these {len(doomed) + len(links)} files ({total / 1e6:.1f} MB)? [y/N] "
+    question = f"remove these {len(doomed) + len(links)} files ({total / 1e6:.1f} MB)?"
     if not yes:
         if not sys.stdin.isatty():
             raise ConfigError(["store gc: no terminal to ask on; add --yes to remove them"])
         try:
-            answer = input(question).strip().lower()
+            yes = console.ask(question, default=False)
         except EOFError:
-            answer = ""
-        if answer not in ("y", "yes"):
-            console.say("nothing removed")
-            return 0
+            yes = False
+    if not yes:
+        console.say("nothing removed")
+        return 0
     for path in [*links, *doomed]:
         path.unlink(missing_ok=True)
     console.say(f"removed {total / 1e6:.1f} MB")

@@ -6,10 +6,10 @@ from typing import Any
 
 from rich.table import Table
 
-from experiment.commands.parser import Parser
+from experiment.commands.parser import Parser, running_options, suite_options
 from experiment.report.write import write_report
 from experiment.running.console import Console
-from experiment.running.executor_options import add_execution_options, execution
+from experiment.running.executor_options import execution
 from experiment.running.run_view import RunView
 from experiment.running.store import Store
 from experiment.running.study_result import COSTS, StudyResult
@@ -54,18 +54,13 @@ def study_command(arguments: list[str], console: Console) -> int:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="python main.py study",
+        "study",
         description="Compare orders of compression stages: ORDER_STUDIES of a config.",
         epilog="Exit codes: 0 done, 1 a chain failed or none meets --recommend, 2 wrong config.",
-        allow_abbrev=False,
+        parents=[suite_options(), running_options(baseline="reuse")],
     )
     parser.add_argument("name", nargs="?", help="a study; without it they are listed")
-    parser.add_argument("--config", default="config.py", metavar="FILE")
-    parser.add_argument("--set", action="append", metavar="SECTION.KEY=VALUE")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and run nothing")
-    parser.add_argument("--baseline", choices=["ask", "reuse", "retrain"], default="reuse")
-    parser.add_argument("--remeasure", action="store_true", help="take all metrics again")
-    add_execution_options(parser)
     parser.add_argument(
         "--recommend",
         metavar="WISH",

@@ -73,7 +73,7 @@ def draw_pictures(rows: Sequence[Row], folder: Path) -> list[Path]:
 def _drawn(stem: Path, marks: list[Mark], axis: Figure, title: str) -> list[Path]:
     """A picture's two files, drawn anew where they are missing or of other data or code."""
     digest = sha256(canonical_json(finite([_artist(), marks, axis.label, axis.log, title])))
-    about = {
+    about: dict[Path, dict[str, Any]] = {
         stem.with_name(f"{stem.name}.png"): {"dpi": 300, "metadata": {"Description": digest}},
         stem.with_name(f"{stem.name}.svg"): {"metadata": {"Description": digest, "Date": None}},
     }
