@@ -8,9 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from methods import costs
 from methods.early_exit.exits import EarlyExitNetwork, Exits, every_logits
-from methods.early_exit.thresholds import calibrate
+from methods.early_exit.thresholds import calibrate, exit_macs
 from methods.quantization import backends
 from stages.stage import Context, StageError
 from stages.state import ModelState, build
@@ -68,7 +67,7 @@ def _with_thresholds(state: ModelState, exits: Exits, ctx: Context) -> Exits:
     for images, truth in replace(ctx, device=device).loaders(batch_size=256).validation:
         every.append(every_logits(parts, images).float().cpu())
         labels.append(truth.cpu())
-    macs = costs.exit_macs(build(state))
+    macs = exit_macs(build(state))
     try:
         return calibrate(torch.cat(every, dim=1), torch.cat(labels), macs, exits)
     except ValueError as error:

@@ -91,6 +91,9 @@ def test_the_cookbooks_stage(suites: Suites, monkeypatch: pytest.MonkeyPatch) ->
     module = ModuleType("stages.rounding")
     monkeypatch.setitem(sys.modules, "stages.rounding", module)
     code = recipes()["# stages/rounding.py"].split("\n\n\n# in STAGES")[0]
+    file = suites.folder / "rounding.py"  # keys read the file that a stage is in
+    file.write_text(code)
+    module.__file__ = str(file)
     exec(code, vars(module))
     monkeypatch.setitem(STAGES, "round", Stage(module.RoundSpec, module.round_weights))
     chains = 'EXPERIMENT_CONFIGS.append(chain("R", "ptq", {"round": {"places": 1}}))'
