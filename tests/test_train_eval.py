@@ -14,9 +14,10 @@ from torch import Tensor, nn
 import train_eval
 from dataset import Dataset, get_dataloaders
 from model import HybridCNNTransformer
-from networks import transformer
+from networks import attention as attention_module
 from networks.attention import ScaledDotProduct
 from networks.convolution import fuse_blocks
+from stages.fitting import evaluate_shard
 from stages.stage import Context
 from tests.support.compiler import needs_compiler
 from tests.support.processes import in_team
@@ -35,11 +36,9 @@ def _evaluations(team: Team | None, dataset: Dataset, count: int) -> list[float]
     model = tiny().eval()
     loader = Context(dataset, torch.device("cpu"), 0).loaders(batch_size=32).validation
     loader.index = loader.index[:count]
-    if team is None:
-        found = evaluate(model, loader)
-    else:
-        found = Shard(team, 64, lambda: False).evaluate(model, loader)
-        assert len(loader.index) == count
+    shard = Shard(team, 64, lambda: False) if team is not None else None
+    found = evaluate_shard(model, loader, shard)
+    assert len(loader.index) == count
     return [found.accuracy, found.loss, found.images]
 
 
@@ -154,7 +153,7 @@ def test_losses_are_a_plain_loops(
     monkeypatch: pytest.MonkeyPatch, written_out: bool, fused: bool
 ) -> None:
     """Float32 without augmentation, against AdamW, OneCycleLR and torch's attention by hand."""
-    monkeypatch.setattr(transformer, "trains_faster_written_out", lambda *_: written_out)
+    monkeypatch.setattr(attention_module, "trains_faster_written_out", lambda *_: written_out)
     loader = get_dataloaders({"name": "Digits"}, 64, augmentation="none").train
     ours, plain = (HybridCNNTransformer(**TINY) for _ in range(2))
     plain.load_state_dict(ours.state_dict())
