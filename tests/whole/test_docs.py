@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
-import importlib
+import importlib.util
 import io
 import json
 import keyword
@@ -125,14 +125,15 @@ def test_readmes_commands_run(ran: Path) -> None:
 def test_python_blocks(text: str, ran: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """'run' is run in a folder of results; 'config' makes a suite that the checks let pass."""
     monkeypatch.chdir(ran)
-    monkeypatch.setitem(sys.modules, "mlflow", MLFLOW)
-    monkeypatch.setitem(sys.modules, "pandas", PANDAS)
     for number, block in enumerate(docs.blocks(text)):
         if block.language != "python":
             continue
         compile(block.code, f"{text}, block {number}", "exec")
         if block.use == "run":
-            with redirect_stdout(io.StringIO()):
+            with redirect_stdout(io.StringIO()), pytest.MonkeyPatch.context() as patch:
+                for name, stand_in in STAND_INS.items():
+                    if f"import {name}" in block.code:
+                        patch.setitem(sys.modules, name, stand_in)
                 exec(block.code, {})
         elif block.use == "config":
             suite = ran / "configs" / f"block_{number}.py"
@@ -143,7 +144,7 @@ def test_python_blocks(text: str, ran: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 class Table:
-    """Stands in for pandas, which is not installed for the tests: knows its columns alone."""
+    """As far as docs/outputs.md uses pandas' tables: knows its columns alone."""
 
     def __init__(
         self, rows: list[Any], path: list[str] | None = None, meta: list[str] | None = None
@@ -176,18 +177,32 @@ def log_metrics(values: dict[str, float]) -> None:
     assert values and all(isinstance(value, float) for value in values.values())
 
 
-PANDAS = types.SimpleNamespace(json_normalize=Table)
-MLFLOW = types.SimpleNamespace(
-    start_run=lambda run_name: nullcontext(),
-    set_tags=dict,
-    log_dict=lambda values, name: json.dumps(values),
-    log_metrics=log_metrics,
-)
+STAND_INS: dict[str, Any] = {  # for packages that are not installed for the tests
+    "pandas": types.SimpleNamespace(json_normalize=Table),
+    "mlflow": types.SimpleNamespace(
+        start_run=lambda run_name: nullcontext(),
+        set_tags=dict,
+        log_dict=lambda values, name: json.dumps(values),
+        log_metrics=log_metrics,
+    ),
+}
+
+
+def example(first_line: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The file of docs/extending.md that begins so, imported as what it says it is."""
+    name = first_line.removeprefix("# ").removesuffix(".py").replace("/", ".")
+    path = folder / Path(first_line).name
+    path.write_text(docs.block("docs/extending.md", first_line))
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_the_example_of_a_data_set(suites: Suites, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ModuleType("data_sets.shapes")
-    exec(docs.block("docs/extending.md", "# data_sets/shapes.py"), vars(module))
+    module = example("# data_sets/shapes.py", suites.folder, monkeypatch)
     row = DatasetEntry(module.describe_shapes, module.load_shapes)
     monkeypatch.setitem(dataset.DATASET_REGISTRY, "Shapes", row)
     suite = 'DEFAULT_DATASET_CONFIG = {"name": "Shapes"}'
@@ -206,9 +221,7 @@ def test_the_example_of_a_data_set(suites: Suites, monkeypatch: pytest.MonkeyPat
 
 
 def test_the_example_of_a_stage(suites: Suites, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ModuleType("stages.rounding")
-    monkeypatch.setitem(sys.modules, "stages.rounding", module)
-    exec(docs.block("docs/extending.md", "# stages/rounding.py"), vars(module))
+    module = example("# stages/rounding.py", suites.folder, monkeypatch)
     monkeypatch.setitem(STAGES, "round", Stage(module.RoundSpec, module.round_weights))
     chains = 'EXPERIMENT_CONFIGS.append(chain("R", "ptq", {"round": {"places": 1}}))'
     assert suites.run(chains) == 0
