@@ -11,14 +11,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from machine.errors import Refused
+from experiment.running.entries import CheckpointError
 from stages.state import ModelState, from_plain
 
 FORMAT = 1
-
-
-class CheckpointError(Refused):
-    """A file that is not, or no longer, a checkpoint of this project; the message names it."""
 
 
 class Checkpoint(NamedTuple):
