@@ -27,10 +27,13 @@ import torch
 import dataset
 import main
 from data_sets.source import DatasetEntry
+from experiment.running import measure
 from experiment.running.checkpoint import load_checkpoint, read_checkpoint
+from experiment.running.metrics import FIGURES, Figure
 from experiment.study.plan import load_studies, load_study
 from experiment.suite.schema import load_suite
 from stages import STAGES, Stage
+from stages.state import ModelState, build
 from tests.support import docs
 from tests.support.docs import TEXTS, TWINS, Block
 from tests.support.home import HOME
@@ -88,7 +91,9 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("machine.timing.LATENCY_SECONDS", 0.01)
-        patch.setattr("experiment.report.write.pictures", lambda rows: {}, raising=False)  # seconds of drawing
+        patch.setattr(
+            "experiment.report.write.pictures", lambda rows: {}, raising=False
+        )  # seconds of drawing
         for block in docs.blocks("README.md"):
             if (block.language, block.use) == ("bash", "run"):
                 for command in commands(block):
@@ -232,6 +237,23 @@ def test_the_example_of_a_stage(suites: Suites, monkeypatch: pytest.MonkeyPatch)
     torch.testing.assert_close(weight * 10, (weight * 10).round())
     assert suites.run(chains.replace("places", "place")) == 2
     assert "did you mean 'places'?" in suites.capsys.readouterr().err
+
+
+def test_the_example_of_a_metric(suites: Suites, monkeypatch: pytest.MonkeyPatch) -> None:
+    space: dict[str, Any] = {"Figure": Figure, "nn": torch.nn, "torch": torch}
+    exec(docs.block("docs/extending.md", "# in experiment/running/measure.py"), space)
+    plain = measure.static_metrics
+
+    def static_metrics(state: ModelState, *more: Any) -> dict[str, Any]:
+        return {**plain(state, *more), "zero_share": space["zero_share"](build(state))}
+
+    monkeypatch.setattr(measure, "static_metrics", static_metrics)
+    monkeypatch.setitem(FIGURES, "zero_share", space["ZEROS"])
+    chain = 'EXPERIMENT_CONFIGS.append(chain("P", {"prune": {"ratio": 0.5}}))'
+    assert suites.run(chain) == 0
+    result = json.loads((suites.results / "P_results.json").read_text())
+    assert 0.2 < result["final"]["zero_share"]["mean"] < 0.6
+    assert "zero_share_mean" in (suites.results / "summary.csv").read_text()
 
 
 # --- figures have one source ---------------------------------------------------------------------
