@@ -244,8 +244,9 @@ def test_the_example_of_a_metric(suites: Suites, monkeypatch: pytest.MonkeyPatch
     exec(docs.block("docs/extending.md", "# in experiment/running/measure.py"), space)
     plain = measure.static_metrics
 
-    def static_metrics(state: ModelState, *more: Any) -> dict[str, Any]:
-        return {**plain(state, *more), "zero_share": space["zero_share"](build(state))}
+    def static_metrics(made: Any, *more: Any) -> dict[str, Any]:
+        state = made if isinstance(made, ModelState) else made.state
+        return {**plain(made, *more), "zero_share": space["zero_share"](build(state))}
 
     monkeypatch.setattr(measure, "static_metrics", static_metrics)
     monkeypatch.setitem(FIGURES, "zero_share", space["ZEROS"])
