@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from experiment.commands.parser import Parser
 from experiment.running.console import Console
-from experiment.running.entries import Entries
+from experiment.running.store import Store
 from experiment.suite.config_file import config_values, folder_of
 from experiment.suite.messages import ConfigError, stop_at
-
-if TYPE_CHECKING:
-    from experiment.running.store import Store
 
 HOME = Path(__file__).parents[2]
 
@@ -25,13 +21,9 @@ def store_command(arguments: list[str], console: Console) -> int:
     args = _parser().parse_args(arguments)
     paths = [Path(config) for config in args.config or []]
     paths = paths or [HOME / "config.py", *sorted((HOME / "configs").glob("*.py"))]
-    folder = _folder(paths, console)
+    store = Store(_folder(paths, console), console.say)
     if args.action == "ls":
-        return _list(Entries(folder, console.say), console)
-    # What follows reads networks or plans suites, and so needs torch, which takes seconds.
-    from experiment.running.store import Store
-
-    store = Store(folder, console.say)
+        return _list(store, console)
     if args.action == "verify":
         return _verify(store, console)
     return _collect(store, _named_keys(paths, args.set), args.yes, console)
@@ -76,6 +68,7 @@ def _folder(paths: list[Path], console: Console) -> Path:
 
 def _named_keys(paths: list[Path], overrides: list[str] | None) -> set[str]:
     """The key of every stage that a suite or its studies name. Raises ConfigError."""
+    # These need torch, whose seconds a listing of the store does without.
     from experiment.study.plan import load_studies, load_study
     from experiment.suite.chains import plan
     from experiment.suite.schema import load_suite
@@ -94,15 +87,15 @@ def _named_keys(paths: list[Path], overrides: list[str] | None) -> set[str]:
     return named
 
 
-def _list(entries: Entries, console: Console) -> int:
-    table = Table(title=f"{entries.entries}", title_justify="left")
+def _list(store: Store, console: Console) -> int:
+    table = Table(title=f"{store.entries}", title_justify="left")
     for heading in ("key", "stage", "finished", "accuracy %", "MB", "checkpoint"):
         table.add_column(heading, justify="right" if heading in ("accuracy %", "MB") else "left")
-    records = sorted(entries.records(), key=lambda record: record["finished"])
-    names, total = entries.names(), 0
+    records = sorted(store.records(), key=lambda record: record["finished"])
+    names, total = store.names(), 0
     for record in records:
         key = record["key"]
-        files = [entries.path(key), entries.record_path(key)]
+        files = [store.path(key), store.record_path(key)]
         size = sum(path.stat().st_size for path in files if path.exists())
         table.add_row(
             key[:12],

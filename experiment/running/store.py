@@ -6,24 +6,87 @@ sha256. The readable names in `saved_models/` are links to the same content.
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from experiment.running.checkpoint import FORMAT, load_plain, open_checkpoint, read_key
-from experiment.running.entries import CheckpointError, Entries
+from experiment.running.checkpoint import (
+    FORMAT,
+    CheckpointError,
+    load_plain,
+    open_checkpoint,
+    read_key,
+)
 from machine.errors import Interrupted
 from machine.files import canonical_json, finite, sha256, tensor_bytes, write_atomically, write_json
-from stages.state import ModelState, to_plain
+
+if TYPE_CHECKING:
+    from stages.state import ModelState
 
 
-class Store(Entries):
+class Store:
     """Finished stages by key. `say` is told of everything unexpected."""
+
+    def __init__(self, folder: Path | str, say: Callable[[str], None] = print):
+        self.folder = Path(folder)
+        self.entries = self.folder / "store"
+        self.compiled = self.folder / "compiled"  # machine code of int8 networks, made anew if lost
+        self.say = say
+
+    def path(self, key: str) -> Path:
+        return self.entries / f"{key}.pth"
+
+    def record_path(self, key: str) -> Path:
+        return self.entries / f"{key}.json"
+
+    def has(self, key: str) -> bool:
+        """Whether an entry is there (it is verified when loaded)."""
+        return self.path(key).exists() and self.record_path(key).exists()
+
+    def record(self, key: str) -> dict[str, Any] | None:
+        """The record of an entry, verified; None if there is none. A damaged one is set aside."""
+        path = self.record_path(key)
+        try:
+            return _open_record(path)
+        except FileNotFoundError:
+            return None
+        except CheckpointError as error:
+            self.set_aside(path, str(error))
+            return None
+
+    def keys(self) -> list[str]:
+        """The keys of all entries, damaged ones included."""
+        return sorted(path.stem for path in self.entries.glob("*.json"))
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """The records that can be read; damage is left for the stage that needs the entry."""
+        for key in self.keys():
+            try:
+                yield _open_record(self.record_path(key))
+            except (CheckpointError, OSError):
+                continue
+
+    def names(self) -> dict[str, list[str]]:
+        """Key → the readable names in the folder that hold its checkpoint, as links or copies."""
+        keys, digests = {}, {}
+        for record in self.records():
+            digests[record["checkpoint_sha256"]] = record["key"]
+            if (path := self.path(record["key"])).exists():
+                keys[path.stat().st_dev, path.stat().st_ino] = record["key"]
+        found: dict[str, list[str]] = defaultdict(list)
+        for link in sorted(self.folder.glob("*.pth")):
+            key = keys.get((link.stat().st_dev, link.stat().st_ino))
+            key = key or digests.get(sha256(link.read_bytes()))
+            if key is not None:
+                found[key].append(link.stem)
+        return dict(found)
 
     def load(self, key: str) -> tuple[ModelState, dict[str, Any]] | None:
         """State and record of a key; None where it must be computed. Damage is set aside."""
@@ -56,6 +119,8 @@ class Store(Entries):
         `data` is what the checkpoint says of its data: see `dataset.preprocessing`. The checkpoint
         goes first, so that a record never stands without what it speaks of.
         """
+        from stages.state import to_plain  # torch, which a listing of records does without
+
         content = tensor_bytes(
             {"format": FORMAT, "key": key, "state": to_plain(state), "data": data}
         )
@@ -98,6 +163,14 @@ class Store(Entries):
             self.say(f"{link} held other settings' result; that stays in the store as {old[:12]}")
         else:
             self.set_aside(link, f"{link}: its content is not in the store")
+
+    def set_aside(self, path: Path, why: str) -> None:
+        """Rename a damaged or foreign file, so that it can be looked at and is not in the way."""
+        number = 1
+        while (aside := path.with_name(f"{path.name}.aside{number}")).exists():
+            number += 1
+        path.rename(aside)
+        self.say(f"{why}; set aside as {aside.name}")
 
     def snapshot(self, key: str, parent: str | None = None) -> StoredSnapshot:
         return StoredSnapshot(self.entries / f"{key}.snapshot", self, parent)
@@ -173,3 +246,15 @@ class StoredSnapshot:
 
     def clear(self) -> None:
         self.path.unlink(missing_ok=True)
+
+
+def _open_record(path: Path) -> dict[str, Any]:
+    try:
+        sealed = json.loads(path.read_bytes())
+        record = sealed["record"]
+        intact = sealed["sha256"] == sha256(canonical_json(record))
+    except (ValueError, KeyError, TypeError):
+        intact = False
+    if not intact:
+        raise CheckpointError(f"{path}: the record is damaged")
+    return record
