@@ -313,6 +313,11 @@ def test_options_have_the_specs_defaults_and_ranges(text: str, folder: str) -> N
         assert [row[:3] for row in table[1:]] == expected, kind
 
 
+def test_every_requirement_is_explained() -> None:
+    for text in ("docs/configuration.md", "docs/zh-CN/configuration.md"):
+        assert requirements() <= set(docs.spans(docs.prose(text)))
+
+
 @pytest.mark.parametrize("text", TEXTS)
 def test_links_lead_somewhere(text: str) -> None:
     for link in docs.links(text):
