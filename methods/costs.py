@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -40,11 +38,6 @@ def part_macs(model: HybridCNNTransformer) -> list[tuple[int, dict[str, int]]]:
         with torch.no_grad():
             inputs = part(*inputs)[1:]
     return counts
-
-
-def exit_macs(model: HybridCNNTransformer) -> list[int]:
-    """Multiply-accumulates for an image that leaves at each exit, and at the network's end."""
-    return list(itertools.accumulate(macs for macs, _ in part_macs(model)))
 
 
 def example_image(model: HybridCNNTransformer) -> torch.Tensor:

@@ -14,9 +14,8 @@ import torch
 from torch import nn
 
 from dataset import DataLoaders
-from methods import costs
 from methods.early_exit.exits import EarlyExitNetwork, Exits
-from methods.early_exit.thresholds import calibrate
+from methods.early_exit.thresholds import calibrate, exit_macs
 from methods.quantization import backends
 from methods.quantization.compiled import BATCH_SIZES
 from model import HybridCNNTransformer, every_logits
@@ -117,7 +116,7 @@ def _with_thresholds(deployed: Deployed, exits: Exits, ctx: Context) -> Exits:
     for images, truth in deployed.loaders(ctx).validation:
         every.append(every_logits(deployed.parts, images).float().cpu())
         labels.append(truth.cpu())
-    macs = costs.exit_macs(deployed.float_network)
+    macs = exit_macs(deployed.float_network)
     try:
         return calibrate(torch.cat(every, dim=1), torch.cat(labels), macs, exits)
     except ValueError as error:

@@ -21,6 +21,7 @@ from training.recipe import TrainingArgs
 class QuantSpec(StageSpec):
     """What `ptq` and `qat` share."""
 
+    quantizes = True
     backend: str = "inductor"
     float_layers: list[str] | Literal["auto"] = []  # patterns of layers that stay float32
     max_accuracy_drop: float | None = Field(None, ge=0)  # points, for 'auto'; None: 0.5
@@ -44,6 +45,10 @@ class QuantSpec(StageSpec):
         if why is not None:
             raise ValueError(why)
         return backend
+
+    @property
+    def keeps_float(self) -> list[str] | Literal["auto"]:
+        return self.float_layers
 
     @classmethod
     def defaults(cls, training: TrainingArgs, compression: CompressionArgs) -> dict[str, Any]:

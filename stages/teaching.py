@@ -58,6 +58,10 @@ class TeacherSpec(Recipe, StageSpec):
         return self
 
     @property
+    def teacher_name(self) -> str | None:
+        return self.teacher
+
+    @property
     def looks_inside(self) -> bool:
         """Whether features are wanted, not logits alone."""
         return bool(self.feature_weight or self.attention_weight)
@@ -76,7 +80,6 @@ class TeacherSpec(Recipe, StageSpec):
     def check_teacher(
         self, student_args: dict[str, Any], teacher_args: dict[str, Any], int8: bool
     ) -> None:
-        """Raise ValueError where a teacher of these arguments cannot teach such a student."""
         if not self.looks_inside:
             return
         if int8:

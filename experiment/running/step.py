@@ -17,7 +17,7 @@ from experiment.suite.chains import Step
 from machine.files import canonical_json, sha256
 from stages import STAGES
 from stages.deployment import Deployed, calibrated, deploy
-from stages.stage import Context
+from stages.stage import Context, StageError
 from stages.state import ModelState, initial_state
 
 Outcome = tuple[ModelState, dict[str, Any]]  # of a step: state and record
@@ -105,7 +105,24 @@ def _computed(step: Step, before: ModelState | None, ctx: Context) -> Deployed:
     if step.spec.warnings():
         ctx.details["warnings"] = step.spec.warnings()
     before = before or initial_state(step.experiment.model_args, step.seed)
-    return calibrated(STAGES[step.stage].run(before, step.spec, ctx), ctx)
+    after = STAGES[step.stage].run(before, step.spec, ctx)
+    _check_declared(step, after, ctx)
+    return calibrated(after, ctx)
+
+
+def _check_declared(step: Step, after: ModelState, ctx: Context) -> None:
+    """Raise StageError where a stage did what no Spec declares: its key lacks code then."""
+    trained = "history" in ctx.details
+    for done, declared, what, missing in (
+        (after.quant is not None, step.leaving.int8, "is quantized", "quantizes = True"),
+        (bool(after.model_args["exits"]), step.leaving.exits, "has exits", "adds_exits = True"),
+        (trained, step.spec.epochs_trained > 0, "was trained", "epochs_trained, by FitSpec"),
+    ):
+        if done and not declared:
+            raise StageError(
+                f"{step.stage}: its network {what}, which {type(step.spec).__name__} does not "
+                f"declare; add {missing}"
+            )
 
 
 def _described(step: Step, state: ModelState) -> dict[str, Any]:

@@ -50,8 +50,8 @@ def test_every_order_runs_and_means_what_it_says(
     order: tuple[str, ...], backend: str, ctx: Context
 ) -> None:
     start = ctx.teacher = state_of(tiny(num_layers=1))
-    end = run_chain(start, order, ctx, backend)
-    network = deploy(end).network
+    deployed = run_chain(start, order, ctx, backend)
+    end, network = deployed.state, deployed.network
     images = torch.randn(5, 1, 8, 8)
     quantized = "ptq" in order or "qat" in order
     assert (end.quant is not None) == quantized
@@ -80,7 +80,7 @@ def test_every_order_runs_and_means_what_it_says(
 def test_both_quantizations_work_on_every_fusion(fusion: str, ctx: Context) -> None:
     start = state_of(tiny(fusion=fusion, ffn_activation="relu", pooling="class_token"))
     for order in (("prune", "ptq"), ("qat", "prune", "finetune")):
-        network = deploy(run_chain(start, order, ctx)).network
+        network = run_chain(start, order, ctx).network
         assert torch.isfinite(network(torch.randn(2, 1, 8, 8))).all()
 
 
@@ -88,14 +88,15 @@ def test_both_quantizations_work_on_every_fusion(fusion: str, ctx: Context) -> N
 def test_saved_and_loaded_networks_give_the_same_logits(
     order: tuple[str, ...], ctx: Context, tmp_path: Path
 ) -> None:
-    end = run_chain(state_of(tiny()), order, ctx)
+    deployed = run_chain(state_of(tiny()), order, ctx)
+    end, network = deployed.state, deployed.network
     store = Store(tmp_path)
     store.put("k", end, {"metrics": {}})
     images = torch.randn(4, 1, 8, 8)
     loaded = load_checkpoint(store.name("k", "net_pruned"))
     with torch.inference_mode():
-        assert torch.equal(deploy(end).network(images), deploy(loaded).network(images))
-        assert torch.equal(deploy(end).network(images), utils.load_model(store.path("k"))(images))
+        assert torch.equal(network(images), deploy(loaded).network(images))
+        assert torch.equal(network(images), utils.load_model(store.path("k"))(images))
     assert loaded.model_args == end.model_args
 
 

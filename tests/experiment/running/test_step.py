@@ -1,4 +1,7 @@
-"""A step whose parent has other weights is computed anew; one step makes its networks once."""
+"""A step whose parent has other weights is computed anew; one step makes its networks once.
+
+What no Spec declares is refused.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,12 @@ from experiment.suite.chains import plan
 from experiment.suite.schema import load_suite
 from methods.quantization import backends
 from model import HybridCNNTransformer
+from stages import STAGES, Stage
+from stages.early_exit import EarlyExitSpec, early_exit
+from stages.finetuning import FinetuneSpec, finetune
+from stages.ptq import PtqSpec, ptq
+from stages.stage import Context, StageSpec
+from stages.state import ModelState
 from tests.support.suites import CHAINS, Suites, cached, results
 
 
@@ -62,3 +71,38 @@ def test_a_step_makes_its_networks_once(suites: Suites, monkeypatch: pytest.Monk
     made.clear()
     record, cached = runner.run(steps[-1], remeasure=True)
     assert cached and made == ["float", "int8"]
+
+
+class SilentSpec(StageSpec):
+    """Declares nothing."""
+
+    does: str
+
+    def tags(self) -> tuple[str, str]:
+        return self.does, self.does
+
+
+def silent(state: ModelState, spec: SilentSpec, ctx: Context) -> ModelState:
+    if spec.does == "quantize":
+        return ptq(state, PtqSpec(backend="x86"), ctx)
+    if spec.does == "leave":
+        return early_exit(state, EarlyExitSpec(epochs=1), ctx)
+    return finetune(state, FinetuneSpec(epochs=1), ctx)
+
+
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [
+        ("quantize", "its network is quantized, which SilentSpec does not declare; add quantizes"),
+        ("leave", "its network has exits, which SilentSpec does not declare; add adds_exits"),
+        ("train", "its network was trained, which SilentSpec does not declare; add epochs_trained"),
+    ],
+)
+def test_a_stage_that_does_what_it_does_not_declare_fails(
+    suites: Suites, monkeypatch: pytest.MonkeyPatch, does: str, said: str
+) -> None:
+    monkeypatch.setitem(STAGES, "silent", Stage(SilentSpec, silent))
+    text = f'EXPERIMENT_CONFIGS.append(chain("C", {{"silent": {{"does": {does!r}}}}}))'
+    assert suites.run(text) == 1
+    (error,) = results(suites, "C")["errors"]
+    assert error["stage"] == "silent" and said in error["message"]
