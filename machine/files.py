@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
-
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write beside `path`, flush to disk, rename over it. On OSError `path` is as it was."""
@@ -24,6 +22,8 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def save_atomically(path: Path, value: Any) -> None:
     """The same by torch.save, without a second copy in memory."""
+    import torch  # `doctor` reads this file where torch may be what is broken
+
     with _replacing(path) as file:
         torch.save(value, file)
 
@@ -71,6 +71,8 @@ def sha256(content: bytes) -> str:
 
 def tensor_bytes(value: Any) -> bytes:
     """`value` (tensors and plain data) as torch.save writes it."""
+    import torch
+
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()

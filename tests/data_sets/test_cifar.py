@@ -13,7 +13,7 @@ import torch
 import torchvision
 
 import dataset
-from data_sets.cifar import cifar
+from data_sets.cifar import ARCHIVES, cifar
 from data_sets.source import DataError, DatasetArgs
 from dataset import load_dataset
 
@@ -52,13 +52,26 @@ def cifar_archive(folder: Path, hundred: bool = False) -> type[torchvision.datas
     return Tiny
 
 
+def offer(kind: type[torchvision.datasets.CIFAR10], name: str, patch: pytest.MonkeyPatch) -> None:
+    """Put the tiny archive's class and checksum into the place of the original's."""
+    patch.setattr(torchvision.datasets, name, kind)
+    patch.setitem(ARCHIVES, name, ARCHIVES[name]._replace(md5=kind.tgz_md5))
+    patch.setitem(dataset.DATASET_REGISTRY, name, cifar(name))
+
+
+@pytest.mark.parametrize("name", ["CIFAR10", "CIFAR100"])
+def test_archives_are_torchvisions(name: str) -> None:
+    kind = getattr(torchvision.datasets, name)
+    assert (ARCHIVES[name].file, ARCHIVES[name].md5) == (kind.filename, kind.tgz_md5)
+
+
 @pytest.mark.parametrize("hundred", [False, True])
 def test_cifar_is_read_from_an_archive_in_the_original_format(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hundred: bool
 ) -> None:
     name = "CIFAR100" if hundred else "CIFAR10"
     kind = cifar_archive(tmp_path, hundred)
-    monkeypatch.setitem(dataset.DATASET_REGISTRY, name, cifar(kind, name))
+    offer(kind, name, monkeypatch)
     loaded = load_dataset(DatasetArgs(name=name, validation_share=0.5), tmp_path / "data")
     assert loaded.arrays.train_images.shape == ((200 if hundred else 100), 3, 32, 32)
     assert loaded.arrays.test_images.shape == ((200 if hundred else 20), 3, 32, 32)
@@ -74,7 +87,7 @@ def test_cifar_absent_and_offline_names_file_folder_and_the_offline_suite(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kind = cifar_archive(tmp_path)
-    monkeypatch.setitem(dataset.DATASET_REGISTRY, "CIFAR10", cifar(kind, "CIFAR10"))
+    offer(kind, "CIFAR10", monkeypatch)
     with pytest.raises(DataError) as error:
         load_dataset(DatasetArgs(name="CIFAR10"), tmp_path / "elsewhere")
     message = str(error.value)
@@ -90,7 +103,7 @@ def test_a_truncated_cifar_archive_is_refused_and_kept(
     archive = tmp_path / "data" / kind.filename
     archive.write_bytes(archive.read_bytes()[:-100])
     before = archive.read_bytes()
-    monkeypatch.setitem(dataset.DATASET_REGISTRY, "CIFAR10", cifar(kind, "CIFAR10"))
+    offer(kind, "CIFAR10", monkeypatch)
     with pytest.raises(DataError, match=r"cifar-10-python\.tar\.gz is damaged or incomplete"):
         load_dataset(DatasetArgs(name="CIFAR10"), tmp_path / "data")
     assert archive.read_bytes() == before

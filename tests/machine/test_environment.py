@@ -12,4 +12,4 @@ def test_environment_names_the_machine() -> None:
     found = environment(torch.device("cpu"))
     assert found["torch"].startswith(torch.__version__.split("+")[0])
     assert found["threads"] == torch.get_num_threads()
-    assert set(environment["isa"]) <= set(processor.ISA_FLAGS)
+    assert set(found["isa"]) <= set(processor.ISA_FLAGS)

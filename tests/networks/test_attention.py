@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from networks import transformer
+from networks import attention
 from networks.attention import (
     Attention,
     ScaledDotProduct,
@@ -66,7 +66,7 @@ def test_the_choice_of_a_path_outlives_the_process(
     monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "kept"))
     choose, shape = trains_faster_written_out, torch.Size((4, 2, 9, 8))
     for answer in (True, False):
-        monkeypatch.setattr(transformer, "_written_out_wins", lambda *_, answer=answer: answer)
+        monkeypatch.setattr(attention, "_written_out_wins", lambda *_, answer=answer: answer)
         choose.cache_clear()  # as a new process has it
         assert choose(shape, torch.float32, 1) is True
     assert choose(shape, torch.float32, 2) is False

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import time
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dataset import Dataset
 from machine.errors import Interrupted
+from stages import fitting
 from stages.finetuning import FinetuneSpec, TrainSpec, finetune, train
 from stages.fitting import fit
 from stages.pruning import PruneSpec, prune
@@ -22,8 +26,11 @@ from stages.state import ModelState, initial_state
 from tests.support.compiler import needs_compiler
 from tests.support.home import HOME
 from tests.support.memory import Memory
-from tests.support.tiny import TINY
-from train_eval import NonFiniteLossError
+from tests.support.processes import in_team
+from tests.support.tiny import TINY, tiny
+from train_eval import NonFiniteLossError, evaluate
+from training.team import Team
+from training.whole_batch import Shard
 
 
 def test_divergence_is_stopped(ctx: Context) -> None:
@@ -215,3 +222,26 @@ def test_compiled_training_learns_with_inductor(ctx: Context) -> None:
         losses.append([row["train_loss"] for row in ctx.details["history"]])
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
     torch._dynamo.reset()
+
+
+def _evaluations(team: Team | None, dataset: Dataset, count: int) -> list[float]:
+    model = tiny().eval()
+    loader = Context(dataset, torch.device("cpu"), 0).loaders(batch_size=32).validation
+    loader.index = loader.index[:count]
+    if team is None:
+        found = evaluate(model, loader)
+    else:
+        shard = Shard(team, 64, lambda: False)
+        training: Any = SimpleNamespace(evaluated=model, shard=shard)
+        found = fitting._Training.judge(training, loader)
+        assert len(loader.index) == count
+    return [found.accuracy, found.loss, found.images]
+
+
+@pytest.mark.parametrize(("count", "size"), [(101, 2), (2, 3)])
+def test_every_image_is_judged_once(tmp_path: Path, digits: Dataset, count: int, size: int) -> None:
+    torch.manual_seed(0)
+    accuracy, loss, images = _evaluations(None, digits, count)
+    assert images == count
+    for found in in_team(size, tmp_path, _evaluations, digits, count):
+        assert found == [accuracy, pytest.approx(loss, rel=1e-6), images]
