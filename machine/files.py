@@ -22,7 +22,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def save_atomically(path: Path, value: Any) -> None:
     """The same by torch.save, without a second copy in memory."""
-    import torch  # `doctor` reads this file where torch may be what is broken
+    import torch  # seconds; who only reads JSON does without
 
     with _replacing(path) as file:
         torch.save(value, file)
@@ -71,7 +71,7 @@ def sha256(content: bytes) -> str:
 
 def tensor_bytes(value: Any) -> bytes:
     """`value` (tensors and plain data) as torch.save writes it."""
-    import torch
+    import torch  # seconds; who only reads JSON does without
 
     buffer = io.BytesIO()
     torch.save(value, buffer)

@@ -40,7 +40,7 @@ from training.losses import Criterion, cross_entropy, over_exits
 from training.optimizers import ExponentialMovingAverage, get_optimizer, get_scheduler
 from training.recipe import Recipe, TrainingArgs, resolve_precision, wants_compiling
 from training.team import current_team
-from training.whole_batch import part_of
+from training.whole_batch import Shard, part_of
 
 SAVING_SHARE = 0.05  # share of the training time that snapshots between epochs may take
 
@@ -171,14 +171,14 @@ class _Training:
             history=self.history,
         )
 
-    def join_team(self) -> whole_batch.Shard | None:
+    def join_team(self) -> Shard | None:
         """This process's part of every batch, where there are others. Raises StageError."""
         team = current_team()
         if team is None:
             return None
         try:
             batch = self.loaders.train.batch_size
-            shard = whole_batch.Shard(team, batch, self.ctx.stop_requested)
+            shard = Shard(team, batch, self.ctx.stop_requested)
         except ValueError as error:
             raise StageError(str(error)) from None
         shard.synchronize(self.module)
@@ -244,7 +244,7 @@ class _Training:
         self.set_observing(False)  # validation images leave no trace in the ranges
         with _averaged(self.module, self.average):
             self.module.eval()
-            validation = self.judge(self.loaders.validation)
+            validation = evaluate_shard(self.evaluated, self.loaders.validation, self.shard)
             if not math.isfinite(validation.loss):  # after a last step with a finite loss
                 raise NonFiniteLossError(
                     f"validation loss is {validation.loss} after epoch {self.epoch + 1}"
@@ -254,20 +254,6 @@ class _Training:
             ):
                 self.best = {"loss": validation.loss, "module": cpu_copy(self.module.state_dict())}
         return validation
-
-    def judge(self, loader: BatchLoader) -> Evaluation:
-        """The network on a split; of several processes each on its part, every image once."""
-        if self.shard is None:
-            return evaluate(self.evaluated, loader)
-        whole, loader.index = loader.index, part_of(loader.index, self.shard.team)
-        mine = evaluate(self.evaluated, loader)
-        loader.index = whole
-        correct = round(mine.accuracy * mine.images / 100)
-        sums = [mine.loss * mine.images, correct, mine.inference_time_ms * mine.images, mine.images]
-        total = torch.tensor(sums, dtype=torch.float64)
-        dist.all_reduce(total)
-        loss, right, ms, images = total.tolist()
-        return Evaluation(loss / images, 100 * right / images, ms / images, round(images))
 
     def set_observing(self, on: bool) -> None:
         """Whether what is trained on moves a quantized network's ranges."""
@@ -366,6 +352,21 @@ class _Training:
             return self.state.changed(weights)  # averaged weights have ranges of their own
         quant = backends.with_trained_ranges(self.state.quant, self.module.cpu())
         return self.state.changed(weights, quant=quant)
+
+
+def evaluate_shard(model: nn.Module, loader: BatchLoader, shard: Shard | None) -> Evaluation:
+    """`evaluate`; of several processes each on its part of the images, every image once."""
+    if shard is None:
+        return evaluate(model, loader)
+    whole, loader.index = loader.index, part_of(loader.index, shard.team)
+    mine = evaluate(model, loader)
+    loader.index = whole
+    correct = round(mine.accuracy * mine.images / 100)
+    sums = [mine.loss * mine.images, correct, mine.inference_time_ms * mine.images, mine.images]
+    total = torch.tensor(sums, dtype=torch.float64)
+    dist.all_reduce(total)
+    loss, right, ms, images = total.tolist()
+    return Evaluation(loss / images, 100 * right / images, ms / images, round(images))
 
 
 @contextmanager

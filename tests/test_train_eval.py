@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,18 +12,44 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import train_eval
-from dataset import get_dataloaders
+from dataset import Dataset, get_dataloaders
 from model import HybridCNNTransformer
-from networks import attention as paths
+from networks import attention as attention_module
 from networks.attention import ScaledDotProduct
 from networks.convolution import fuse_blocks
+from stages.fitting import evaluate_shard
 from stages.stage import Context
 from tests.support.compiler import needs_compiler
+from tests.support.processes import in_team
 from tests.support.tiny import TINY, tiny
 from train_eval import EpochProgress, NonFiniteLossError, evaluate, train_one_epoch
 from training.losses import cross_entropy
 from training.optimizers import get_optimizer, get_scheduler
 from training.recipe import Recipe
+from training.team import Team
+from training.whole_batch import Shard
+
+# --- parts ---------------------------------------------------------------------------------------
+
+
+def _evaluations(team: Team | None, dataset: Dataset, count: int) -> list[float]:
+    model = tiny().eval()
+    loader = Context(dataset, torch.device("cpu"), 0).loaders(batch_size=32).validation
+    loader.index = loader.index[:count]
+    shard = Shard(team, 64, lambda: False) if team is not None else None
+    found = evaluate_shard(model, loader, shard)
+    assert len(loader.index) == count
+    return [found.accuracy, found.loss, found.images]
+
+
+@pytest.mark.parametrize(("count", "size"), [(101, 2), (2, 3)])
+def test_every_image_is_judged_once(tmp_path: Path, digits: Dataset, count: int, size: int) -> None:
+    torch.manual_seed(0)
+    accuracy, loss, images = _evaluations(None, digits, count)
+    assert images == count
+    for found in in_team(size, tmp_path, _evaluations, digits, count):
+        assert found == [accuracy, pytest.approx(loss, rel=1e-6), images]
+
 
 RECIPE = Recipe(batch_size=128, learning_rate=5e-3, precision="fp32")
 
@@ -117,13 +144,16 @@ def test_a_snapshot_inside_an_epoch_carries_the_sums(ctx: Context) -> None:
     assert rest.accuracy == whole.accuracy
 
 
+# --- The loop ------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("written_out", [True, False])
 @pytest.mark.parametrize("fused", [pytest.param(True, marks=needs_compiler), False])
 def test_losses_are_a_plain_loops(
     monkeypatch: pytest.MonkeyPatch, written_out: bool, fused: bool
 ) -> None:
     """Float32 without augmentation, against AdamW, OneCycleLR and torch's attention by hand."""
-    monkeypatch.setattr(paths, "trains_faster_written_out", lambda *_: written_out)
+    monkeypatch.setattr(attention_module, "trains_faster_written_out", lambda *_: written_out)
     loader = get_dataloaders({"name": "Digits"}, 64, augmentation="none").train
     ours, plain = (HybridCNNTransformer(**TINY) for _ in range(2))
     plain.load_state_dict(ours.state_dict())

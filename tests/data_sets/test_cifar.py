@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import pickle
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,8 +20,29 @@ from data_sets.source import DataError, DatasetArgs
 from dataset import load_dataset
 
 
-def cifar_archive(folder: Path, hundred: bool = False) -> type[torchvision.datasets.CIFAR10]:
-    """A tiny archive as the original is laid out, and torchvision's class with its checksums."""
+@pytest.fixture
+def cifar_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Makes a tiny archive as the original is laid out, for torchvision with its checksums."""
+
+    def make(hundred: bool = False) -> type[torchvision.datasets.CIFAR10]:
+        name = "CIFAR100" if hundred else "CIFAR10"
+        kind = _archive(tmp_path, hundred)
+        monkeypatch.setattr(torchvision.datasets, name, kind)
+        known = ARCHIVES[name]._replace(md5=kind.tgz_md5)
+        monkeypatch.setitem(ARCHIVES, name, known)
+        monkeypatch.setitem(dataset.DATASET_REGISTRY, name, cifar(name))
+        return kind
+
+    return make
+
+
+def test_the_archives_are_torchvisions() -> None:
+    for name, archive in ARCHIVES.items():
+        kind = getattr(torchvision.datasets, name)
+        assert (archive.file, archive.md5) == (kind.filename, kind.tgz_md5)
+
+
+def _archive(folder: Path, hundred: bool) -> type[torchvision.datasets.CIFAR10]:
     real = torchvision.datasets.CIFAR100 if hundred else torchvision.datasets.CIFAR10
     rng = np.random.default_rng(0)
     classes = 100 if hundred else 10
@@ -52,26 +75,12 @@ def cifar_archive(folder: Path, hundred: bool = False) -> type[torchvision.datas
     return Tiny
 
 
-def offer(kind: type[torchvision.datasets.CIFAR10], name: str, patch: pytest.MonkeyPatch) -> None:
-    """Put the tiny archive's class and checksum into the place of the original's."""
-    patch.setattr(torchvision.datasets, name, kind)
-    patch.setitem(ARCHIVES, name, ARCHIVES[name]._replace(md5=kind.tgz_md5))
-    patch.setitem(dataset.DATASET_REGISTRY, name, cifar(name))
-
-
-@pytest.mark.parametrize("name", ["CIFAR10", "CIFAR100"])
-def test_archives_are_torchvisions(name: str) -> None:
-    kind = getattr(torchvision.datasets, name)
-    assert (ARCHIVES[name].file, ARCHIVES[name].md5) == (kind.filename, kind.tgz_md5)
-
-
 @pytest.mark.parametrize("hundred", [False, True])
 def test_cifar_is_read_from_an_archive_in_the_original_format(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hundred: bool
+    tmp_path: Path, cifar_archive: Callable[..., Any], hundred: bool
 ) -> None:
     name = "CIFAR100" if hundred else "CIFAR10"
-    kind = cifar_archive(tmp_path, hundred)
-    offer(kind, name, monkeypatch)
+    kind = cifar_archive(hundred)
     loaded = load_dataset(DatasetArgs(name=name, validation_share=0.5), tmp_path / "data")
     assert loaded.arrays.train_images.shape == ((200 if hundred else 100), 3, 32, 32)
     assert loaded.arrays.test_images.shape == ((200 if hundred else 20), 3, 32, 32)
@@ -84,10 +93,9 @@ def test_cifar_is_read_from_an_archive_in_the_original_format(
 
 
 def test_cifar_absent_and_offline_names_file_folder_and_the_offline_suite(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cifar_archive: Callable[..., Any]
 ) -> None:
-    kind = cifar_archive(tmp_path)
-    offer(kind, "CIFAR10", monkeypatch)
+    cifar_archive()
     with pytest.raises(DataError) as error:
         load_dataset(DatasetArgs(name="CIFAR10"), tmp_path / "elsewhere")
     message = str(error.value)
@@ -97,13 +105,12 @@ def test_cifar_absent_and_offline_names_file_folder_and_the_offline_suite(
 
 
 def test_a_truncated_cifar_archive_is_refused_and_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cifar_archive: Callable[..., Any]
 ) -> None:
-    kind = cifar_archive(tmp_path)
+    kind = cifar_archive()
     archive = tmp_path / "data" / kind.filename
     archive.write_bytes(archive.read_bytes()[:-100])
     before = archive.read_bytes()
-    offer(kind, "CIFAR10", monkeypatch)
     with pytest.raises(DataError, match=r"cifar-10-python\.tar\.gz is damaged or incomplete"):
         load_dataset(DatasetArgs(name="CIFAR10"), tmp_path / "data")
     assert archive.read_bytes() == before

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from methods import costs
-from methods.pruning import importance
+from methods.pruning import amounts, importance
 from methods.pruning.amounts import Amount, choose, choose_for_cost
 from methods.pruning.dimensions import dimensions
 from stages.state import state_of
@@ -18,7 +18,9 @@ from tests.support.tiny import tiny
 
 def test_latency_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a clock that counts MACs: the bisection is what is tested."""
-    monkeypatch.setattr(costs, "latency", lambda m, x: {"median": costs.count_macs(m)[0] * len(x)})
+    monkeypatch.setattr(
+        amounts, "latency", lambda m, x: {"median": costs.count_macs(m)[0] * len(x)}
+    )
     model = tiny(cnn_channels=[32, 64])
     state, dims = state_of(model), dimensions(tiny(cnn_channels=[32, 64]), ["conv"])
     scores = importance.importance(model, dims, "l1", lambda: [])
