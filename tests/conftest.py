@@ -46,14 +46,22 @@ def suites(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any)
 
 
 @pytest.fixture(scope="session")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
-    folder = tmp_path_factory.mktemp("ran")
-    config = folder / "suite.py"
-    config.write_text(SUITE.format(folder=folder) + CHAINS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("machine.timing.LATENCY_SECONDS", 0.01)
-        assert main.main(["--config", str(config), "--quiet", "--tensorboard"]) == 0
-    yield Ran(config, folder / "models", folder / "results")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    return Ran(made_once(tmp_path_factory, "ran", lambda folder: run_in(folder, ran_suite.CHAINS)))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    folder = made_once(tmp_path_factory, "finished", lambda folder: run_in(folder, CHAINS))
+    return Finished(folder)
+
+
+@pytest.fixture
+def stored(suites: Suites, finished: Finished) -> Suites:
+    """Suites in whose folder CHAINS has been run."""
+    copy_with_links(finished.models, suites.models)
+    copy_with_links(finished.results, suites.results)
+    return suites
 
 
 @pytest.fixture
@@ -72,4 +80,4 @@ def command(ran: Ran, capsys: pytest.CaptureFixture[str]) -> Any:
 
 @pytest.fixture(scope="session")
 def int8(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
-    return Compiled(tmp_path_factory.mktemp("compiled"))
+    return Compiled(made_once(tmp_path_factory, "compiled"))
