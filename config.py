@@ -4,9 +4,7 @@ Edit the dicts below; every key is checked before anything runs (try `python mai
 CIFAR is downloaded at the first run. Offline: python main.py --config configs/quickstart.py
 """
 
-import torch
-
-DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DEVICE = "auto"  # a GPU where there is one; or 'cpu', 'cuda', 'cuda:1'
 DATA_DIR = "data"  # downloads and decoded images
 MODEL_SAVE_DIR = "saved_models"  # checkpoints
 RESULTS_DIR = "results"  # JSON and the report

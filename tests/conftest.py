@@ -41,7 +41,9 @@ def ctx(digits: Dataset) -> Context:
 @pytest.fixture
 def suites(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> Suites:
     monkeypatch.setattr("machine.timing.LATENCY_SECONDS", 0.01)
-    monkeypatch.setattr("experiment.report.write.pictures", lambda rows: {})  # half a second a run
+    monkeypatch.setattr(
+        "experiment.report.write.draw_pictures", lambda *about: []
+    )  # saves a second
     return Suites(tmp_path, capsys)
 
 

@@ -13,13 +13,13 @@ from typing import Any
 
 from rich.table import Table
 
-from experiment.commands.parser import Parser
+from experiment.commands.parser import Parser, config_option
 from experiment.commands.show import heading, results_folder
 from experiment.report.one_result import read_result, specs, stats_after, stats_at_end
 from experiment.report.reader import Result
 from experiment.running.console import Console
 from experiment.running.metrics import against
-from experiment.running.tables import COLUMNS, Row, cell, options
+from experiment.running.tables import COLUMNS, Row, cell, headings, options
 
 Pair = tuple[str, int | None, int | None]  # stage, its positions in A and in B
 MACHINE = ("device", "cpu", "isa", "threads", "torch", "torchao")  # what latency depends on
@@ -32,9 +32,8 @@ def compare_command(arguments: list[str], console: Console) -> int:
     first, second = (read_result(name, folder) for name in (args.first, args.second))
     for letter, result in (("A", first), ("B", second)):
         console.show(heading(result, f"{letter} "))
-    headings = [heading for heading, *_ in COLUMNS]
     title = "Stage by stage: A → B (change from A to B)"
-    console.figures(title, ["stage"], headings, _stages(first, second))
+    console.figures(title, ["stage"], headings(COLUMNS), _stages(first, second))
     differences = list(config_differences(first, second))
     if differences:
         console.show(_table("What differs in the configuration", differences))
@@ -120,9 +119,9 @@ def _stages(first: Result, second: Result) -> list[Row]:
 def _cells(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
     change = against(second, first)
     cells = []
-    for _, name, scale, digits in COLUMNS:
-        mine, its = (cell(stats, {}, name, scale, digits) for stats in (first, second))
-        text = cell(second, change, name, scale, digits)
+    for name in COLUMNS:
+        mine, its = (cell(stats, {}, name) for stats in (first, second))
+        text = cell(second, change, name)
         cells.append(mine if not second else its if not first else f"{mine} → {text}")
     return cells
 
@@ -138,13 +137,10 @@ def _table(title: str, rows: list[tuple[str, Any, Any]]) -> Table:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="python main.py compare",
+        "compare",
         description="Two experiments stage by stage, and what differs in their configurations.",
-        allow_abbrev=False,
+        parents=[config_option("the suite, for its RESULTS_DIR")],
     )
     parser.add_argument("first", metavar="A", help="a name that has results, or a results file")
     parser.add_argument("second", metavar="B", help="the same")
-    parser.add_argument(
-        "--config", default="config.py", metavar="FILE", help="the suite, for its RESULTS_DIR"
-    )
     return parser

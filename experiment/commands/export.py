@@ -15,7 +15,7 @@ import torch
 from rich.table import Table
 
 from dataset import Dataset, load_dataset
-from experiment.commands.parser import Parser
+from experiment.commands.parser import Parser, suite_options
 from experiment.export.compare import Comparison, ExportError, Subject, compare, export, reference
 from experiment.export.formats import FORMATS, missing
 from experiment.running.console import Console
@@ -211,9 +211,9 @@ def _table(found: dict[Path, Comparison]) -> Table:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="python main.py export",
+        "export",
         description="A finished experiment's network as files that other programs run.",
-        allow_abbrev=False,
+        parents=[suite_options()],
     )
     parser.add_argument("experiment", help="a baseline or a chain that was run")
     parser.add_argument(
@@ -224,8 +224,6 @@ def _parser() -> Parser:
         help="onnx: float32; onnx-int8: quantize/dequantize pairs; aoti: machine code for torch; "
         "openvino: its IR",
     )
-    parser.add_argument("--config", default="config.py", metavar="FILE")
-    parser.add_argument("--set", action="append", metavar="SECTION.KEY=VALUE")
     parser.add_argument("--stage", type=int, metavar="N", help="number of a stage; default: last")
     parser.add_argument("--seed", type=int, help="where it was run with several; default: first")
     parser.add_argument(

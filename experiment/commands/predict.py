@@ -22,7 +22,7 @@ from data_sets.batches import BatchLoader
 from data_sets.images import read_image
 from data_sets.source import DataError
 from dataset import load_dataset, preprocessing
-from experiment.commands.parser import Parser
+from experiment.commands.parser import Parser, config_option
 from experiment.running.checkpoint import CheckpointError, read_checkpoint
 from experiment.running.console import Console
 from experiment.running.store import Store
@@ -181,9 +181,9 @@ def _table(names: list[str], found: list[Prediction], classes: list[str], top: i
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="python main.py predict",
+        "predict",
         description="Classes and confidences of images, by any saved network.",
-        allow_abbrev=False,
+        parents=[config_option("for --data-of, and for compiled code in its MODEL_SAVE_DIR")],
     )
     parser.add_argument("checkpoint", help="a file in MODEL_SAVE_DIR, or a copy of one")
     parser.add_argument("images", nargs="+", metavar="IMAGE")
@@ -192,12 +192,6 @@ def _parser() -> Parser:
         "--data-of",
         metavar="EXPERIMENT",
         help="class names, mean and deviation of its data, for checkpoints that do not have them",
-    )
-    parser.add_argument(
-        "--config",
-        default="config.py",
-        metavar="FILE",
-        help="the suite, for --data-of and for compiled code in its MODEL_SAVE_DIR",
     )
     return parser
 

@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from experiment.commands.parser import Parser
+from experiment.commands.parser import Parser, running_options, suite_options
 from experiment.running.console import Console
-from experiment.running.executor_options import Execution, add_execution_options, execution
+from experiment.running.executor_options import Execution, execution
 from machine.errors import Interrupted
 from machine.installation import starting
 
@@ -68,24 +68,16 @@ def run_suite(
 
 def _parser(commands: Sequence[str]) -> argparse.ArgumentParser:
     parser = Parser(
-        prog="python main.py",
         description="Run chains of compression stages, in any order, and measure every stage.",
         epilog=f"Commands, each with --help: {', '.join(commands)}. "
         "Exit codes: 0 done, 1 an experiment failed, 2 wrong config, 130 interrupted.",
-        allow_abbrev=False,
+        parents=[suite_options("the suite to run"), running_options(baseline="ask")],
     )
-    parser.add_argument("--config", default="config.py", metavar="FILE", help="the suite to run")
     parser.add_argument(
         "--only",
         nargs="+",
         metavar="NAME",
         help="some experiments; baselines and teachers come along",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        metavar="SECTION.KEY=VALUE",
-        help="override one key in every experiment, e.g. training_args.batch_size=64 (repeatable)",
     )
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
@@ -94,18 +86,6 @@ def _parser(commands: Sequence[str]) -> argparse.ArgumentParser:
     instead.add_argument(
         "--report", action="store_true", help="rebuild the report from results/*.json alone"
     )
-    parser.add_argument(
-        "--baseline",
-        choices=["ask", "reuse", "retrain"],
-        default="ask",
-        help="trained baselines: ask (default; reuse where there is no terminal), reuse, retrain",
-    )
-    parser.add_argument(
-        "--remeasure",
-        action="store_true",
-        help="take the metrics of stored stages again (on another or a quieter machine)",
-    )
-    add_execution_options(parser)
     parser.add_argument(
         "--tensorboard",
         action="store_true",

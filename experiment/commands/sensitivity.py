@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from dataset import load_dataset
-from experiment.commands.parser import Parser
+from experiment.commands.parser import Parser, suite_options
 from experiment.report.sensitivity_plots import plot, plot_layers
 from experiment.running.console import Console
 from experiment.running.step import run_step
@@ -137,12 +137,11 @@ def _checked(spec: PruneSpec, model: HybridCNNTransformer) -> list[Dimension]:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="python main.py sensitivity",
+        "sensitivity",
         description="Validation accuracy against the ratio pruned, or with int8, part by part.",
+        parents=[suite_options()],
     )
     parser.add_argument("experiment", help="a baseline, or a chain (its baseline is scanned)")
-    parser.add_argument("--config", default="config.py", metavar="FILE")
-    parser.add_argument("--set", action="append", metavar="SECTION.KEY=VALUE")
     parser.add_argument("--criterion", choices=CRITERIA, default="l1")
     parser.add_argument(
         "--targets", nargs="+", choices=TARGETS, default=["conv", "ffn", "head_dim"]

@@ -8,24 +8,19 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from experiment.commands.parser import Parser
+from experiment.commands.parser import Parser, config_option
 from experiment.report.one_result import at, read_result, specs, stats_after, stats_at_end
 from experiment.report.reader import Result, StageEntry
 from experiment.running.console import Console
 from experiment.running.metrics import against
-from experiment.running.run_view import STATUS_STYLE
-from experiment.running.tables import COLUMNS, Row, cell, number, options
+from experiment.running.tables import STATUS_STYLE, Row, cell, headings, number, options
 from experiment.suite.config_file import config_values, folder_of
 from experiment.suite.messages import ConfigError, stop_at
 
 LINE = 120  # characters, of settings
-MORE_COLUMNS = (
-    COLUMNS[0],
-    ("loss", "loss", 1, 4),
-    COLUMNS[1],
-    ("k params", "params", 1e3, 1),
-    ("M MACs", "macs", 1e6, 2),
-    *COLUMNS[2:],
+COLUMNS = (
+    *("accuracy", "loss", "model_size_mb", "params", "macs", "bitops"),
+    *("latency_ms_batch_1", "latency_ms_batch_64"),
 )
 
 
@@ -104,12 +99,11 @@ def _show_stages(result: Result, baseline: Result | None, console: Console) -> N
         cells = [*_cells(stats, against(stats, base)), took]
         rows.append(Row([f"{position + 1} {stage}"], cells, style="" if entries else "dim"))
     title = "Stages (change against the baseline)" if base else "Stages"
-    headings = [*(heading for heading, *_ in MORE_COLUMNS), "seconds"]
-    console.figures(title, ["stage"], headings, rows)
+    console.figures(title, ["stage"], [*headings(COLUMNS), "seconds"], rows)
 
 
 def _cells(stats: dict[str, Any], change: dict[str, float]) -> list[str]:
-    return [cell(stats, change, name, scale, digits) for _, name, scale, digits in MORE_COLUMNS]
+    return [cell(stats, change, name) for name in COLUMNS]
 
 
 def _warnings(result: Result) -> list[str]:
@@ -178,12 +172,9 @@ def _found(entry: StageEntry) -> list[str]:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="python main.py show",
+        "show",
         description="One experiment: its stages with their change against the baseline, settings.",
-        allow_abbrev=False,
+        parents=[config_option("the suite, for its RESULTS_DIR")],
     )
     parser.add_argument("experiment", help="a name that has results, or a results file (.json)")
-    parser.add_argument(
-        "--config", default="config.py", metavar="FILE", help="the suite, for its RESULTS_DIR"
-    )
     return parser

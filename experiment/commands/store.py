@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
 
 from rich.table import Table
 
 from experiment.commands.parser import Parser
 from experiment.running.console import Console
 from experiment.running.store import Store
-from experiment.study.plan import load_studies, load_study
-from experiment.suite.chains import plan
-from experiment.suite.messages import ConfigError
-from experiment.suite.records import Suite
-from experiment.suite.schema import load_suite
+from experiment.suite.config_file import config_values, folder_of
+from experiment.suite.messages import ConfigError, stop_at
 
 HOME = Path(__file__).parents[2]
 
@@ -23,17 +19,18 @@ HOME = Path(__file__).parents[2]
 def store_command(arguments: list[str], console: Console) -> int:
     """Run the subcommand; returns the exit code: 1 where `verify` finds damage."""
     args = _parser().parse_args(arguments)
-    named, folder = _named_keys(args.config, args.set, console, needed=args.action == "gc")
-    store = Store(folder, console.say)
+    paths = [Path(config) for config in args.config or []]
+    paths = paths or [HOME / "config.py", *sorted((HOME / "configs").glob("*.py"))]
+    store = Store(_folder(paths, console), console.say)
     if args.action == "ls":
-        return _list(store, named, console)
+        return _list(store, console)
     if args.action == "verify":
         return _verify(store, console)
-    return _collect(store, named, args.yes, console)
+    return _collect(store, _named_keys(paths, args.set), args.yes, console)
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="python main.py store", description="The store of finished stages.")
+    parser = Parser("store", description="The store of finished stages.")
     parser.add_argument("action", choices=["ls", "verify", "gc"])
     parser.add_argument(
         "--config",
@@ -42,62 +39,74 @@ def _parser() -> Parser:
         help="suites whose stages are wanted (default: config.py and all of configs/)",
     )
     parser.add_argument(
-        "--set", action="append", metavar="SECTION.KEY=VALUE", help="as the suites were run with"
+        "--set",
+        action="append",
+        metavar="SECTION.KEY=VALUE",
+        help="gc: as the suites were run with",
     )
     parser.add_argument("--yes", action="store_true", help="gc: remove without asking")
     return parser
 
 
-def _named_keys(
-    configs: list[str] | None, overrides: list[str] | None, console: Console, needed: bool
-) -> tuple[dict[str, str], Path]:
-    """Key of every stage that a suite names → its checkpoint's name, and the store's folder.
-
-    A suite that cannot be read is an error where all names are `needed`, else a remark.
-    """
-    paths = [Path(c) for c in configs or []]
-    paths = paths or [HOME / "config.py", *sorted((HOME / "configs").glob("*.py"))]
-    named: dict[str, str] = {}
+def _folder(paths: list[Path], console: Console) -> Path:
+    """The MODEL_SAVE_DIR that all suites share; one that cannot be read gets a remark."""
     folders: set[Path] = set()
     for path in paths:
+        problems: list[str] = []
         try:
-            suites = [load_suite(path, overrides=overrides), *_study_suites(path, overrides)]
+            folder = folder_of(config_values(path), "MODEL_SAVE_DIR", problems)
+            stop_at(problems)
         except ConfigError as error:
-            unread = f"{path} cannot be read, so what it names is unknown: {error.problems[0]}"
-            if needed:
-                raise ConfigError([f"{unread}; name the suites with --config"]) from None
-            console.say(unread)
+            console.say(f"{path} cannot be read: {error.problems[0]}")
             continue
-        folders.add(suites[0].model_dir)
-        for chain in (chain for suite in suites for chain in plan(suite)):
-            named.update({step.key: step.checkpoint for step in chain.steps})
+        folders.add(folder)
     if len(folders) != 1:
         listed = ", ".join(sorted(map(str, folders))) or "none can be read"
         raise ConfigError([f"not one folder for all suites ({listed}); choose with --config"])
-    return named, folders.pop()
+    return folders.pop()
 
 
-def _study_suites(path: Path, overrides: list[str] | None) -> list[Suite]:
-    return [load_study(path, s.name, overrides=overrides).suite for s in load_studies(path)]
+def _named_keys(paths: list[Path], overrides: list[str] | None) -> set[str]:
+    """The key of every stage that a suite or its studies name. Raises ConfigError."""
+    # These need torch, whose seconds a listing of the store does without.
+    from experiment.study.plan import load_studies, load_study
+    from experiment.suite.chains import plan
+    from experiment.suite.schema import load_suite
+
+    named: set[str] = set()
+    for path in paths:
+        try:
+            suites = [load_suite(path, overrides=overrides)]
+            for study in load_studies(path):
+                suites.append(load_study(path, study.name, overrides=overrides).suite)
+            for suite in suites:
+                named |= {step.key for chain in plan(suite) for step in chain.steps}
+        except ConfigError as error:
+            unread = f"{path} cannot be read, so what it names is unknown: {error.problems[0]}"
+            raise ConfigError([f"{unread}; name the suites with --config"]) from None
+    return named
 
 
-def _list(store: Store, named: dict[str, str], console: Console) -> int:
+def _list(store: Store, console: Console) -> int:
     table = Table(title=f"{store.entries}", title_justify="left")
-    for heading in ("key", "stage", "finished", "accuracy %", "MB", "checkpoint of these suites"):
+    for heading in ("key", "stage", "finished", "accuracy %", "MB", "checkpoint"):
         table.add_column(heading, justify="right" if heading in ("accuracy %", "MB") else "left")
     records = sorted(store.records(), key=lambda record: record["finished"])
+    names, total = store.names(), 0
     for record in records:
         key = record["key"]
+        files = [store.path(key), store.record_path(key)]
+        size = sum(path.stat().st_size for path in files if path.exists())
         table.add_row(
             key[:12],
             record["stage"],
             record["finished"][:16],
             f"{record['metrics']['accuracy']:.2f}",
-            f"{_size(store, key) / 1e6:.2f}",
-            named.get(key, "– (named by none)"),
+            f"{size / 1e6:.2f}",
+            "\n".join(names.get(key, ["– (no name is left)"])),
         )
+        total += size
     console.rich.print(table)
-    total = sum(_size(store, record["key"]) for record in records)
     console.say(f"{len(records)} stages, {total / 1e6:.1f} MB")
     return 0
 
@@ -116,13 +125,13 @@ def _verify(store: Store, console: Console) -> int:
     return 1 if damaged else 0
 
 
-def _collect(store: Store, named: dict[str, str], yes: bool, console: Console) -> int:
+def _collect(store: Store, named: set[str], yes: bool, console: Console) -> int:
     """Remove what no suite names and no run is at, after showing it and asking.
 
     Compiled int8 code goes too: it is made again, in seconds, when a network is next deployed.
     """
     files = [p for p in sorted(store.entries.glob("*")) if not p.name.startswith(".")]
-    keys = {p.name.split(".")[0] for p in files} - named.keys()
+    keys = {p.name.split(".")[0] for p in files} - named
     keys = {key for key in keys if not store.is_locked(key)}
     doomed = [p for p in files if p.name.split(".")[0] in keys]
     links = [
@@ -137,23 +146,18 @@ def _collect(store: Store, named: dict[str, str], yes: bool, console: Console) -
     for path in [p for p in doomed if p.suffix != ".lock"] + links:
         console.say(f"{path}  {path.stat().st_size / 1e6:.2f} MB")
     total = sum(path.stat().st_size for path in doomed)
-    question = f"remove these {len(doomed) + len(links)} files ({total / 1e6:.1f} MB)? [y/N] "
+    question = f"remove these {len(doomed) + len(links)} files ({total / 1e6:.1f} MB)?"
     if not yes:
         if not sys.stdin.isatty():
             raise ConfigError(["store gc: no terminal to ask on; add --yes to remove them"])
         try:
-            answer = input(question).strip().lower()
+            yes = console.ask(question, default=False)
         except EOFError:
-            answer = ""
-        if answer not in ("y", "yes"):
-            console.say("nothing removed")
-            return 0
+            yes = False
+    if not yes:
+        console.say("nothing removed")
+        return 0
     for path in [*links, *doomed]:
         path.unlink(missing_ok=True)
     console.say(f"removed {total / 1e6:.1f} MB")
     return 0
-
-
-def _size(store: Store, key: str) -> int:
-    files: list[Any] = [store.path(key), store.record_path(key)]
-    return sum(path.stat().st_size for path in files if path.exists())

@@ -109,12 +109,6 @@
 
   // --- one chain ---------------------------------------------------------------------------------
 
-  const MEASURES = [
-    { id: "chart-accuracy", key: "accuracy", title: "Accuracy", unit: "%", scale: 1, digits: 2, good: 1 },
-    { id: "chart-size", key: "model_size_mb", title: "Size", unit: "MB", scale: 1, digits: 3, good: -1 },
-    { id: "chart-latency", key: "latency_ms_batch_1", title: "Latency at batch 1", unit: "ms", scale: 1, digits: 3, good: -1 },
-  ];
-
   function waterfall(item, measure) {
     const bars = item.steps.map((step, place) => ({
       label: `${place + 1} ${clip(step.stage, 18)}`, value: step.metrics[measure.key],
@@ -154,10 +148,10 @@
       type: "line", x0: place + 0.3, x1: place + 0.7, y0: value, y1: value, line: { color: GREY, width: 1 },
     })).slice(0, bars.length - 1);
     const note = from ? `, axis from ${from}` : "";
-    draw(measure.id, bars.length ? traces : [], measure.title, {
+    draw(`chart-${measure.key}`, bars.length ? traces : [], measure.title[0].toUpperCase() + measure.title.slice(1), {
       showlegend: false, barmode: "overlay", shapes,
       xaxis: axis("", { type: "category", tickangle: bars.length > 4 ? -35 : 0 }),
-      yaxis: axis(`${measure.title.toLowerCase()} (${measure.unit}${note})`, {
+      yaxis: axis(`${measure.title} (${measure.unit}${note})`, {
         range: bars.length ? [from, high + 0.16 * (high - from || 1)] : undefined }),
       annotations: bars.length ? [] : [empty("no figures of this chain yet")],
     });
@@ -236,7 +230,7 @@
     const end = item.final.accuracy ? `, accuracy ${item.final.accuracy[0].toFixed(2)} %` : "";
     const change = item.change === null ? "" : ` (${signed(item.change)} points)`;
     get("chain-text").textContent = `${item.sequence}${start}; ${item.status}${end}${change}`;
-    for (const measure of MEASURES) waterfall(item, measure);
+    for (const measure of data.measures) waterfall(item, measure);
     curves(item);
     widths(item);
     get("chain-config").textContent = JSON.stringify(item.config, null, 2);

@@ -6,9 +6,11 @@ import statistics
 from typing import Any
 
 from experiment.report.reader import Folder, Sensitivity
-from experiment.report.rows import COST, COSTS, Row, Step, front, groups
+from experiment.report.rows import COSTS, Row, Step, front, groups
+from experiment.running.metrics import FIGURES
 from machine.files import finite
 
+MEASURES = ("accuracy", "model_size_mb", "latency_ms_batch_1")  # stage by stage, of one chain
 CURVES = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 
 
@@ -16,18 +18,10 @@ def chart_data(folder: Folder, rows: list[Row], studies: list[dict[str, Any]]) -
     """Everything that `charts.js` reads."""
     splits = groups(rows, lambda row: row.dataset)
     data = {
-        "costs": [
-            {
-                "key": cost.key,
-                "title": cost.title,
-                "label": cost.label,
-                "scale": cost.scale,
-                "log": cost.log,
-            }
-            for cost in COSTS
-        ],
+        "costs": [_figure(name) for name in COSTS],
+        "measures": [_figure(name) for name in MEASURES],
         "fronts": {
-            split: {cost: front(members, cost) for cost in COST}
+            split: {cost: front(members, cost) for cost in COSTS}
             for split, members in splits.items()
         },
         "experiments": [_experiment(row) for row in rows],
@@ -36,6 +30,20 @@ def chart_data(folder: Folder, rows: list[Row], studies: list[dict[str, Any]]) -
         "studies": studies,
     }
     return finite(data)
+
+
+def _figure(name: str) -> dict[str, Any]:
+    figure = FIGURES[name]
+    return {
+        "key": name,
+        "title": figure.title,
+        "unit": figure.unit,
+        "label": figure.label,
+        "scale": figure.scale,
+        "digits": figure.digits,
+        "log": figure.log,
+        "good": -1 if figure.lower_is_better else 1,
+    }
 
 
 def _experiment(row: Row) -> dict[str, Any]:

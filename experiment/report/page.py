@@ -10,10 +10,8 @@ from experiment.report.charts import chart_data
 from experiment.report.reader import Folder
 from experiment.report.rows import (
     BEST_BY,
-    COST,
     COSTS,
     LIMITS,
-    Cost,
     Effect,
     Row,
     best,
@@ -23,6 +21,7 @@ from experiment.report.rows import (
     signed,
 )
 from experiment.report.study_view import study_view
+from experiment.running.metrics import FIGURES, Figure
 from machine.files import canonical_json, finite
 
 
@@ -35,13 +34,13 @@ def page(folder: Folder) -> dict[str, Any]:
     data = chart_data(folder, rows, studies)
     return {
         "rows": [_table_row(row, data["fronts"][row.dataset]) for row in rows],
-        "columns": [("accuracy", "accuracy (%)"), ("change", "change (points)")]
-        + [(cost.key, f"{cost.title} ({cost.unit})") for cost in COSTS],
+        "columns": [("accuracy", FIGURES["accuracy"].label), ("change", "change (points)")]
+        + [(cost, FIGURES[cost].label) for cost in COSTS],
         "splits": list(data["fronts"]),
         "headlines": _headlines(rows, found, brought, studies),
         "found": found,
         "effects": [_effect(effect) for effect in brought],
-        "effect_costs": [COST[key].title for key in _EFFECT_COSTS],
+        "effect_costs": [FIGURES[cost].title for cost in _EFFECT_COSTS],
         "unfinished": [_unfinished(row) for row in rows if not row.done],
         "problems": folder.problems + _cautions(rows),
         "warnings": _stage_warnings(rows),
@@ -56,7 +55,7 @@ def page(folder: Folder) -> dict[str, Any]:
 # --- what was found -----------------------------------------------------------------------------
 
 
-def times(ratio: float, cost: Cost) -> str:
+def times(ratio: float, cost: Figure) -> str:
     """A ratio to the baseline in words: '2.4× smaller'."""
     if abs(ratio - 1) < 0.005:
         return "the same"
@@ -82,9 +81,9 @@ def _found(baseline: str, chains: list[Row]) -> dict[str, Any]:
                 "within": len(within),
                 "bests": [
                     {
-                        "by": COST[cost].title,
+                        "by": FIGURES[cost].title,
                         "name": row.name if row else None,
-                        "times": times(row.ratio(cost) or 1, COST[cost]) if row else None,
+                        "times": times(row.ratio(cost) or 1, FIGURES[cost]) if row else None,
                         "figures": _accuracy(row) if row else None,
                     }
                     for cost, row in bests.items()
@@ -112,7 +111,7 @@ def _sentence(limit: float, baseline: str, row: Row | None) -> str:
         ratio = row.ratio(cost)
         if ratio is not None:
             where = " at batch 1" if cost == "latency_ms_batch_1" else ""
-            parts.append(times(ratio, COST[cost]) + where)
+            parts.append(times(ratio, FIGURES[cost]) + where)
     return (
         f"At most {_points(limit)} below {baseline}: {row.name} ({row.sequence}), "
         f"{', '.join(parts)}; {_accuracy(row)}."
@@ -161,7 +160,7 @@ def _told(group: dict[str, Any], position: int) -> bool:
 
 def _brought(effect: Effect) -> str:
     shown = [
-        f"{times(effect.ratios[cost][0], COST[cost])} {note}".strip()
+        f"{times(effect.ratios[cost][0], FIGURES[cost])} {note}".strip()
         for cost, note in [
             ("model_size_mb", ""),
             ("bitops", ""),
@@ -207,14 +206,14 @@ def _effect(effect: Effect) -> dict[str, Any]:
 
 
 def _table_row(row: Row, fronts: dict[str, list[str]]) -> dict[str, Any]:
-    cells = {"accuracy": _cell(row, "accuracy", 1, 2)}
+    cells = {"accuracy": _cell(row, "accuracy")}
     drop = row.drop
     cells["change"] = (signed(-drop), "", -drop) if drop is not None else ("–", "", None)
     for cost in COSTS:
-        text, spread, value = _cell(row, cost.key, cost.scale, cost.digits)
-        ratio = row.ratio(cost.key)
-        cells[cost.key] = (text, f"{spread} ×{ratio:.2f}".strip() if ratio else spread, value)
-    on = [cost.title for cost in COSTS if row.name in fronts[cost.key]]
+        text, spread, value = _cell(row, cost)
+        ratio = row.ratio(cost)
+        cells[cost] = (text, f"{spread} ×{ratio:.2f}".strip() if ratio else spread, value)
+    on = [FIGURES[cost].title for cost in COSTS if row.name in fronts[cost]]
     return {
         "name": row.name,
         "sequence": row.sequence,
@@ -227,12 +226,12 @@ def _table_row(row: Row, fronts: dict[str, list[str]]) -> dict[str, Any]:
     }
 
 
-def _cell(row: Row, name: str, scale: float, digits: int) -> tuple[str, str, float | None]:
-    stat = row.final.get(name)
+def _cell(row: Row, name: str) -> tuple[str, str, float | None]:
+    stat, figure = row.final.get(name), FIGURES[name]
     if stat is None:
         return "–", "", None
-    spread = f"± {stat.std / scale:,.{digits}f} ({stat.n})" if stat.std is not None else ""
-    return f"{stat.mean / scale:,.{digits}f}", spread, stat.mean
+    spread = f"± {figure.text(stat.std)} ({stat.n})" if stat.std is not None else ""
+    return figure.text(stat.mean), spread, stat.mean
 
 
 def _unfinished(row: Row) -> dict[str, Any]:

@@ -1,24 +1,30 @@
-"""The three pictures for a paper: accuracy against BitOps, size and latency, with Pareto fronts."""
+"""The three pictures for a paper: accuracy against BitOps, size and latency, with Pareto fronts.
+
+A picture says in its metadata what it was drawn from. One that says the same is kept: drawing a set
+takes seconds, most of a run in which everything comes from the store.
+"""
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from experiment.report.rows import COST, Row, front, groups
+from experiment.report.rows import Row, front, groups
+from experiment.running.metrics import FIGURES, Figure
+from machine.files import canonical_json, finite, sha256, write_atomically
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+    from matplotlib.figure import Figure as Drawing
 
 PICTURES = {
     "accuracy_bitops": "bitops",
     "accuracy_size": "model_size_mb",
     "accuracy_latency": "latency_ms_batch_1",
 }
-
-
 # Okabe and Ito's, as in the page: chains, the front, baselines.
 LOOKS: dict[str, dict[str, Any]] = {
     "chain": {"marker": "o", "color": "#56B4E9", "markersize": 4, "zorder": 2},
@@ -33,41 +39,84 @@ STYLE: Any = {
 }
 
 
-def pictures(rows: Sequence[Row]) -> dict[str, bytes]:
-    """File name → content, PNG and SVG; a set of three for each test split."""
-    import matplotlib
+class Mark(NamedTuple):
+    """One experiment in a picture; its cost is in the figure's unit."""
 
+    kind: str  # a key of LOOKS
+    on_front: bool
+    cost: float
+    cost_std: float
+    accuracy: float
+    accuracy_std: float
+
+
+def draw_pictures(rows: Sequence[Row], folder: Path) -> list[Path]:
+    """Bring the pictures in `folder` up to date, PNG and SVG: a set of three for each test split.
+
+    Pictures of what is no longer there are removed. Returns the paths of those that are.
+    """
     finished = [row for row in rows if row.done and "accuracy" in row.final]
     splits = groups(finished, lambda row: row.dataset)
-    files = {}
+    paths = []
     for split, members in splits.items():
         for name, cost in PICTURES.items():
             shown = [row for row in members if cost in row.final]
-            if not shown:
-                continue
-            stem = name if len(splits) == 1 else f"{name}_{_file_part(split)}"
-            with matplotlib.rc_context(STYLE):
-                figure = tradeoff(shown, cost, split)
-                for kind, options in (("png", {"dpi": 300}), ("svg", {"metadata": {"Date": None}})):
-                    content = io.BytesIO()
-                    figure.savefig(content, format=kind, **options)
-                    files[f"{stem}.{kind}"] = content.getvalue()
-    return files
+            if shown:
+                stem = name if len(splits) == 1 else f"{name}_{_file_part(split)}"
+                paths += _drawn(folder / stem, _marks(shown, cost), FIGURES[cost], split)
+    for old in folder.glob("accuracy_*"):
+        if old not in paths and old.suffix in (".png", ".svg"):
+            old.unlink()
+    return paths
 
 
-def tradeoff(rows: Sequence[Row], cost: str, title: str) -> Figure:
+def _drawn(stem: Path, marks: list[Mark], axis: Figure, title: str) -> list[Path]:
+    """A picture's two files, drawn anew where they are missing or of other data or code."""
+    digest = sha256(canonical_json(finite([_artist(), marks, axis.label, axis.log, title])))
+    about: dict[Path, dict[str, Any]] = {
+        stem.with_name(f"{stem.name}.png"): {"dpi": 300, "metadata": {"Description": digest}},
+        stem.with_name(f"{stem.name}.svg"): {"metadata": {"Description": digest, "Date": None}},
+    }
+    if not all(path.exists() and digest.encode() in path.read_bytes() for path in about):
+        import matplotlib  # takes most of a second, which only a new picture is worth
+
+        with matplotlib.rc_context(STYLE):
+            drawing = tradeoff(marks, axis, title)
+            for path, options in about.items():
+                content = io.BytesIO()
+                drawing.savefig(content, format=path.suffix[1:], **options)
+                write_atomically(path, content.getvalue())
+    return list(about)
+
+
+@functools.cache
+def _artist() -> list[str]:
+    """What draws: this file, and matplotlib, whose version is known without starting it."""
+    return [Path(__file__).read_text(), metadata.version("matplotlib")]
+
+
+def _marks(rows: Sequence[Row], cost: str) -> list[Mark]:
+    on_front, scale = front(rows, cost), FIGURES[cost].scale
+    marks = []
+    for row in rows:
+        x, y, best = row.final[cost], row.final["accuracy"], row.name in on_front
+        kind = "baseline" if row.is_baseline else "Pareto front" if best else "chain"
+        spread = (x.std or 0) / scale, y.std or 0
+        marks.append(Mark(kind, best, x.mean / scale, spread[0], y.mean, spread[1]))
+    return marks
+
+
+def tradeoff(marks: Sequence[Mark], axis: Figure, title: str) -> Drawing:
     """Accuracy against one cost, a column of a paper wide; bars are one standard deviation."""
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Drawing
 
-    axis = COST[cost]
-    figure = Figure(figsize=(3.5, 2.7), layout="constrained")
-    axes = figure.add_subplot(xlabel=axis.label, ylabel="accuracy (%)")
+    drawing = Drawing(figsize=(3.5, 2.7), layout="constrained")
+    axes = drawing.add_subplot(xlabel=axis.label, ylabel="accuracy (%)")
     axes.set_title(title.replace("$", r"\$"), fontsize=8)
-    on_front = front(rows, cost)
-    corners = sorted((r for r in rows if r.name in on_front), key=lambda r: r.final[cost].mean)
+    corners = sorted((mark for mark in marks if mark.on_front), key=lambda mark: mark.cost)
     axes.step(
-        [row.final[cost].mean / axis.scale for row in corners],
-        [row.final["accuracy"].mean for row in corners],
+        [mark.cost for mark in corners],
+        [mark.accuracy for mark in corners],
         where="post",
         color="#0072B2",
         linewidth=0.8,
@@ -75,26 +124,20 @@ def tradeoff(rows: Sequence[Row], cost: str, title: str) -> Figure:
         zorder=1,
     )
     for kind, look in LOOKS.items():
-        members = [row for row in rows if _kind(row, on_front) == kind]
+        members = [mark for mark in marks if mark.kind == kind]
         if members:
             axes.errorbar(
-                [row.final[cost].mean / axis.scale for row in members],
-                [row.final["accuracy"].mean for row in members],
-                xerr=[(row.final[cost].std or 0) / axis.scale for row in members],
-                yerr=[row.final["accuracy"].std or 0 for row in members],
+                [mark.cost for mark in members],
+                [mark.accuracy for mark in members],
+                xerr=[mark.cost_std for mark in members],
+                yerr=[mark.accuracy_std for mark in members],
                 **{"linestyle": "none", "elinewidth": 0.7, "capsize": 1.5, "label": kind, **look},
             )
     if axis.log:
         axes.set_xscale("log")
     axes.grid(alpha=0.3, linewidth=0.5)
-    figure.legend(loc="outside lower center", ncols=3, fontsize=7, frameon=False)
-    return figure
-
-
-def _kind(row: Row, on_front: list[str]) -> str:
-    if row.is_baseline:
-        return "baseline"
-    return "Pareto front" if row.name in on_front else "chain"
+    drawing.legend(loc="outside lower center", ncols=3, fontsize=7, frameon=False)
+    return drawing
 
 
 def _file_part(split: str) -> str:

@@ -13,15 +13,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError, field_validator
 
-from experiment.running.metrics import SUMMARISED, final_metrics, metric
-
-
-class Stat(BaseModel):
-    """A figure over seeds."""
-
-    mean: float
-    std: float | None = None
-    n: int = 1
+from experiment.running.metrics import FIGURES, Stat, Stats, final_metrics, metric
+from experiment.running.study_result import StudyResult
 
 
 class StageEntry(BaseModel):
@@ -40,7 +33,7 @@ class StageEntry(BaseModel):
     @field_validator("metrics")
     @classmethod
     def _numbers(cls, metrics: dict[str, Any]) -> dict[str, Any]:
-        for name in SUMMARISED:
+        for name in FIGURES:
             if not isinstance(metric(metrics, name), int | float | None):
                 raise ValueError(f"{name} is not a number")
         return metrics
@@ -55,25 +48,13 @@ class Result(BaseModel):
     config: dict[str, Any] = {}
     seeds: list[int] = [0]
     stages: list[StageEntry] = []
-    final: dict[str, Stat] = {}
+    final: Stats = {}
     errors: list[dict[str, Any]] = []
     environment: dict[str, Any] = {}
     suite: str | None = None
     command: str | None = None
     git_commit: str | None = None
     written: str | None = None
-
-    @field_validator("final", mode="before")
-    @classmethod
-    def _finite(cls, final: Any) -> Any:
-        """Without figures that are null, as a diverged loss is."""
-        if not isinstance(final, dict):
-            return final
-        return {
-            name: stat
-            for name, stat in final.items()
-            if not (isinstance(stat, dict) and stat.get("mean") is None)
-        }
 
     @property
     def sequence(self) -> list[str]:
@@ -127,7 +108,7 @@ class Folder:
 
     results: list[Result] = field(default_factory=list)
     sensitivities: list[Sensitivity] = field(default_factory=list)
-    studies: dict[str, dict[str, Any]] = field(default_factory=dict)
+    studies: dict[str, StudyResult] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
@@ -157,10 +138,7 @@ def _read(file: Path, folder: Folder) -> None:
     elif name.endswith("_sensitivity.json"):
         folder.sensitivities.append(Sensitivity.model_validate(json.loads(file.read_text())))
     elif name.startswith("study_"):
-        study = json.loads(file.read_text())
-        if not isinstance(study, dict):
-            folder.problems.append(f"{name}: does not hold a study; left out")
-            return
+        study = StudyResult.model_validate(json.loads(file.read_text()))
         folder.studies[name.removeprefix("study_").removesuffix(".json")] = study
 
 

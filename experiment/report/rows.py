@@ -12,41 +12,17 @@ from functools import cached_property
 from pathlib import PurePath
 from typing import Any
 
-from experiment.report.reader import Folder, Result, StageEntry, Stat
-from experiment.running.metrics import SUMMARISED, metric
+from experiment.report.reader import Folder, Result, StageEntry
+from experiment.running.metrics import Stat, summarised
 
 LIMITS = (0.5, 1.0, 2.0)  # points of accuracy that a chain may lose
+COSTS = (  # what accuracy is drawn against
+    *("latency_ms_batch_1", "latency_ms_batch_64", "model_size_mb"),
+    *("bitops", "macs", "params", "nonzero_params"),
+)
 TRAINING_AFTER = ("finetune", "distill")  # mends what the cut before it broke
 
 
-@dataclass(frozen=True)
-class Cost:
-    """An axis that accuracy is drawn against; `scale` brings the metric into `unit`."""
-
-    key: str
-    title: str
-    unit: str
-    scale: float = 1
-    digits: int = 0
-    log: bool = False
-    better: str = "smaller"
-    worse: str = "larger"
-
-    @property
-    def label(self) -> str:
-        return f"{self.title} ({self.unit})"
-
-
-COSTS = (
-    Cost("latency_ms_batch_1", "latency at batch 1", "ms", 1, 3, False, "faster", "slower"),
-    Cost("latency_ms_batch_64", "latency at batch 64", "ms", 1, 2, False, "faster", "slower"),
-    Cost("model_size_mb", "size as deployed", "MB", 1, 3),
-    Cost("bitops", "BitOps an image", "millions", 1e6, 1, True, "fewer BitOps", "more BitOps"),
-    Cost("macs", "MACs an image", "millions", 1e6, 2, False, "fewer MACs", "more MACs"),
-    Cost("params", "parameters", "thousands", 1e3, 1, False, "fewer", "more"),
-    Cost("nonzero_params", "nonzero parameters", "thousands", 1e3, 1, False, "fewer", "more"),
-)
-COST = {cost.key: cost for cost in COSTS}
 BEST_BY = ("bitops", "model_size_mb", "latency_ms_batch_1")
 
 
@@ -136,11 +112,8 @@ class Step:
 
     @classmethod
     def of(cls, entries: list[StageEntry]) -> Step:
-        means = {}
-        for name in SUMMARISED:
-            values = [v for e in entries if (v := metric(e.metrics, name)) is not None]
-            if values:
-                means[name] = statistics.fmean(values)
+        stats = summarised([entry.metrics for entry in entries])
+        means = {name: stat["mean"] for name, stat in stats.items()}
         return cls(entries[0].stage, entries[0].spec, means, entries)
 
 
@@ -247,7 +220,7 @@ def _effect(kind: str, pairs: list[tuple[dict[str, float], dict[str, float]]]) -
         b["accuracy"] - a["accuracy"] for a, b in pairs if "accuracy" in a and "accuracy" in b
     ]
     ratios = {}
-    for cost in COST:
+    for cost in COSTS:
         values = [b[cost] / a[cost] for a, b in pairs if a.get(cost) and cost in b]
         if values:
             ratios[cost] = _spread(values)

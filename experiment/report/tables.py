@@ -6,11 +6,10 @@ import csv
 import io
 from collections.abc import Sequence
 
-from experiment.report.rows import COST, Row, signed
-from experiment.running.metrics import SUMMARISED
+from experiment.report.rows import COSTS, Row, signed
+from experiment.running.metrics import FIGURES
 
 COLUMNS = ("model_size_mb", "bitops", "latency_ms_batch_1", "latency_ms_batch_64")
-HEADINGS = ("size (MB)", "BitOps (M)", "ms at 1", "ms at 64")
 LATEX = {
     "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -22,17 +21,17 @@ def csv_table(rows: Sequence[Row]) -> str:
     """A line an experiment: raw means, deviations, and changes against the baseline."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    measured = [f"{name}_{part}" for name in SUMMARISED for part in ("mean", "std")]
-    ratios = [f"{name}_ratio" for name in COST]
+    measured = [f"{name}_{part}" for name in FIGURES for part in ("mean", "std")]
+    ratios = [f"{name}_ratio" for name in COSTS]
     head = ["experiment", "baseline", "dataset", "stages", "status", "n"]
     writer.writerow([*head, *measured, "accuracy_points", *ratios])
     for row in rows:
-        stats = [row.final.get(name) for name in SUMMARISED]
+        stats = [row.final.get(name) for name in FIGURES]
         figures = [part for s in stats for part in ((s.mean, s.std) if s else (None, None))]
         n = row.final["accuracy"].n if "accuracy" in row.final else 0
         points = None if row.drop is None else -row.drop
         about = [row.name, row.result.baseline, row.dataset, row.sequence, row.result.status, n]
-        writer.writerow([*about, *figures, points, *(row.ratio(name) for name in COST)])
+        writer.writerow([*about, *figures, points, *(row.ratio(name) for name in COSTS)])
     return text.getvalue()
 
 
@@ -59,22 +58,25 @@ def latex_table(rows: Sequence[Row]) -> str:
 
 
 def _head() -> list[str]:
-    return ["experiment", "stages", "accuracy (%)", "change (points)", *HEADINGS]
+    accuracy, *costs = (FIGURES[name].caption for name in ("accuracy", *COLUMNS))
+    return ["experiment", "stages", accuracy, "change (points)", *costs]
 
 
 def _cells(row: Row) -> list[str]:
     note = "" if row.done else f" ({row.result.status})"
     change = "–" if row.drop is None else signed(-row.drop)
-    figures = [_figure(row, name, COST[name].scale, COST[name].digits) for name in COLUMNS]
-    return [row.name + note, row.sequence, _figure(row, "accuracy", 1, 2), change, *figures]
+    accuracy, *costs = (_figure(row, name) for name in ("accuracy", *COLUMNS))
+    return [row.name + note, row.sequence, accuracy, change, *costs]
 
 
-def _figure(row: Row, name: str, scale: float, digits: int) -> str:
-    stat = row.final.get(name)
+def _figure(row: Row, name: str) -> str:
+    """As elsewhere, but without a comma between thousands, which a spreadsheet may misread."""
+    stat, figure = row.final.get(name), FIGURES[name]
     if stat is None:
         return "–"
-    text = f"{stat.mean / scale:.{digits}f}"
-    return text if stat.std is None else f"{text} ± {stat.std / scale:.{digits}f} ({stat.n})"
+    text = figure.text(stat.mean)
+    text = text if stat.std is None else f"{text} ± {figure.text(stat.std)} ({stat.n})"
+    return text.replace(",", "")
 
 
 def _escaped(text: str) -> str:

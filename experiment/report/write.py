@@ -18,9 +18,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from experiment.report.page import page
-from experiment.report.pictures import pictures
+from experiment.report.pictures import draw_pictures
 from experiment.report.reader import Folder, read_folder
-from experiment.report.rows import COSTS, rows_of
+from experiment.report.rows import rows_of
 from experiment.report.tables import csv_table, latex_table, markdown_table
 from machine.files import write_atomically
 
@@ -31,13 +31,11 @@ REPORT_NAME = "report.html"
 def write_report(results_dir: Path) -> list[Path]:
     """Write the page, the tables and the pictures of a results folder; returns their paths.
 
-    A folder without results gives a page that says so, and no pictures; pictures of what is no
-    longer there are removed. Raises OSError where the folder cannot be written.
+    A folder without results gives a page that says so, and no pictures. Raises OSError where the
+    folder cannot be written.
     """
     folder = read_folder(results_dir)
     rows = rows_of(folder)
-    figures = results_dir / "figures"
-    drawn = pictures(rows)
     texts = {
         REPORT_NAME: html(folder),
         "summary.csv": csv_table(rows),
@@ -45,13 +43,9 @@ def write_report(results_dir: Path) -> list[Path]:
         "summary.tex": latex_table(rows),
     }
     files = {results_dir / name: text.encode() for name, text in texts.items()}
-    files |= {figures / name: content for name, content in drawn.items()}
     for path, content in files.items():
         write_atomically(path, content)
-    for old in figures.glob("accuracy_*"):
-        if old.name not in drawn and old.suffix in (".png", ".svg"):
-            old.unlink()
-    return list(files)
+    return [*files, *draw_pictures(rows, results_dir / "figures")]
 
 
 def html(folder: Folder) -> str:
@@ -66,7 +60,7 @@ def html(folder: Folder) -> str:
         plotly=Markup(plotly),
         js=Markup(js),
         hashes=Markup(" ".join(f"'sha256-{_digest(script)}'" for script in (plotly, js))),
-        cost_options=[(c.key, c.label) for c in COSTS],
+        cost_options=[(c["key"], c["label"]) for c in context["data"]["costs"]],
         split_options=[(name, name) for name in context["splits"]],
         reach_options=_reaches(context["data"]["experiments"]),
         status_options=[("", "all"), *((status, status) for status in statuses)],

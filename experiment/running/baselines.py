@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from experiment.running.checkpoint import read_key
+from experiment.running.console import Console
 from experiment.running.store import Store
 from experiment.suite.chains import Chain, Step
 
@@ -16,7 +16,7 @@ class UserQuitError(KeyboardInterrupt):
 
 
 def baselines_to_retrain(
-    chains: list[Chain], store: Store, policy: str, say: Callable[[str], None]
+    chains: list[Chain], store: Store, policy: str, console: Console
 ) -> set[str]:
     """Names of the baselines to compute anew though they are in the store.
 
@@ -37,8 +37,8 @@ def baselines_to_retrain(
             if differing is not None:
                 stale[name] = differing
     for name, differing in stale.items():
-        say(f"{name}: stale, it was trained with other settings: {', '.join(differing)}")
-    if stale and asking and not _yes("Train them anew? (the old ones stay in the store)"):
+        console.note(f"{name}: stale, it was trained with other settings: {', '.join(differing)}")
+    if stale and asking and not _yes(console, "Train them anew? (the old ones stay in the store)"):
         raise UserQuitError
     retrain = set(ready) if policy == "retrain" else set()
     if asking:
@@ -48,7 +48,7 @@ def baselines_to_retrain(
                 continue
             accuracy = record["metrics"]["accuracy"]
             question = f"{name} is trained ({record['finished'][:10]}, {accuracy:.2f} %). Reuse it?"
-            if not _yes(question):
+            if not _yes(console, question):
                 retrain.add(name)
     return retrain
 
@@ -81,11 +81,8 @@ def _flat(value: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _yes(question: str) -> bool:
-    while True:
-        try:
-            answer = input(f"{question} [Y/n] ").strip().lower()
-        except EOFError:
-            raise UserQuitError from None
-        if answer in ("", "y", "yes", "n", "no"):
-            return answer in ("", "y", "yes")
+def _yes(console: Console, question: str) -> bool:
+    try:
+        return console.ask(question, default=True)
+    except EOFError:
+        raise UserQuitError from None

@@ -1,4 +1,7 @@
-"""The checkpoint file: tensors and plain data, read safely or refused in one line."""
+"""The checkpoint file: tensors and plain data, read safely or refused in one line.
+
+torch is imported where a file is read: who only lists what is stored does without its seconds.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,12 @@ import pickle
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from machine.errors import Refused
-from stages.state import ModelState, from_plain
+
+if TYPE_CHECKING:
+    from stages.state import ModelState
 
 FORMAT = 1
 
@@ -51,6 +54,8 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
 
 
 def open_checkpoint(content: bytes, path: Path) -> Checkpoint:
+    from stages.state import from_plain
+
     plain = load_plain(content, path)
     try:
         if plain["format"] != FORMAT:
@@ -64,6 +69,8 @@ def open_checkpoint(content: bytes, path: Path) -> Checkpoint:
 
 def load_plain(content: bytes, path: Path) -> Any:
     """Tensors and plain data only: a file that would run code is refused."""
+    import torch
+
     if not content.startswith(b"PK"):  # the zip archive that torch.save makes
         raise CheckpointError(f"{path}: is not a checkpoint of this project")
     try:

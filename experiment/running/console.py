@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console as RichConsole
 from rich.console import RenderableType
+from rich.prompt import Confirm
 from rich.text import Text
 from tqdm import tqdm
 
@@ -46,6 +47,10 @@ class Console:
         if self.progress is not None:
             self.progress.refresh()
 
+    def ask(self, question: str, *, default: bool) -> bool:
+        """Ask until the answer is y, n, yes or no; none is `default`. Raises EOFError."""
+        return _Question.ask(Text(question), console=self.rich, default=default)
+
     def figures(
         self, title: str, names: Sequence[str], figures: Sequence[str], rows: Sequence[Row]
     ) -> None:
@@ -56,6 +61,12 @@ class Console:
     def warn(self, text: str) -> None:
         where = f"{self.chain}: " if self.quiet else "       "
         self.show(Text(f"{where}warning: {text}", style="yellow"))
+
+
+class _Question(Confirm):
+    def process_response(self, value: str) -> bool:
+        value = value.strip().lower()
+        return super().process_response(value[:1] if value in ("yes", "no") else value)
 
 
 class NoTerminal:

@@ -43,7 +43,7 @@ def run_chains(
     _check_folders(suite)
     store = Store(suite.model_dir, console.note)
     view.settings(suite, environment(suite.device), chains)
-    retrain = baselines_to_retrain(chains, store, baseline, console.note)
+    retrain = baselines_to_retrain(chains, store, baseline, console)
     how = (suite, store, followers, console.say, console.note, retrain, remeasure)
     if execution is not None and execution.kind == "ray":
         executor: SerialExecutor = RayExecutor(*how, execution=execution)

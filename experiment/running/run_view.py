@@ -16,11 +16,9 @@ from experiment.running.executor import Follower
 from experiment.running.progress import Forecast, Progress
 from experiment.running.results import SUMMARY_NAME, Results, experiment_sequence
 from experiment.running.store import Store
-from experiment.running.tables import COLUMNS, Row, cell, number, options
+from experiment.running.tables import COLUMNS, STATUS_STYLE, Row, cell, headings, number, options
 from experiment.suite.chains import Chain, Step
 from experiment.suite.records import Suite
-
-STATUS_STYLE = {"done": "green", "failed": "red", "skipped": "yellow", "interrupted": "yellow"}
 
 
 class RunView(Follower):
@@ -139,10 +137,7 @@ class RunView(Follower):
         table = []
         for row in rows:
             change = row.get("against_baseline", {})
-            figures = [
-                cell(row["final"], change, name, scale, digits)
-                for _, name, scale, digits in COLUMNS
-            ]
+            figures = [cell(row["final"], change, name) for name in COLUMNS]
             status = Text(row["status"], style=STATUS_STYLE.get(row["status"], ""))
             names = row["experiment"], " → ".join(row["sequence"])
             table.append(Row(names, [*figures, status]))
@@ -150,7 +145,7 @@ class RunView(Follower):
         self.console.figures(
             "Results (change against the baseline)",
             ("experiment", "stages"),
-            (*(heading for heading, *_ in COLUMNS), "status"),
+            (*headings(COLUMNS), "status"),
             table,
         )
         for row in rows:

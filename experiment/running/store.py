@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -25,7 +26,9 @@ from experiment.running.checkpoint import (
 )
 from machine.errors import Interrupted
 from machine.files import canonical_json, finite, sha256, tensor_bytes, write_atomically, write_json
-from stages.state import ModelState, to_plain
+
+if TYPE_CHECKING:
+    from stages.state import ModelState
 
 
 class Store:
@@ -70,6 +73,21 @@ class Store:
             except (CheckpointError, OSError):
                 continue
 
+    def names(self) -> dict[str, list[str]]:
+        """Key → the readable names in the folder that hold its checkpoint, as links or copies."""
+        keys, digests = {}, {}
+        for record in self.records():
+            digests[record["checkpoint_sha256"]] = record["key"]
+            if (path := self.path(record["key"])).exists():
+                keys[path.stat().st_dev, path.stat().st_ino] = record["key"]
+        found: dict[str, list[str]] = defaultdict(list)
+        for link in sorted(self.folder.glob("*.pth")):
+            key = keys.get((link.stat().st_dev, link.stat().st_ino))
+            key = key or digests.get(sha256(link.read_bytes()))
+            if key is not None:
+                found[key].append(link.stem)
+        return dict(found)
+
     def load(self, key: str) -> tuple[ModelState, dict[str, Any]] | None:
         """State and record of a key; None where it must be computed. Damage is set aside."""
         record = self.record(key)
@@ -101,6 +119,8 @@ class Store:
         `data` is what the checkpoint says of its data: see `dataset.preprocessing`. The checkpoint
         goes first, so that a record never stands without what it speaks of.
         """
+        from stages.state import to_plain  # torch, which a listing of records does without
+
         content = tensor_bytes(
             {"format": FORMAT, "key": key, "state": to_plain(state), "data": data}
         )

@@ -9,17 +9,13 @@ from rich.console import Console as RichConsole
 from rich.table import Table
 from rich.text import Text
 
+from experiment.running.metrics import FIGURES
+
 Cell = str | Text
+STATUS_STYLE = {"done": "green", "failed": "red", "skipped": "yellow", "interrupted": "yellow"}
 
-
-# What tables show of a network: heading, metric, unit's scale, digits.
-COLUMNS = (
-    ("accuracy %", "accuracy", 1, 2),
-    ("size MB", "model_size_mb", 1, 3),
-    ("M BitOps", "bitops", 1e6, 0),
-    ("ms at 1", "latency_ms_batch_1", 1, 3),
-    ("ms at 64", "latency_ms_batch_64", 1, 2),
-)
+# What tables show of a network.
+COLUMNS = ("accuracy", "model_size_mb", "bitops", "latency_ms_batch_1", "latency_ms_batch_64")
 
 
 class Row(NamedTuple):
@@ -64,16 +60,19 @@ def figure_tables(
     ]
 
 
-def cell(
-    stats: dict[str, Any], change: dict[str, float], name: str, scale: float, digits: int
-) -> str:
+def headings(names: Sequence[str]) -> list[str]:
+    return [FIGURES[name].heading for name in names]
+
+
+def cell(stats: dict[str, Any], change: dict[str, float], name: str) -> str:
     """A figure over seeds as a table shows it, with its change against the baseline."""
+    figure = FIGURES[name]
     if name not in stats:
         return "–"
     mean, std, n = stats[name]["mean"], stats[name]["std"], stats[name]["n"]
-    text = f"{mean / scale:,.{digits}f}"
+    text = figure.text(mean, terminal=True)
     if std is not None:
-        text += f" ± {std / scale:,.{digits}f} ({n})"
+        text += f" ± {figure.text(std, terminal=True)} ({n})"
     if f"{name}_points" in change:
         text += f" ({change[f'{name}_points']:+.2f})"
     elif f"{name}_ratio" in change:

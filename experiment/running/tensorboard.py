@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiment.running.executor import Follower
-from experiment.running.metrics import SUMMARISED, metric
+from experiment.running.metrics import measured
 from experiment.running.results import Results
 from experiment.suite.chains import Chain
 from experiment.suite.messages import ConfigError
@@ -53,7 +53,7 @@ class Board(Follower):
                 for position in range(before, len(stages)):
                     _write_stage(writer, position + 1, stages[position])
                 if len(stages) == len(result["config"]["sequence"]):
-                    final = {f"final/{k}": v for k, v in _figures(stages[-1]["metrics"]).items()}
+                    final = {f"final/{k}": v for k, v in measured(stages[-1]["metrics"]).items()}
                     writer.add_hparams(hparams(result["config"], seed), final, run_name=".")
             self.written[folder] = len(stages)
 
@@ -64,13 +64,8 @@ def _write_stage(writer: SummaryWriter, position: int, stage: dict[str, Any]) ->
         for name, value in row.items():
             if name != "epoch" and value is not None:
                 writer.add_scalar(f"{position}_{stage['stage']}/{name}", value, row["epoch"])
-    for name, value in _figures(stage["metrics"]).items():
+    for name, value in measured(stage["metrics"]).items():
         writer.add_scalar(f"stages/{name}", value, position)
-
-
-def _figures(metrics: dict[str, Any]) -> dict[str, float]:
-    found = {name: metric(metrics, name) for name in SUMMARISED}
-    return {name: value for name, value in found.items() if value is not None}
 
 
 def hparams(config: dict[str, Any], seed: int) -> dict[str, bool | int | float | str]:

@@ -10,18 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from experiment.running.study_result import COSTS
 from experiment.suite.messages import ConfigError, short, unknown
 
-METRICS = {
-    "accuracy": "accuracy",
-    "accuracy_drop": None,  # points below the baseline
-    "latency_ms": "latency_ms_batch_1",
-    "latency_ms_batch_64": "latency_ms_batch_64",
-    "model_size_mb": "model_size_mb",
-    "bitops": "bitops",
-    "macs": "macs",
-    "params": "params",
-}
+METRICS = (
+    *("accuracy", "accuracy_drop", "latency_ms", "latency_ms_batch_64", "model_size_mb"),
+    *("bitops", "macs", "params"),
+)
 SIGNS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt
 }  # fmt: skip
@@ -93,9 +88,10 @@ def parse_wish(text: str) -> Wish:
 
 
 def figure(row: dict[str, Any], name: str) -> float:
-    """A figure of a chain on the validation share, mean over seeds."""
-    key = METRICS[name]
-    return row["accuracy_drop"] if key is None else row["metrics"][key]["mean"]
+    """A figure of a chain on the validation share, the mean over seeds."""
+    if name == "accuracy_drop":
+        return row["accuracy_drop"]
+    return row["metrics"][COSTS.get(name, name)]["mean"]
 
 
 def recommendation(wish: Wish, study: dict[str, Any]) -> tuple[bool, str]:

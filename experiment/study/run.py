@@ -17,18 +17,18 @@ import numpy as np
 
 from experiment.running.console import Console
 from experiment.running.executor_options import Execution
-from experiment.running.metrics import SUMMARISED, metric, summarised
+from experiment.running.metrics import metric, summarised
 from experiment.running.results import Results
 from experiment.running.run import run_chains
 from experiment.running.store import Store
+from experiment.running.study_result import COSTS, RATIOS, StudyResult
 from experiment.study.analysis import Analysis, Evidence, Reference
 from experiment.study.plan import Link, Study
 from experiment.study.statistics import RESAMPLES, TOLERANCE
 from experiment.study.validation import OnValidation, finals_on_validation, with_shared_latency
 from experiment.suite.chains import plan
-from machine.files import write_json
+from machine.files import finite, write_json
 
-COSTS = {"bitops": "bitops", "latency_ms": "latency_ms_batch_1"}
 DROPS = (0.5, 1.0, 2.0)  # points, for which the best chain is named
 FROM_RESULTS = ("suite", "command", "git_commit", "environment", "started")
 
@@ -92,7 +92,7 @@ def _report(study: Study, results: Results, found: dict[str, list[OnValidation]]
     tests = {row["name"]: row["test"]["accuracy"]["mean"] for row in chains if "test" in row}
     for pair in findings["pairs"]:
         pair["test_difference"] = _test_difference(pair, tests)
-    return {
+    report = {
         "study": config.name,
         "status": "done" if len(evidence) == len(study.links) else "failed",
         **findings,
@@ -122,6 +122,8 @@ def _report(study: Study, results: Results, found: dict[str, list[OnValidation]]
         **{name: results.shared[name] for name in FROM_RESULTS},
         "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+    words = StudyResult.model_validate(finite(report)).findings
+    return {**report, "findings": [finding.model_dump() for finding in words]}
 
 
 def _evidence(link: Link, runs: Sequence[OnValidation]) -> Evidence:
@@ -169,14 +171,8 @@ def _chain(
 
 
 def _figures(runs: Sequence[OnValidation]) -> dict[str, Any]:
-    """Metric → mean, std and n over seeds."""
-    return {
-        name: summarised(
-            [value for run in runs if (value := metric(run.metrics, name)) is not None]
-        )
-        for name in SUMMARISED
-        if runs
-    }
+    """Figure → mean, std and n over seeds."""
+    return summarised([run.metrics for run in runs])
 
 
 def _test_accuracy(results: Results, name: str) -> dict[str, Any]:
@@ -202,8 +198,7 @@ def _best(
             continue
         row = min(within, key=lambda row: row["metrics"][COSTS[cost]]["mean"])
         ratios = {
-            f"{name}_ratio": row["metrics"][name]["mean"] / base[name]["mean"]
-            for name in ("bitops", "latency_ms_batch_1", "model_size_mb")
+            f"{name}_ratio": row["metrics"][name]["mean"] / base[name]["mean"] for name in RATIOS
         }
         best.append(
             {

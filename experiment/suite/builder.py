@@ -10,9 +10,9 @@ from pydantic import ValidationError
 
 from data_sets.source import DataError, DataInfo, DatasetArgs
 from dataset import describe
-from experiment.suite.config_file import SECTION_TYPES
 from experiment.suite.messages import check, explain, short, unknown
 from experiment.suite.records import Experiment, ExperimentConfig
+from experiment.suite.sections import SECTION_TYPES
 from experiment.suite.teachers import needs
 from methods.quantization.record import float_layer_names
 from model import blueprint

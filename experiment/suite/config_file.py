@@ -1,8 +1,7 @@
-"""Reading a config module: its names, its folders and device, and what --set puts over it."""
+"""Reading a config module: its names and its folders. Nothing here needs torch."""
 
 from __future__ import annotations
 
-import ast
 import difflib
 import importlib.util
 import traceback
@@ -10,26 +9,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
-from pydantic import BaseModel
-
-from data_sets.source import DatasetArgs
-from experiment.suite.messages import ConfigError, check, short, stop_at, unknown
-from networks.args import ModelArgs
-from stages.stage import CompressionArgs
-from training.recipe import TrainingArgs
+from experiment.suite.messages import ConfigError, short, stop_at
 
 SECTIONS = {
     "dataset_args": "DEFAULT_DATASET_CONFIG",
     "model_args": "DEFAULT_MODEL_PARAMS",
     "training_args": "DEFAULT_TRAINING_PARAMS",
     "compression_args": "DEFAULT_COMPRESSION_PARAMS",
-}
-SECTION_TYPES: dict[str, type[BaseModel]] = {
-    "dataset_args": DatasetArgs,
-    "model_args": ModelArgs,
-    "training_args": TrainingArgs,
-    "compression_args": CompressionArgs,
 }
 CONFIG_NAMES = (
     *("DEVICE", "DATA_DIR", "MODEL_SAVE_DIR", "RESULTS_DIR"),
@@ -83,23 +69,6 @@ def _import(path: Path) -> ModuleType:
     return module
 
 
-def device_of(value: Any, problems: list[str]) -> torch.device:
-    try:
-        device = torch.device(value)
-    except (RuntimeError, TypeError, ValueError):
-        problems.append(
-            f"DEVICE: {short(value)} is not a device; allowed: 'cpu', 'cuda', 'cuda:1', ..."
-        )
-        return torch.device("cpu")
-    if device.type not in ("cpu", "cuda"):
-        problems.append(f"DEVICE: {device.type!r} is not supported; allowed: 'cpu', 'cuda'")
-    elif device.type == "cuda" and (
-        not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
-    ):
-        problems.append(f"DEVICE: {str(device)!r} is not on this machine; use 'cpu'")
-    return device
-
-
 def folder_of(values: dict[str, Any], key: str, problems: list[str]) -> Path:
     value = values[key]
     if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
@@ -109,40 +78,3 @@ def folder_of(values: dict[str, Any], key: str, problems: list[str]) -> Path:
     if path.exists() and not path.is_dir():
         problems.append(f"{key}: {path} is a file; name a folder")
     return path
-
-
-def default_section(
-    value: Any, key: str, kind: type[BaseModel], problems: list[str]
-) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        problems.append(f"{key}: {short(value)} is not a dict")
-        return {}
-    _, found = check(kind, value, key)
-    # What only fails as a whole (a pooling too many, say) depends on the data set's shape.
-    found = [line for line in found if not line.startswith(f"{key}: ")]
-    problems += found
-    return value
-
-
-def overrides_of(strings: list[str], problems: list[str]) -> dict[str, dict[str, Any]]:
-    """`section.key=value` strings → section → key → value."""
-    forced: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
-    for text in strings:
-        path, equals, raw = text.partition("=")
-        section, dot, key = path.strip().partition(".")
-        if not (equals and dot and key):
-            problems.append(f"--set {text}: should read section.key=value")
-        elif section not in SECTIONS:
-            problems.append(f"--set {text}: {unknown(section, SECTIONS)}")
-        elif key not in SECTION_TYPES[section].model_fields:
-            problems.append(f"--set {text}: {unknown(key, SECTION_TYPES[section].model_fields)}")
-        else:
-            forced[section][key] = _literal(raw.strip())
-    return forced
-
-
-def _literal(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return text

@@ -7,17 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from experiment.suite.builder import Builder
-from experiment.suite.config_file import (
-    SECTION_TYPES,
-    SECTIONS,
-    config_values,
-    default_section,
-    device_of,
-    folder_of,
-    overrides_of,
-)
+from experiment.suite.config_file import SECTIONS, config_values, folder_of
 from experiment.suite.messages import check, short, stop_at, unknown
 from experiment.suite.records import Experiment, ExperimentConfig, Suite
+from experiment.suite.sections import SECTION_TYPES, default_section, device_of, overrides_of
 from experiment.suite.teachers import check_teachers, in_order, needs
 
 

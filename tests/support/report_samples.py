@@ -198,8 +198,8 @@ def hostile(folder: Path) -> None:
     named = {**result, "experiment": f"x{EVIL}".replace("/", ""), "baseline": EVIL}
     (folder / f"{named['experiment']}_results.json").write_text(json.dumps(named))
     pair = {"first": EVIL, "second": "Q", "difference": 1.0}
-    text = {"order": [EVIL], "pairs": [pair], "undecided": [[EVIL]], "cycles": [[EVIL]],
-            "chains": [{"name": EVIL, "metrics": {"accuracy": 1}}], "failed": [EVIL],
+    text = {"order": [EVIL], "pairs": [pair], "undecided": [[EVIL, EVIL]], "cycles": [[EVIL]],
+            "chains": [{"name": EVIL, "metrics": {"accuracy": {"mean": 1}}}], "failed": [EVIL],
             "config": {"stages": {EVIL: EVIL}}}  # fmt: skip
     (folder / "study_S.json").write_text(json.dumps(text))
     (folder / "Z_sensitivity.json").write_text(

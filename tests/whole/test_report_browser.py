@@ -103,9 +103,9 @@ def test_all_charts_are_drawn(report: Opened) -> None:
     charts = report.page.locator(".chart:visible")
     ids = charts.evaluate_all("all => all.map(each => each.id)")
     assert {
-        "chart-tradeoff", "chart-accuracy", "chart-size", "chart-latency", "chart-loss",
-        "chart-curve", "chart-widths", "chart-macs", "chart-sensitivity", "chart-exits",
-        "chart-study-0",
+        "chart-tradeoff", "chart-accuracy", "chart-model_size_mb", "chart-latency_ms_batch_1",
+        "chart-loss", "chart-curve", "chart-widths", "chart-macs", "chart-sensitivity",
+        "chart-exits", "chart-study-0",
     } == set(ids)  # fmt: skip
     for chart in ids:
         drawn = report.plot(chart)
@@ -141,7 +141,7 @@ def test_the_cost_axis_is_chosen(report: Opened, folder: Path) -> None:
 
 def test_the_waterfall_adds_up(report: Opened) -> None:
     report.page.select_option("#which", "PFQ")
-    bars, end = report.plot("chart-size")["traces"]
+    bars, end = report.plot("chart-model_size_mb")["traces"]
     assert bars["x"] == ["baseline", "1 prune", "2 finetune", "3 ptq"]
     tops = [base + height for base, height in zip(bars["base"], bars["y"], strict=True)]
     assert tops == [4.0, 4.0, 2.0, 2.0]  # from 4 to 2, 2 to 2, 2 to 0.5

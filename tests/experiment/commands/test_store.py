@@ -19,7 +19,8 @@ def test_store_ls_verify_and_gc(suites: Suites, monkeypatch: pytest.MonkeyPatch)
     suites.capsys.readouterr()
     assert main.main(["store", "ls", "--config", path]) == 0
     printed = suites.capsys.readouterr().out
-    assert "Base_fp32_baseline" in printed and "named by none" in printed
+    assert "Base_fp32_baseline" in printed and "no name is left" not in printed
+    assert "PFQ_pruned_40_finetuned" in printed and "PFQat_pruned_40_finetuned" in printed
     assert "8 stages" in printed
     assert main.main(["store", "verify", "--config", path]) == 0
     assert main.main(["store", "gc", "--config", path]) == 2  # no terminal to ask on

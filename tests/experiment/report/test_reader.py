@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from experiment.report.page import page
 from experiment.report.reader import read_folder
@@ -48,3 +51,26 @@ def test_figures_that_are_not_finite(tmp_path: Path) -> None:
         "loss": {"mean": None, "std": None, "n": 1}})  # fmt: skip
     text = html(read_folder(tmp_path))
     assert "NaN" not in text.split('id="data">')[1].split("</script>")[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "field"),
+    [
+        ([], "it"),
+        ({"pairs": 3}, "pairs"),
+        ({"pairs": [{"first": "P", "second": "Q"}, {}]}, "pairs.1.first"),
+        ({"chains": [{"name": "X", "metrics": {"accuracy": "x"}}]}, "chains.0.metrics.accuracy"),
+        ({"pairs": [{"first": "P", "second": "Q", "interval": [None, 1]}]}, "pairs.0.interval.0"),
+        ({"config": {"stages": {"P": 3}}}, "config.stages.P.str"),
+        ({"best": [{"within": 1}]}, "best.0.chain"),
+    ],
+)
+def test_a_study_of_another_shape_is_named_and_left_out(
+    tmp_path: Path, value: Any, field: str
+) -> None:
+    (tmp_path / "study_X.json").write_text(json.dumps(value))
+    folder = read_folder(tmp_path)
+    assert folder.studies == {}
+    (problem,) = folder.problems
+    assert problem.startswith(f"study_X.json: {field}: ") and problem.endswith("; left out")
+    assert "study_X.json" in html(folder)

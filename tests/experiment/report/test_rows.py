@@ -9,7 +9,8 @@ import pytest
 
 from experiment.report.page import page, times
 from experiment.report.reader import read_folder
-from experiment.report.rows import COST, best, effects, front, pareto, signed
+from experiment.report.rows import best, effects, front, pareto, signed
+from experiment.running.metrics import FIGURES
 from tests.support.report_rows import rows
 from tests.support.report_samples import metrics, write
 
@@ -97,9 +98,9 @@ def test_changes_are_against_the_same_seeds(tmp_path: Path) -> None:
 
 
 def test_ratios_in_words() -> None:
-    size, latency = COST["model_size_mb"], COST["latency_ms_batch_1"]
+    size, latency = FIGURES["model_size_mb"], FIGURES["latency_ms_batch_1"]
     assert times(0.25, size) == "4.0× smaller"
     assert times(1.5, latency) == "1.50× slower"
-    assert times(1 / 859, COST["bitops"]) == "859× fewer BitOps"
+    assert times(1 / 859, FIGURES["bitops"]) == "859× fewer BitOps"
     assert times(1.001, size) == "the same"
     assert [signed(-0.004), signed(-0.5), signed(2)] == ["+0.00", "−0.50", "+2.00"]

@@ -19,13 +19,24 @@ def test_a_terminal_is_asked(
     suites: Suites, monkeypatch: pytest.MonkeyPatch, answer: str, expected: bool
 ) -> None:
     assert suites.run() == 0
-    asked = []
     monkeypatch.setattr("sys.stdin.isatty", lambda: True)
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    monkeypatch.setattr("builtins.input", lambda text: asked.append(text) or answer)
+    monkeypatch.setattr("builtins.input", lambda: answer)
+    suites.capsys.readouterr()
     assert suites.run() == 0
     assert cached(suites, "Base") == [expected]
-    assert len(asked) == 1 and "Base is trained" in asked[0]
+    printed = suites.capsys.readouterr().out
+    assert printed.count("Base is trained") == 1 and "Reuse it?" in printed
+
+
+def test_the_end_of_the_input_stops_the_run(
+    suites: Suites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert suites.run() == 0
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin.readline", lambda *size: "")
+    assert suites.run() == 130
 
 
 def test_a_stale_baseline_is_told_with_what_differs(suites: Suites) -> None:

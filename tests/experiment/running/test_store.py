@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from experiment.running.store import Store
+from tests.support.store_samples import stored
 from tests.support.suites import CHAINS, Suites, results
 
 
@@ -49,3 +52,13 @@ def test_snapshots_are_verified_and_belong_to_their_parents_weights(
         assert snapshot.load() is None
         assert "the snapshot is damaged; set aside" in capsys.readouterr().out
         content[position] ^= 1
+
+
+def test_names_are_links_and_copies(tmp_path: Path) -> None:
+    one, two = stored(tmp_path, "1" * 64), stored(tmp_path, "2" * 64)
+    stored(tmp_path, "3" * 64)
+    os.link(one, tmp_path / "A_pruned.pth")
+    os.link(one, tmp_path / "B_pruned.pth")
+    shutil.copy(two, tmp_path / "C.pth")  # as a folder that was copied has them
+    (tmp_path / "foreign.pth").write_bytes(b"something else")
+    assert Store(tmp_path).names() == {"1" * 64: ["A_pruned", "B_pruned"], "2" * 64: ["C"]}
