@@ -32,7 +32,10 @@ def copy_with_links(source: Path, target: Path) -> None:
     copies: dict[int, str] = {}
 
     def copy(path: str, to: str) -> str:
-        first = copies.setdefault(os.stat(path).st_ino, to)
-        return shutil.copy2(path, to) if first == to else os.link(first, to) or to
+        first = copies.setdefault(Path(path).stat().st_ino, to)
+        if first == to:
+            return shutil.copy2(path, to)
+        Path(to).hardlink_to(first)
+        return to
 
     shutil.copytree(source, target, copy_function=copy)

@@ -18,9 +18,8 @@ from data_sets.source import DatasetEntry
 from experiment.running.checkpoint import load_checkpoint, read_checkpoint
 from stages import STAGES, Stage
 from tests.support.home import HOME
-from tests.support.ran import Ran
 from tests.support.readme import readme_script
-from tests.support.suites import Suites
+from tests.support.suites import Ran, Suites
 
 # --- the README's cookbook -----------------------------------------------------------------------
 
