@@ -20,9 +20,6 @@ class StageError(Failed):
     """A stage cannot do what was asked of it; the message is one line."""
 
 
-# --- What a stage is given besides the state ---------------------------------------------------
-
-
 class Snapshot(Protocol):
     """Where a long stage saves itself and finds what an earlier try left."""
 

@@ -5,7 +5,6 @@ A suite that was run and a compiled int8 network are made once for all tests.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,10 @@ import main
 from data_sets.source import DatasetArgs
 from dataset import Dataset, load_dataset
 from stages.stage import Context
+from tests.support import ran as ran_suite
 from tests.support.int8 import Compiled
-from tests.support.ran import CHAINS, Ran
-from tests.support.suites import SUITE, Suites
+from tests.support.once import copy_with_links, made_once
+from tests.support.suites import CHAINS, Ran, Suites, run_in
 
 torch.set_num_threads(1)  # the networks are tiny; two threads would only wait for each other
 
@@ -48,14 +48,29 @@ def suites(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any)
 
 
 @pytest.fixture(scope="session")
-def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ran]:
-    folder = tmp_path_factory.mktemp("ran")
-    config = folder / "suite.py"
-    config.write_text(SUITE.format(folder=folder) + CHAINS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("machine.timing.LATENCY_SECONDS", 0.01)
-        assert main.main(["--config", str(config), "--quiet", "--tensorboard"]) == 0
-    yield Ran(config, folder / "models", folder / "results")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """The suite of support/ran.py after a run with --tensorboard; for reading."""
+
+    def make(folder: Path) -> None:
+        run_in(folder, ran_suite.CHAINS, "--quiet", "--tensorboard")
+
+    return Ran(made_once(tmp_path_factory, "ran", make))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """The suite with CHAINS after its first run; for reading."""
+    return Ran(made_once(tmp_path_factory, "finished", lambda folder: run_in(folder, CHAINS)))
+
+
+@pytest.fixture
+def stored(suites: Suites, finished: Ran) -> Suites:
+    """Suites in whose folder CHAINS has been run once."""
+    copy_with_links(finished.models, suites.models)
+    copy_with_links(finished.results, suites.results)
+    for path in suites.results.glob("*.json"):
+        path.write_text(path.read_text().replace(str(finished.folder), str(suites.folder)))
+    return suites
 
 
 @pytest.fixture
@@ -74,4 +89,4 @@ def command(ran: Ran, capsys: pytest.CaptureFixture[str]) -> Any:
 
 @pytest.fixture(scope="session")
 def int8(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
-    return Compiled(tmp_path_factory.mktemp("compiled"))
+    return Compiled(made_once(tmp_path_factory, "compiled"))

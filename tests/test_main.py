@@ -10,8 +10,7 @@ import pytest
 
 import main
 from tests.support.home import HOME
-from tests.support.ran import Ran
-from tests.support.suites import CHAINS, Suites
+from tests.support.suites import CHAINS, Ran, Suites
 
 # --- show ----------------------------------------------------------------------------------------
 

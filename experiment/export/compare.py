@@ -21,7 +21,6 @@ from stages.state import ModelState, build
 
 BATCH = 64  # images at once with which a file of any batch size is compared
 
-
 # Largest ‖difference‖ / ‖logits‖, and share of images whose class may change.
 FLOAT_TOLERANCE = (1e-4, 0.001)
 INT8_TOLERANCE = (0.1, 0.02)  # the same for int8

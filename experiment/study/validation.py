@@ -17,13 +17,13 @@ from dataset import Dataset, load_dataset
 from experiment.running.console import Console
 from experiment.running.measure import measure
 from experiment.running.results import Results
-from experiment.running.stop_signal import StopSignal
 from experiment.running.store import Store
 from experiment.study.plan import Study
 from experiment.study.statistics import Array
 from experiment.suite.chains import Chain, plan
 from machine.errors import Interrupted
 from machine.files import canonical_json, sha256
+from machine.stop_signal import StopSignal
 from stages.deployment import deploy
 from stages.stage import Context
 from stages.state import ModelState

@@ -81,9 +81,6 @@ def _experiment_configs(value: Any, mistakes: list[Mistake]) -> list[ExperimentC
     return configs
 
 
-# --- checking ----------------------------------------------------------------------------------
-
-
 def _check_baselines(configs: list[ExperimentConfig], mistakes: list[Mistake]) -> None:
     by_name = {config.name: config for config in configs}
     loaded = {c.name: c.load_fp32_baseline_from_experiment for c in configs}

@@ -16,9 +16,6 @@ from model import HybridCNNTransformer
 CANDIDATES = 101  # thresholds that are tried: quantiles of the certainties seen
 
 
-# --- thresholds -----------------------------------------------------------------------------------
-
-
 def all_certainties(every: Tensor, criterion: str) -> Tensor:
     """`[E + 1, N, K]` → `[E, N]`, comparable with thresholds."""
     found, before = [], None

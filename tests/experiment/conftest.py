@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.once import made_once
 from tests.support.studies import STUDY, study
 from tests.support.suites import SUITE
 
@@ -15,13 +16,15 @@ from tests.support.suites import SUITE
 @pytest.fixture(scope="session")
 def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study that has been run; its config."""
-    folder = tmp_path_factory.mktemp("study")
-    path = folder / "suite.py"
-    path.write_text(SUITE.format(folder=folder) + STUDY)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("machine.timing.LATENCY_SECONDS", 0.01)
-        assert study(path, "Tiny") == 0
-    return path
+
+    def make(folder: Path) -> None:
+        path = folder / "suite.py"
+        path.write_text(SUITE.format(folder=folder) + STUDY)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("machine.timing.LATENCY_SECONDS", 0.01)
+            assert study(path, "Tiny") == 0
+
+    return made_once(tmp_path_factory, "study", make) / "suite.py"
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The quickstart with folders of its own and fewer epochs."""
+"""The quickstart with folders of its own, a smaller network and fewer epochs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from tests.support.home import HOME
 
 
 def quickstart(folder: Path) -> Path:
-    """The quickstart with folders of its own and fewer epochs."""
+    """The quickstart with folders of its own, a smaller network and fewer epochs."""
     text = (HOME / "configs" / "quickstart.py").read_text()
     text += f"""
 DEVICE = "cpu"
 DATA_DIR, MODEL_SAVE_DIR, RESULTS_DIR = "{folder}/data", "{folder}/models", "{folder}/results"
-DEFAULT_TRAINING_PARAMS["initial_train_epochs"] = 3
-DEFAULT_COMPRESSION_PARAMS["finetune_epochs"] = 1
-DEFAULT_COMPRESSION_PARAMS["qat_epochs"] = 1
+DEFAULT_MODEL_PARAMS.update(cnn_channels=[8, 16], embed_dim=16, ffn_dim=24)
+DEFAULT_MODEL_PARAMS.update(num_layers=1, num_heads=2)
+DEFAULT_TRAINING_PARAMS["initial_train_epochs"] = 4
+DEFAULT_COMPRESSION_PARAMS["finetune_epochs"] = 2
+DEFAULT_COMPRESSION_PARAMS["qat_epochs"] = 2
 """
     folder.mkdir()
     path = folder / "suite.py"

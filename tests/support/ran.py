@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any, NamedTuple
-
 SEEDS = [0, 1]
 
 
@@ -17,20 +13,6 @@ EXPERIMENT_CONFIGS += [
     chain("EQ", {"early_exit": {"epochs": 1, "thresholds": 0.25}}, "ptq"),
 ]
 """
-
-
-class Ran(NamedTuple):
-    """A suite that was run, with --tensorboard."""
-
-    config: Path
-    models: Path
-    results: Path
-
-    def result(self, name: str) -> dict[str, Any]:
-        return json.loads((self.results / f"{name}_results.json").read_text())
-
-    def checkpoint(self, name: str) -> str:
-        return self.result(name)["stages"][-1]["checkpoint"]
 
 
 def rows(printed: str) -> dict[str, list[str]]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -34,6 +36,44 @@ def chain(name, *sequence, **more):
 BASE = {{"name": "Base", "is_fp32_baseline_generation": True}}
 EXPERIMENT_CONFIGS = [BASE]
 """
+
+
+class Ran(NamedTuple):
+    """The folder of a suite that was run."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "suite.py"
+
+    @property
+    def models(self) -> Path:
+        return self.folder / "models"
+
+    @property
+    def results(self) -> Path:
+        return self.folder / "results"
+
+    def result(self, name: str) -> dict[str, Any]:
+        return json.loads((self.results / f"{name}_results.json").read_text())
+
+    def checkpoint(self, name: str) -> str:
+        return self.result(name)["stages"][-1]["checkpoint"]
+
+    def printed(self) -> str:
+        return (self.folder / "printed.txt").read_text()
+
+
+def run_in(folder: Path, text: str, *arguments: str) -> None:
+    """Run a suite in an empty folder, and keep there what it printed."""
+    ran = Ran(folder)
+    ran.config.write_text(SUITE.format(folder=folder) + text)
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
+        patch.setattr("machine.timing.LATENCY_SECONDS", 0.01)
+        patch.setattr("experiment.report.write.draw_pictures", lambda *about: [])
+        assert main.main([*arguments, "--config", str(ran.config)]) == 0
+    (folder / "printed.txt").write_text(out.getvalue())
 
 
 class Suites:
@@ -71,13 +111,13 @@ EXPERIMENT_CONFIGS += [
 """
 
 
-def results(suites: Suites, name: str) -> dict[str, Any]:
+def results(suites: Suites | Ran, name: str) -> dict[str, Any]:
     return json.loads((suites.results / f"{name}_results.json").read_text())
 
 
-def summary(suites: Suites) -> dict[str, Any]:
+def summary(suites: Suites | Ran) -> dict[str, Any]:
     return json.loads((suites.results / "_all_experiments_summary.json").read_text())
 
 
-def cached(suites: Suites, name: str) -> list[bool]:
+def cached(suites: Suites | Ran, name: str) -> list[bool]:
     return [stage["cached"] for stage in results(suites, name)["stages"]]

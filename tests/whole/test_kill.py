@@ -6,11 +6,14 @@ The runs are real processes, forked from a server that has imported torch once.
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import random
 import signal
+import sys
+import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +21,28 @@ import pytest
 import torch
 
 from tests.support.comparing import assert_equal_tensors, comparable
+from tests.support.processes import forkserver
 from tests.support.quickstart import quickstart
 
 
-def _child(path: str, log: str) -> None:
+def _child(path: str, moment: Callable[[], None] | None) -> None:
     torch.set_num_threads(1)
-    with Path(log).open("a") as file:
+    with (Path(path).parent / "log.txt").open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     import main
+    from experiment.report import write
     from machine import timing
 
-    timing.LATENCY_SECONDS = 0.02
+    timing.LATENCY_SECONDS = 0.01
+    write.draw_pictures = lambda *about: []
+    if moment is not None:
+        moment()
     os._exit(main.main(["--config", path]))
 
 
-def start(path: Path) -> Any:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["main", __name__])
-    process = context.Process(target=_child, args=(str(path), str(path.parent / "log.txt")))
+def start(path: Path, moment: Callable[[], None] | None = None) -> Any:
+    process = forkserver().Process(target=_child, args=(str(path), moment))
     process.start()
     return process
 
@@ -47,6 +53,42 @@ def run_to_the_end(path: Path) -> None:
     assert process.exitcode == 0, (path.parent / "log.txt").read_text()
 
 
+# --- moments at which a process kills itself ------------------------------------------------------
+
+
+def after_seconds(seconds: float) -> None:
+    """From the first lines of the program to well inside a stage."""
+    killer = threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGKILL))
+    killer.daemon = True
+    killer.start()
+
+
+def before_writing(folder: str, count: int) -> None:
+    """Just before the `count`th time that a file of the suite is created, renamed or removed."""
+    left = [count]
+
+    def audit(event: str, args: tuple[Any, ...]) -> None:
+        writes = event in ("os.rename", "os.link", "os.remove") or (
+            event == "open" and args[2] is not None and args[2] & (os.O_WRONLY | os.O_RDWR)
+        )
+        if writes and str(args[0]).startswith(folder):
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(audit)
+
+
+def after_a_snapshot(seconds: float) -> None:
+    """Between the epochs of a stage that trains, or in the next one."""
+
+    def audit(event: str, args: tuple[Any, ...]) -> None:
+        if event == "os.rename" and str(args[1]).endswith(".snapshot"):
+            after_seconds(seconds)
+
+    sys.addaudithook(audit)
+
+
 @pytest.mark.parametrize("kills", [20, pytest.param(200, marks=pytest.mark.slow)])
 @pytest.mark.timeout(3000)
 def test_killed_at_random_moments_equals_never_killed(tmp_path: Path, kills: int) -> None:
@@ -55,18 +97,21 @@ def test_killed_at_random_moments_equals_never_killed(tmp_path: Path, kills: int
     run_to_the_end(plain)
     duration = time.monotonic() - began
     broken = quickstart(tmp_path / "broken")
-    moments = random.Random(0)
-    killed = 0
+    draw = random.Random(0)
+    killed, logs = 0, ""
     while killed < kills:
-        process = start(broken)
-        # From the first lines of the program to well inside a stage.
-        process.join(moments.uniform(0.05, max(0.5, 3 * duration / min(kills, 20))))
-        if process.exitcode is None:
-            os.kill(process.pid, signal.SIGKILL)
-            process.join()
+        moment = [
+            partial(after_seconds, draw.uniform(0.05, max(0.5, 3 * duration / 20))),
+            partial(before_writing, str(broken.parent), draw.randint(1, 80)),
+            partial(after_a_snapshot, draw.uniform(0, 0.1)),
+        ][killed % 3]
+        process = start(broken, moment)
+        process.join(800)
+        if process.exitcode == -signal.SIGKILL:
             killed += 1
         else:  # it came to its end: once more from the beginning
             assert process.exitcode == 0, (broken.parent / "log.txt").read_text()
+            logs += (broken.parent / "log.txt").read_text()
             broken.parent.rename(tmp_path / f"finished{killed}")
             broken = quickstart(tmp_path / "broken")
         for path in (broken.parent / "results").glob("*.json"):
@@ -79,9 +124,10 @@ def test_killed_at_random_moments_equals_never_killed(tmp_path: Path, kills: int
     text = json.dumps(results).replace(str(broken.parent), str(plain.parent))
     assert json.loads(text) == expected
     assert_equal_tensors(weights, expected_weights, "weights")
-    log = (broken.parent / "log.txt").read_text()
-    assert "Traceback" not in log
-    assert "damaged" not in log
+    logs += (broken.parent / "log.txt").read_text()
+    assert "Traceback" not in logs
+    assert "damaged" not in logs
+    assert "resumed at epoch" in logs and "from the store" in logs
 
 
 def test_two_runs_at_once_execute_each_stage_once(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from experiment.commands.compare import paired
-from tests.support.ran import Ran, rows
+from tests.support.ran import rows
+from tests.support.suites import Ran
 
 
 def test_stages_are_paired_where_sequences_agree() -> None:

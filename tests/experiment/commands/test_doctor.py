@@ -14,8 +14,7 @@ import main
 from experiment.commands import doctor
 from machine import installation
 from tests.support.home import HOME
-from tests.support.ran import Ran
-from tests.support.suites import SUITE
+from tests.support.suites import SUITE, Ran
 
 
 def fake_packages(folder: Path, **content: str) -> dict[str, str]:

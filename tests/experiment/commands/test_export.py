@@ -96,5 +96,6 @@ def test_missing_packages(suites: Suites, monkeypatch: pytest.MonkeyPatch) -> No
     assert code == 2 and said.splitlines() == [
         "export --format onnx: needs onnxruntime; pip install onnxruntime",
         "export --format openvino: needs openvino; pip install openvino",
-        "export --format aoti: needs a C++ compiler, and there is no no-such-compiler; install g++",
+        "export --format aoti: needs a C++ compiler, and there is neither g++ nor what CXX names; "
+        "install g++",
     ]

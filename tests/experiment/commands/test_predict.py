@@ -17,7 +17,8 @@ from experiment.running.checkpoint import load_checkpoint, read_checkpoint
 from methods.early_exit.exits import every_logits
 from methods.early_exit.thresholds import all_certainties, exit_taken
 from stages.deployment import deploy, parts_of
-from tests.support.ran import Ran, rows
+from tests.support.ran import rows
+from tests.support.suites import Ran
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.ran import SEEDS, Ran, rows
+from tests.support.ran import SEEDS, rows
+from tests.support.suites import Ran
 
 
 def test_show_gives_every_stage_with_its_change(ran: Ran, command: Any) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.support.suites import CHAINS, Suites, cached, results, summary
+from tests.support.suites import CHAINS, Ran, Suites, cached, results, summary
 
 # --- predict -------------------------------------------------------------------------------------
 
@@ -30,9 +30,8 @@ def test_measuring_again_leaves_checkpoints_as_they_are(suites: Suites) -> None:
 # --- what a run writes ---------------------------------------------------------------------------
 
 
-def test_a_suite_runs_end_to_end(suites: Suites) -> None:
-    assert suites.run(CHAINS) == 0
-    names = {path.name for path in suites.models.glob("*.pth")}
+def test_a_suite_runs_end_to_end(finished: Ran) -> None:
+    names = {path.name for path in finished.models.glob("*.pth")}
     assert names == {
         "Base_fp32_baseline.pth",
         "PFQ_pruned_40.pth",
@@ -45,9 +44,9 @@ def test_a_suite_runs_end_to_end(suites: Suites) -> None:
         "QatPF_quantized_qat_int8_pruned_40.pth",
         "QatPF_quantized_qat_int8_pruned_40_finetuned.pth",
     }
-    for path in suites.models.glob("*.pth"):
+    for path in finished.models.glob("*.pth"):
         torch.load(path, weights_only=True)
-    result = results(suites, "PFQ")
+    result = results(finished, "PFQ")
     assert result["status"] == "done"
     assert [stage["stage"] for stage in result["stages"]] == ["prune", "finetune", "ptq"]
     assert result["config"]["sequence"][0] == {"prune": {"ratio": 0.4, "mode": "mask"}}
@@ -62,55 +61,52 @@ def test_a_suite_runs_end_to_end(suites: Suites) -> None:
         } <= stage["metrics"].keys()  # fmt: skip
     sizes = [stage["metrics"]["model_size_mb"] for stage in result["stages"]]
     assert sizes[2] != sizes[1] == sizes[0]
-    rows = {row["experiment"]: row for row in summary(suites)["experiments"]}
+    rows = {row["experiment"]: row for row in summary(finished)["experiments"]}
     assert all(row["status"] == "done" for row in rows.values())
     last = result["stages"][-1]["metrics"]
-    base = results(suites, "Base")["stages"][-1]["metrics"]
+    base = results(finished, "Base")["stages"][-1]["metrics"]
     change = rows["PFQ"]["against_baseline"]
     assert change["accuracy_points"] == pytest.approx(last["accuracy"] - base["accuracy"])
     assert change["bitops_ratio"] == pytest.approx(last["bitops"] / base["bitops"])
-    printed = suites.capsys.readouterr().out
+    printed = finished.printed()
     for part in ("Results (change against the baseline)", "PFQat", "prune → finetune → qat"):
         assert part in printed
 
 
-def test_chains_share_their_beginning(suites: Suites) -> None:
-    assert suites.run(CHAINS) == 0
-    assert cached(suites, "PFQ") == [False, False, False]
-    assert cached(suites, "PFQat") == [True, True, False]
-    one, other = results(suites, "PFQ")["stages"], results(suites, "PFQat")["stages"]
+def test_chains_share_their_beginning(finished: Ran) -> None:
+    assert cached(finished, "PFQ") == [False, False, False]
+    assert cached(finished, "PFQat") == [True, True, False]
+    one, other = results(finished, "PFQ")["stages"], results(finished, "PFQat")["stages"]
     assert one[1]["metrics"] == other[1]["metrics"]
     assert one[1]["key"] == other[1]["key"] != one[2]["key"]
     assert Path(one[1]["checkpoint"]).samefile(other[1]["checkpoint"])
 
 
 def test_a_second_run_computes_nothing_and_says_the_same(
-    suites: Suites, monkeypatch: pytest.MonkeyPatch
+    stored: Suites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert suites.run(CHAINS) == 0
-    first = {name: results(suites, name) for name in ("Base", "PFQ", "QatPF")}
+    first = {name: results(stored, name) for name in ("Base", "PFQ", "QatPF")}
 
     def refuse(*args: Any) -> None:
         raise AssertionError("a cached stage ran")
 
     monkeypatch.setattr("experiment.running.step.Context", refuse)
-    assert suites.run(CHAINS) == 0
+    assert stored.run(CHAINS) == 0
     for name, before in first.items():
-        after = results(suites, name)
-        assert all(cached(suites, name))
+        after = results(stored, name)
+        assert all(cached(stored, name))
         for old, new in zip(before["stages"], after["stages"], strict=True):
             assert {**old, "cached": True} == new
 
 
-def test_a_changed_setting_recomputes_that_stage_and_what_follows(suites: Suites) -> None:
-    assert suites.run(CHAINS) == 0
+def test_a_changed_setting_recomputes_that_stage_and_what_follows(stored: Suites) -> None:
     changed = CHAINS.replace(
         '{"finetune": {"epochs": 1}}, "ptq"', '{"finetune": {"epochs": 2}}, "ptq"'
     )
-    assert suites.run(changed) == 0
-    assert cached(suites, "PFQ") == [True, False, False]
-    assert all(cached(suites, "PFQat")) and all(cached(suites, "Base"))
-    said = suites.capsys.readouterr().out
+    assert stored.run(changed) == 0
+    assert cached(stored, "PFQ") == [True, False, False]
+    assert all(cached(stored, "PFQat")) and all(cached(stored, "Base"))
+    said = stored.capsys.readouterr().out
     assert re.search(r"PFQ_pruned_40_finetuned.pth held other settings' result; that stays", said)
 
 

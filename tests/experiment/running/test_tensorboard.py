@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from tests.support.ran import SEEDS, Ran
-from tests.support.suites import Suites
+from tests.support.ran import SEEDS
+from tests.support.suites import Ran, Suites
 
 
 def test_tensorboard_has_curves_figures_and_hparams(ran: Ran) -> None:

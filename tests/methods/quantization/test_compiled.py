@@ -106,8 +106,8 @@ def test_a_new_process_gives_the_same_logits(int8: Compiled, tmp_path: Path) -> 
     code = f"""
 import torch; torch.set_num_threads(1)
 from pathlib import Path
-from experiment.store import load_checkpoint
-from stages.state import deploy
+from experiment.running.checkpoint import load_checkpoint
+from stages.deployment import deploy
 network = deploy(load_checkpoint({str(store.path("k"))!r}), "cpu", Path({str(int8.folder)!r}))
 with torch.inference_mode():
     logits = network(torch.load({str(tmp_path / "images.pt")!r}, weights_only=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from methods.quantization import backends
+from methods.quantization import backends, record
 from methods.quantization.record import Quant
 from stages.ptq import PtqSpec
 from stages.state import from_plain, state_of, to_plain
@@ -15,7 +15,8 @@ from tests.support.tiny import tiny
 
 def test_the_range_is_what_this_processor_needs(monkeypatch: pytest.MonkeyPatch) -> None:
     for vnni in (True, False):
-        monkeypatch.setattr(backends, "has_vnni", lambda vnni=vnni: vnni)
+        for module in (record, backends):
+            monkeypatch.setattr(module, "has_vnni", lambda vnni=vnni: vnni)
         assert PtqSpec().settings()["reduce_range"] is (not vnni)
         assert PtqSpec(reduce_range=vnni).quant("ptq").reduce_range is vnni
         assert PtqSpec(backend="x86").reduce_range is False
@@ -33,6 +34,6 @@ def test_a_file_without_the_key_has_the_full_range(monkeypatch: pytest.MonkeyPat
         state.changed(state.weights, quant=calibrated_on(model, torch.randn(8, 1, 8, 8)))
     )
     del plain["quant"]["reduce_range"]
-    monkeypatch.setattr(backends, "has_vnni", lambda: False)
+    monkeypatch.setattr(record, "has_vnni", lambda: False)
     read = from_plain(plain).quant
     assert read is not None and read.reduce_range is False
