@@ -1,4 +1,4 @@
-"""What a network costs: multiply-accumulates by count, latency by measurement."""
+"""What a network costs by count: multiply-accumulates, in all, by layer, by exit."""
 
 from __future__ import annotations
 
@@ -41,5 +41,6 @@ def part_macs(model: HybridCNNTransformer) -> list[tuple[int, dict[str, int]]]:
 
 
 def example_image(model: HybridCNNTransformer) -> torch.Tensor:
-    """One black image `[1, C, H, W]` of the shape that the network takes."""
-    return torch.zeros(1, model.model_args["in_channels"], *model.model_args["image_size"])
+    """One black image `[1, C, H, W]` of the shape that the network takes, where the network is."""
+    shape = (1, model.model_args["in_channels"], *model.model_args["image_size"])
+    return torch.zeros(shape, device=next(model.parameters()).device)

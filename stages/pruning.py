@@ -216,9 +216,7 @@ def prune_once(
     scores = importance.importance(model, dims, spec.criterion, calibration, ctx.seed)
     keep: dict[str, float] | None = dict(spec.keep) if spec.keep else None  # type: ignore[arg-type]
     if spec.ratios == "auto":
-        curves = scan(
-            state.model_args, state.weights, dims, scores, ctx.loaders(batch_size=256).validation
-        )
+        curves = scan(state.model_args, state.weights, dims, scores, ctx.loaders().validation)
         ctx.details["sensitivity"] = curves
         keep = keep or {"units": 1 - (spec.ratio or 0)}
 

@@ -13,7 +13,6 @@ from methods.quantization import backends
 from methods.quantization.record import Quant, float_layer_names, reduced_range
 from methods.quantization.sensitivity import Choice, choose_float_layers
 from model import blueprint
-from stages.deployment import calibrated
 from stages.stage import CompressionArgs, Context, StageSpec
 from stages.state import ModelState, build
 from training.recipe import TrainingArgs
@@ -75,6 +74,7 @@ class QuantSpec(StageSpec):
 
     def quant(self, scheme: str) -> Quant:
         """The record of a network quantized so; neither ranges nor 'auto' layers are known yet."""
+        assert isinstance(self.reduce_range, bool)  # settled when the Spec was checked
         return Quant(
             scheme,
             self.backend,
@@ -108,7 +108,7 @@ class PtqSpec(QuantSpec):
 
 
 def ptq(state: ModelState, spec: PtqSpec, ctx: Context) -> ModelState:
-    return calibrated(quantized(state, spec, "ptq", ctx), ctx)
+    return quantized(state, spec, "ptq", ctx)
 
 
 def quantized(state: ModelState, spec: QuantSpec, scheme: str, ctx: Context) -> ModelState:
@@ -130,7 +130,7 @@ def search_float_layers(state: ModelState, spec: QuantSpec, ctx: Context) -> Cho
         build(state),
         quant,
         list(itertools.islice(loader, quant.calibration_batches)),
-        on_cpu.loaders(batch_size=256).validation,
+        on_cpu.loaders().validation,
         0.5 if spec.max_accuracy_drop is None else spec.max_accuracy_drop,
         ctx.say,
     )

@@ -44,18 +44,28 @@ class Context:
     earlier_seconds: float = 0.0  # spent on the stage before it was interrupted
     teacher: ModelState | None = None  # the network that the Spec's teacher names, if it names one
 
-    def loaders(self, recipe: Recipe | None = None, batch_size: int = 128) -> DataLoaders:
-        """The data as `recipe` wants it, or plainly in batches of `batch_size`."""
+    @property
+    def evaluation_batch(self) -> int:
+        """Images a batch at which a float network is evaluated fastest."""
+        return fastest_evaluation_batch(self.dataset.info.image_size, self.device)
+
+    def loaders(self, recipe: Recipe | None = None, batch_size: int | None = None) -> DataLoaders:
+        """The data as `recipe` wants it, or plainly in batches of `batch_size`.
+
+        None: of `evaluation_batch`, as are the validation and test images beside a recipe.
+        """
         if recipe is None:
             return get_dataloaders(
-                self.dataset, batch_size, augmentation="none", seed=self.seed, device=self.device
+                self.dataset,
+                batch_size or self.evaluation_batch,
+                augmentation="none",
+                seed=self.seed,
+                device=self.device,
             )
         return get_dataloaders(
             self.dataset,
             recipe.batch_size,
-            evaluation_batch_size=fastest_evaluation_batch(
-                self.dataset.info.image_size, self.device
-            ),
+            evaluation_batch_size=self.evaluation_batch,
             augmentation=recipe.augmentation,
             cutout=recipe.cutout,
             mixup=recipe.mixup,

@@ -76,7 +76,7 @@ def predict_command(arguments: list[str], console: Console) -> int:
     data.check(state.model_args, args.checkpoint)
     images = _images(args.images, state.model_args)
     try:
-        network = deploy(state, artefacts=Store(folder).compiled)
+        network = deploy(state, artefacts=Store(folder).compiled).network
     except ValueError as error:
         raise ConfigError([f"{args.checkpoint}: {error}"]) from None
     predictions = predict(network, images, data)

@@ -86,7 +86,7 @@ def _of_dimensions(
         state.weights,
         dims,
         scores,
-        ctx.loaders(batch_size=256).validation,
+        ctx.loaders().validation,
         args.ratios,
     )
     for dimension, points in curves.items():

@@ -16,7 +16,7 @@ from experiment.running.store import Store
 from experiment.suite.chains import Step
 from machine.files import canonical_json, sha256
 from stages import STAGES
-from stages.deployment import calibrated
+from stages.deployment import Deployed, calibrated, deploy
 from stages.stage import Context, StageError
 from stages.state import ModelState, initial_state
 
@@ -57,9 +57,9 @@ def run_step(
         if found is not None and aside is None:
             state, record = found
             if remeasure:
-                test = Context(dataset(), device, step.seed).loaders(batch_size=256).test
-                record = {**record, "metrics": measure(state, test, device, store.compiled)}
-                record = store.put_record(step.key, record)
+                deployed = deploy(state, device, store.compiled)
+                test = deployed.loaders(Context(dataset(), device, step.seed)).test
+                record = store.put_record(step.key, {**record, "metrics": measure(deployed, test)})
             store.name(step.key, step.checkpoint)
             return state, record, True
         started = time.perf_counter()
@@ -75,9 +75,10 @@ def run_step(
             artefacts=store.compiled,
         )
         resumed = snapshot.exists()
-        state = _computed(step, parent[0] if parent else None, ctx)
+        deployed = _computed(step, parent[0] if parent else None, ctx)
+        state = deployed.state
         seconds = time.perf_counter() - started + ctx.earlier_seconds
-        metrics = measure(state, ctx.loaders(batch_size=256).test, device, store.compiled)
+        metrics = measure(deployed, deployed.loaders(ctx).test)
         if found is not None:
             for path in (store.path(step.key), store.record_path(step.key)):
                 store.set_aside(path, f"{path.name}: {aside}")
@@ -95,7 +96,7 @@ def run_step(
         return state, record, False
 
 
-def _computed(step: Step, before: ModelState | None, ctx: Context) -> ModelState:
+def _computed(step: Step, before: ModelState | None, ctx: Context) -> Deployed:
     """What the step's stage makes of `before`, calibrated; raises whatever the stage raises."""
     deterministic = step.experiment.training.deterministic
     if deterministic:

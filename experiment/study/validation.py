@@ -104,13 +104,13 @@ def _measured(
 
     What a network costs does not depend on the images, unless some leave early.
     """
-    runs_on = device if state.quant is None else torch.device("cpu")
-    network = deploy(state, device, artefacts)
-    loader = Context(dataset, runs_on, seed=0).loaders(batch_size=256).validation
+    deployed = deploy(state, device, artefacts)
+    network = deployed.network
+    loader = deployed.loaders(Context(dataset, device, seed=0)).validation
     right = [final_logits(network(images)).argmax(1) == labels for images, labels in loader]
     correct = torch.cat(right).cpu().numpy()
     if state.exits is not None:
-        metrics = measure(state, loader, device, artefacts, network)
+        metrics = measure(deployed, loader)
     else:
         quality = evaluate(network, loader)
         metrics = {**metrics, "accuracy": quality.accuracy, "loss": quality.loss}

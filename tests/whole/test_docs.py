@@ -33,7 +33,7 @@ from experiment.running.metrics import FIGURES, Figure
 from experiment.study.plan import load_studies, load_study
 from experiment.suite.schema import load_suite
 from stages import STAGES, Stage
-from stages.state import ModelState, build
+from stages.deployment import Deployed
 from tests.support import docs
 from tests.support.docs import TEXTS, TWINS, Block
 from tests.support.home import HOME
@@ -244,9 +244,8 @@ def test_the_example_of_a_metric(suites: Suites, monkeypatch: pytest.MonkeyPatch
     exec(docs.block("docs/extending.md", "# in experiment/running/measure.py"), space)
     plain = measure.static_metrics
 
-    def static_metrics(made: Any, *more: Any) -> dict[str, Any]:
-        state = made if isinstance(made, ModelState) else made.state
-        return {**plain(made, *more), "zero_share": space["zero_share"](build(state))}
+    def static_metrics(deployed: Deployed) -> dict[str, Any]:
+        return {**plain(deployed), "zero_share": space["zero_share"](deployed.float_network)}
 
     monkeypatch.setattr(measure, "static_metrics", static_metrics)
     monkeypatch.setitem(FIGURES, "zero_share", space["ZEROS"])

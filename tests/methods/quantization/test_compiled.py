@@ -108,14 +108,15 @@ import torch; torch.set_num_threads(1)
 from pathlib import Path
 from experiment.running.checkpoint import load_checkpoint
 from stages.deployment import deploy
-network = deploy(load_checkpoint({str(store.path("k"))!r}), "cpu", Path({str(int8.folder)!r}))
+state = load_checkpoint({str(store.path("k"))!r})
+network = deploy(state, "cpu", Path({str(int8.folder)!r})).network
 with torch.inference_mode():
     logits = network(torch.load({str(tmp_path / "images.pt")!r}, weights_only=True))
 torch.save(logits, {str(tmp_path / "logits.pt")!r})
 """
     subprocess.run([sys.executable, "-c", code], cwd=HOME, check=True, timeout=200)
     with torch.inference_mode():
-        expected = deploy(int8.state, "cpu", int8.folder)(int8.images)
+        expected = deploy(int8.state, "cpu", int8.folder).network(int8.images)
     assert torch.equal(torch.load(tmp_path / "logits.pt", weights_only=True), expected)
 
 
