@@ -19,9 +19,8 @@ from typing import Any
 import torch
 import torch_pruning as tp
 
-from dataset import load_dataset
 from experiment.running.checkpoint import load_checkpoint
-from experiment.running.step import run_step
+from experiment.running.executor import StageRunner
 from experiment.running.store import Store
 from experiment.suite.chains import plan
 from experiment.suite.schema import load_suite
@@ -136,12 +135,13 @@ def main() -> None:
     warnings.filterwarnings("ignore", message="Unwrapped parameters detected")
     chain = plan(suite)[0]
     experiment, step = chain.experiment, chain.steps[0]
-    dataset = load_dataset(experiment.dataset_args, suite.data_dir)
-    device, store = suite.device, Store(suite.model_dir)
+    device = suite.device
+    runner = StageRunner(Store(suite.model_dir), suite.data_dir, device, lambda: False, quiet)
+    dataset = runner.dataset(experiment.dataset_args)
     if options.baseline:
         base = load_checkpoint(options.baseline)
     else:
-        base, _, _ = run_step(step, None, store, lambda: dataset, device, say=quiet)
+        base, _ = runner.outcome(step)
     recipe = FinetuneSpec(
         **{name: getattr(step.spec, name) for name in FinetuneSpec.model_fields if name != "epochs"}
     ).model_copy(update={"epochs": epochs, "learning_rate": options.rate})

@@ -18,7 +18,7 @@ class PositionalEncoding(nn.Module):
     def __init__(self, num_tokens: int, dim: int, kind: str = "learnable"):
         super().__init__()
         if kind == "learnable":
-            self.embedding = nn.Parameter(torch.randn(1, num_tokens, dim) * 0.02)
+            self.embedding = small_noise(num_tokens, dim)
         else:
             position = torch.arange(num_tokens)[:, None]
             rate = torch.exp(-math.log(10_000.0) * torch.arange(0, dim, 2) / dim)
@@ -29,6 +29,13 @@ class PositionalEncoding(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         return tokens + self.embedding
+
+
+def small_noise(num_tokens: int, dim: int) -> nn.Parameter:
+    """Normal noise of deviation 0.02, `[1, N, C]`, for what is learned beside the tokens."""
+    values = torch.empty(1, num_tokens, dim)
+    # A network that is only looked at has no values: drawing them would import TorchDynamo, 3 s.
+    return nn.Parameter(values if values.is_meta else torch.randn(values.shape) * 0.02)
 
 
 def stochastic_depth(drop_path: float) -> nn.Module:
@@ -79,7 +86,7 @@ class TokenTransformer(nn.Module):
         dim, layers = args["embed_dim"], args["num_layers"]
         self.pooling = args["pooling"]
         if self.pooling == "class_token":
-            self.class_token = nn.Parameter(torch.randn(1, 1, dim) * 0.02)
+            self.class_token = small_noise(1, dim)
             num_tokens += 1
         self.position = PositionalEncoding(num_tokens, dim, args["positional_encoding"])
         self.layers = nn.Sequential(

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from dataset import load_dataset
 from experiment.commands.parser import Parser, suite_options
 from experiment.report.sensitivity_plots import plot, plot_layers
 from experiment.running.console import Console
-from experiment.running.step import run_step
+from experiment.running.executor import StageRunner
 from experiment.running.store import Store
 from experiment.suite.chains import plan
 from experiment.suite.messages import ConfigError
@@ -46,17 +45,10 @@ def sensitivity_command(arguments: list[str], console: Console) -> int:
     start = (chain.baseline or chain).steps[0]  # a chain is scanned where it starts
     quant_spec = _quant_spec(args.quantization) if args.quantization else None
     store, stop = Store(suite.model_dir, console.say), StopSignal()
-    dataset = load_dataset(chain.experiment.dataset_args, suite.data_dir)
+    runner = StageRunner(store, suite.data_dir, suite.device, stop, console.say)
     with stop.listening(console.say):
-        state, _, _ = run_step(
-            start,
-            None,
-            store,
-            lambda: dataset,
-            suite.device,
-            stop_requested=stop,
-            say=console.say,
-        )
+        state, _ = runner.outcome(start)
+    dataset = runner.dataset(chain.experiment.dataset_args)
     ctx = Context(dataset, suite.device, start.seed, say=console.say)
     what = {"experiment": args.experiment, "scanned": start.experiment.name, "split": "validation"}
     path = suite.results_dir / f"{args.experiment}_sensitivity.json"

@@ -70,22 +70,16 @@ class StageRunner:
 
     def run(self, step: Step, **how: bool) -> tuple[dict[str, Any], bool]:
         """The stage's record, and whether it was in the store; `how` as in `run_step`."""
-        before = self.outcome(step.before) if step.before is not None else None
-        teacher = before if step.teacher is step.before else None
-        if step.teacher is not None and teacher is None:
-            teacher = self.outcome(step.teacher)
-        _, record, cached = run_step(
+        return run_step(
             step,
-            before,
             self.store,
+            self.outcome,
             lambda: self.dataset(step.experiment.dataset_args),
             self.device,
-            teacher=teacher,
             stop_requested=self.stop,
             say=self.say,
             **how,
         )
-        return record, cached
 
     def outcome(self, step: Step) -> Outcome:
         """What an earlier stage made; computed again where its entry was damaged meanwhile.

@@ -25,41 +25,45 @@ Outcome = tuple[ModelState, dict[str, Any]]  # of a step: state and record
 
 def run_step(
     step: Step,
-    parent: Outcome | None,
     store: Store,
+    outcome: Callable[[Step], Outcome],
     dataset: Callable[[], Dataset],
     device: torch.device,
     *,
-    teacher: Outcome | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
     say: Callable[[str], None] = print,
     recompute: bool = False,
     remeasure: bool = False,
-) -> tuple[ModelState, dict[str, Any], bool]:
-    """The step's state, its record, and whether it came from the store.
+) -> tuple[dict[str, Any], bool]:
+    """The step's record, and whether it came from the store, where its network now is.
 
-    `parent` is the state and record before it (None: it starts from nothing), `teacher` those of
-    what teaches it. An entry made from other weights than theirs is computed anew, and so is any
-    under `recompute`, the old one set aside; `remeasure` takes only the metrics again. Raises
-    whatever the stage raises.
+    `outcome` gives what an earlier step made, asked for where it is needed. An entry made from
+    other weights than its parent or teacher now has is computed anew, and so is any under
+    `recompute`, the old one set aside; `remeasure` takes only the metrics again. Raises whatever
+    the stage raises.
     """
-    parent_sha = parent[1]["checkpoint_sha256"] if parent else None
-    teacher_sha = teacher[1]["checkpoint_sha256"] if teacher else None
-    origin = {"parent_sha256": parent_sha, "teacher_sha256": teacher_sha}
+
+    def now(other: Step | None) -> str | None:
+        record = store.record(other.key) if other is not None else None
+        return record["checkpoint_sha256"] if record is not None else None
+
+    origin = {"parent_sha256": now(step.before), "teacher_sha256": now(step.teacher)}
     with store.lock(step.key, stop_requested):
-        found = store.load(step.key)
+        found = store.verified(step.key)
         aside = "to be computed anew" if recompute else None
-        if found is not None and origin != {name: found[1].get(name) for name in origin}:
+        if found is not None and origin != {name: found.get(name) for name in origin}:
             aside = "was made from other weights than its parent or teacher now has"
         if found is not None and aside is None:
-            state, record = found
-            if remeasure:
-                deployed = deploy(state, device, store.compiled)
+            if remeasure and (loaded := store.load(step.key)) is not None:
+                deployed = deploy(loaded[0], device, store.compiled)
                 test = deployed.loaders(Context(dataset(), device, step.seed)).test
-                record = store.put_record(step.key, {**record, "metrics": measure(deployed, test)})
+                found = store.put_record(step.key, {**found, "metrics": measure(deployed, test)})
             store.name(step.key, step.checkpoint)
-            return state, record, True
+            return found, True
         started = time.perf_counter()
+        parent = outcome(step.before) if step.before else None
+        teacher = outcome(step.teacher) if step.teacher else None
+        origin = {"parent_sha256": _sha(parent), "teacher_sha256": _sha(teacher)}
         snapshot = store.snapshot(step.key, sha256(canonical_json(origin)))
         ctx = Context(
             dataset(),
@@ -73,14 +77,13 @@ def run_step(
         )
         resumed = snapshot.exists()
         deployed = _computed(step, parent[0] if parent else None, ctx)
-        state = deployed.state
         seconds = time.perf_counter() - started + ctx.earlier_seconds
         metrics = measure(deployed, deployed.loaders(ctx).test)
         if found is not None:
             for path in (store.path(step.key), store.record_path(step.key)):
                 store.set_aside(path, f"{path.name}: {aside}")
         record = {
-            **_described(step, state),
+            **_described(step, deployed.state),
             **origin,
             "seconds": seconds,
             "resumed": resumed,
@@ -88,9 +91,13 @@ def run_step(
             "details": ctx.details,
             "metrics": metrics,
         }
-        record = store.put(step.key, state, record, preprocessing(ctx.dataset))
+        record = store.put(step.key, deployed.state, record, preprocessing(ctx.dataset))
         store.name(step.key, step.checkpoint)
-        return state, record, False
+        return record, False
+
+
+def _sha(outcome: Outcome | None) -> str | None:
+    return outcome[1]["checkpoint_sha256"] if outcome is not None else None
 
 
 def _computed(step: Step, before: ModelState | None, ctx: Context) -> Deployed:

@@ -88,8 +88,24 @@ class Store:
                 found[key].append(link.stem)
         return dict(found)
 
+    def verified(self, key: str) -> dict[str, Any] | None:
+        """The record of an intact entry; None where it must be computed. Damage is set aside."""
+        found = self._content(key)
+        return found[0] if found is not None else None
+
     def load(self, key: str) -> tuple[ModelState, dict[str, Any]] | None:
         """State and record of a key; None where it must be computed. Damage is set aside."""
+        found = self._content(key)
+        if found is None:
+            return None
+        record, content = found
+        try:
+            return open_checkpoint(content, self.path(key)).state, record
+        except CheckpointError as error:
+            self._set_entry_aside(key, str(error))
+            return None
+
+    def _content(self, key: str) -> tuple[dict[str, Any], bytes] | None:
         record = self.record(key)
         if record is None:
             return None
@@ -98,14 +114,14 @@ class Store:
         except FileNotFoundError:
             self.set_aside(self.record_path(key), f"{self.record_path(key)}: has no checkpoint")
             return None
-        try:
-            if sha256(content) != record["checkpoint_sha256"]:
-                raise CheckpointError(f"{self.path(key)}: its sha256 is not the recorded one")
-            return open_checkpoint(content, self.path(key)).state, record
-        except CheckpointError as error:
-            self.set_aside(self.path(key), str(error))
-            self.set_aside(self.record_path(key), f"{self.record_path(key)}: with it")
+        if sha256(content) != record["checkpoint_sha256"]:
+            self._set_entry_aside(key, f"{self.path(key)}: its sha256 is not the recorded one")
             return None
+        return record, content
+
+    def _set_entry_aside(self, key: str, why: str) -> None:
+        self.set_aside(self.path(key), why)
+        self.set_aside(self.record_path(key), f"{self.record_path(key)}: with it")
 
     def put(
         self,
