@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from model import HybridCNNTransformer
 from networks.attention import attention_written_out
@@ -19,6 +18,8 @@ def count_macs(
     torch's FlopCounterMode, with attention written out as matmuls: some versions count the fused
     CPU kernel as nothing.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # brings triton, a sixth of a second
+
     with attention_written_out(), FlopCounterMode(display=False) as counter, torch.no_grad():
         model(*(inputs or (example_image(model),)))
     by_module = counter.get_flop_counts()

@@ -128,11 +128,11 @@ def static_metrics(deployed: Deployed) -> dict[str, Any]:
         "macs": macs,
         "flops": 2 * macs,
         "bitops": bitops(quant, model, macs, layer_macs),
+        "thop_macs": thop_macs(model),
     }
     if isinstance(network, EarlyExitNetwork) and any(network.left):
         metrics |= exit_metrics(quant, model, network)
-    thop = thop_macs(model)
-    return metrics if thop is None else {**metrics, "thop_macs": thop}
+    return metrics
 
 
 def exit_metrics(
@@ -171,16 +171,14 @@ def bitops(
     return int_macs * bits * bits + (macs - int_macs) * 32 * 32
 
 
-def thop_macs(model: HybridCNNTransformer) -> int | None:
-    """thop's count, which misses attention's matmuls, for comparison; None without thop."""
+def thop_macs(model: HybridCNNTransformer) -> int:
+    """thop's count, which misses attention's matmuls and bare parameters, for comparison."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # thop asks distutils for versions
-        try:
-            from thop import profile
-        except ImportError:
-            return None
-        twin = copy.deepcopy(model)  # thop leaves buffers behind
-        return int(profile(twin, inputs=(example_image(twin),), verbose=False)[0])
+        from thop import profile
+
+    twin = copy.deepcopy(model)  # thop leaves buffers behind
+    return int(profile(twin, inputs=(example_image(twin),), verbose=False)[0])
 
 
 def _spread(test: BatchLoader, count: int) -> torch.Tensor:

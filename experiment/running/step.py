@@ -23,9 +23,6 @@ from stages.state import ModelState, initial_state
 Outcome = tuple[ModelState, dict[str, Any]]  # of a step: state and record
 
 
-# --- running one stage -------------------------------------------------------------------------
-
-
 def run_step(
     step: Step,
     parent: Outcome | None,

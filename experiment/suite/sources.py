@@ -51,6 +51,7 @@ class Sources:
 
     def __init__(self, home: Path):
         self.home = home
+        self.tops = {path.stem for path in home.iterdir()}  # torch is not among them
         self.files: dict[str, File | None] = {}
         self.places: dict[str, Place | None] = {}
         self.definitions: dict[Place, list[Definition]] = {}
@@ -116,7 +117,8 @@ class Sources:
         if module not in self.files:
             path = self.home / module.replace(".", "/")
             paths = path.with_name(f"{path.name}.py"), path / "__init__.py"
-            found = next((path for path in paths if path.is_file()), None)
+            known = module.partition(".")[0] in self.tops
+            found = next((path for path in paths if known and path.is_file()), None)
             self.files[module] = parsed(found, module) if found is not None else None
         return self.files[module]
 
@@ -172,14 +174,14 @@ class Sources:
                     text.append(repr(node.value))
                 case ast.Import() | ast.ImportFrom():
                     names.update(imported(node))
-                case ast.Expr(ast.Constant(str())) | ast.expr_context():
+                case ast.Expr(ast.Constant(str())):
                     pass
                 case _:
                     text.append(type(node).__name__)
                     for field in node._fields:
                         value = getattr(node, field)
-                        if value is None or value == []:
-                            continue  # as where Python does not have the field yet
+                        if field == "ctx" or value is None or value == []:
+                            continue  # the last two as where Python lacks the field
                         for item in value if isinstance(value, list) else [value]:
                             tell(item) if isinstance(item, ast.AST) else text.append(repr(item))
                         text.append(field)
