@@ -140,12 +140,12 @@ def test_prunes_again_quantizes_and_saves(ctx: Context, tmp_path: Path) -> None:
     twice = prune(once, HALF, ctx)
     assert twice.model_args["embed_dim"] == 8
     assert twice.model_args["head_dim"] == [4, 4]
-    final = ptq(twice, PtqSpec(calibration_batches=1, backend="x86"), ctx)
+    deployed = calibrated(ptq(twice, PtqSpec(calibration_batches=1, backend="x86"), ctx), ctx)
     store = Store(tmp_path)
-    store.put("k", final, {"metrics": {}})
+    store.put("k", deployed.state, {"metrics": {}})
     images = torch.randn(4, 1, 8, 8)
     with torch.inference_mode():
-        expected = deploy(final).network(images)
+        expected = deployed.network(images)
         found = store.load("k")
         assert found is not None
         assert torch.equal(deploy(found[0]).network(images), expected)

@@ -9,8 +9,8 @@ from typing import Any
 from experiment.export.compare import Runtime, Subject
 from experiment.export.formats import FORMATS
 from methods.quantization import backends, compiled
-from methods.quantization.record import Quant
 from stages.deployment import deploy
+from stages.ptq import PtqSpec
 from stages.stage import Context
 from stages.state import build, state_of
 from tests.support.tiny import tiny
@@ -26,7 +26,7 @@ def subject(ctx: Context, backend: str | None = None, **model_args: Any) -> Subj
     loaders = ctx.loaders(batch_size=64)
     state = state_of(tiny(**{"num_layers": 1, **model_args}))
     if backend is not None:
-        quant = Quant("ptq", backend, calibration_batches=2)
+        quant = PtqSpec(backend=backend, calibration_batches=2).quant("ptq")
         quant = backends.with_calibrated_ranges(build(state), quant, loaders.calibration)
         state = state.changed(state.weights, quant=quant)
     deployed = deploy(state)

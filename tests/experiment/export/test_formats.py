@@ -59,11 +59,11 @@ def test_int8_onnx(backend: str, ctx: Context, digits: Dataset, tmp_path: Path) 
     graph = onnx.load(path).graph
     stored = {i.name: numpy_helper.to_array(i) for i in graph.initializer}
     weights = sum(a.size for a in stored.values() if a.dtype == np.int8 and a.ndim > 1)
-    model = build(made.state)
+    model = build(made.deployed.state)
     layers = quantizable_layers(model)
-    assert weights == sum(made.state.weights[f"{name}.weight"].numel() for name in layers)
-    assert made.state.quant is not None and made.state.quant.ranges is not None
-    ours = {round(float(scale), 7) for scale, _ in made.state.quant.ranges.values()}
+    assert weights == sum(made.deployed.state.weights[f"{name}.weight"].numel() for name in layers)
+    assert made.deployed.state.quant is not None and made.deployed.state.quant.ranges is not None
+    ours = {round(float(scale), 7) for scale, _ in made.deployed.state.quant.ranges.values()}
     scales = [stored[n.input[1]] for n in graph.node if n.op_type == "QuantizeLinear"]
     assert len(scales) >= len(layers)
     assert {round(float(scale), 7) for scale in scales} <= ours
@@ -86,7 +86,7 @@ def test_openvino(backend: str | None, ctx: Context, digits: Dataset, tmp_path: 
     assert (logits.argmax(1) == expected.logits.argmax(1).numpy()).mean() > 0.98
     assert FORMATS["openvino"].read(path).about == ABOUT
     weights = path.with_suffix(".bin").stat().st_size
-    parameters = sum(p.numel() for p in build(made.state).parameters())
+    parameters = sum(p.numel() for p in build(made.deployed.state).parameters())
     assert weights < 4.5 * parameters if backend is None else weights < 2.5 * parameters
 
 

@@ -49,7 +49,7 @@ def test_what_is_simulated_is_what_is_deployed(name: str, reduce_range: bool) ->
 
 def test_float_layers_stay_float() -> None:
     model, images = tiny(), torch.randn(32, 1, 8, 8)
-    quant = calibrated_on(model, images, float_layers=("head", "cnn.*"))
+    quant = calibrated_on(model, images, float_layers=["head", "cnn.*"])
     network = backends.to_int8(model, quant)
     kept = {n for n, v in network.state_dict().items() if v.dtype == torch.float32 and v.ndim > 1}
     assert {"graph.cnn.blocks.0.conv.weight", "graph.head.weight"} <= kept
