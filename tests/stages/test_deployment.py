@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 import torch
 
 import utils
+from dataset import Dataset
 from experiment.running.checkpoint import load_checkpoint
 from experiment.running.store import Store
 from methods.pruning.masks import zero_channel_masks
@@ -19,7 +22,7 @@ from stages.deployment import calibrated, deploy
 from stages.pruning import PruneSpec, prune
 from stages.ptq import ptq
 from stages.stage import Context
-from stages.state import build, state_of
+from stages.state import ModelState, build, state_of
 from tests.support.chains import SPECS, run_chain, zero_filters
 from tests.support.tiny import FUSIONS, tiny
 
@@ -44,12 +47,27 @@ def cases() -> list[Any]:
     return found
 
 
+@pytest.fixture(scope="module")
+def after(digits: Dataset) -> Callable[[tuple[str, ...], str], ModelState]:
+    """The state after an order of stages; what orders have in common at the start runs once."""
+    torch.manual_seed(0)
+    ctx = Context(digits, torch.device("cpu"), seed=0, say=lambda text: None)
+    start = ctx.teacher = state_of(tiny(num_layers=1))
+
+    @functools.cache
+    def state_after(order: tuple[str, ...], backend: str) -> ModelState:
+        if not order:
+            return start
+        return run_chain(state_after(order[:-1], backend), order[-1:], ctx, backend)
+
+    return state_after
+
+
 @pytest.mark.parametrize(("order", "backend"), cases())
 def test_every_order_runs_and_means_what_it_says(
-    order: tuple[str, ...], backend: str, ctx: Context
+    order: tuple[str, ...], backend: str, after: Callable[[tuple[str, ...], str], ModelState]
 ) -> None:
-    start = ctx.teacher = state_of(tiny(num_layers=1))
-    end = run_chain(start, order, ctx, backend)
+    start, end = after((), backend), after(order, backend)
     network = deploy(end)
     images = torch.randn(5, 1, 8, 8)
     quantized = "ptq" in order or "qat" in order
