@@ -12,7 +12,6 @@ import torch
 
 from experiment.running.measure import static_metrics
 from experiment.running.store import Store
-from machine.errors import Interrupted
 from methods import costs
 from methods.pruning import importance
 from methods.pruning.amounts import Amount, choose
@@ -28,7 +27,7 @@ from stages.state import build, state_of
 from tests.support.chains import FAST, zero_filters
 from tests.support.cutting import batches
 from tests.support.home import HOME
-from tests.support.memory import Memory
+from tests.support.memory import assert_same_bits, resumed, uninterrupted
 from tests.support.tiny import TINY, tiny
 
 # --- how much ------------------------------------------------------------------------------------
@@ -248,22 +247,9 @@ def test_interrupted_iterations_go_on_to_the_same_bits(digits: Any, stop_after: 
         finetune=BETWEEN,  # type: ignore[arg-type]
     )
     state = state_of(tiny())
-
-    def context(**more: Any) -> Context:
-        return Context(digits, torch.device("cpu"), 0, say=lambda text: None, **more)
-
-    expected = prune(state, spec, context())
-    memory, asked = Memory(), []
-
-    def stop() -> bool:
-        asked.append(1)
-        return len(asked) == stop_after
-
-    with pytest.raises(Interrupted):
-        prune(state, spec, context(snapshot=memory, stop_requested=stop))
-    found = prune(state, spec, context(snapshot=memory))
-    assert found.model_args == expected.model_args
-    assert all(torch.equal(found.weights[n], v) for n, v in expected.weights.items())
+    expected, _ = uninterrupted(lambda context: prune(state, spec, context), digits)
+    found, _ = resumed(lambda context: prune(state, spec, context), digits, stop_after)
+    assert_same_bits(found, expected)
 
 
 # --- pruning -------------------------------------------------------------------------------------
