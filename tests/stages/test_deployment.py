@@ -34,9 +34,6 @@ ORDERS = [
 ]
 
 
-# --- every order ---------------------------------------------------------------------------------
-
-
 def cases() -> list[Any]:
     """Every order with both backends; long ones with a student and inductor take their time."""
     found = []
@@ -114,9 +111,6 @@ def test_saved_and_loaded_networks_give_the_same_logits(
         assert torch.equal(deploy(end)(images), deploy(loaded)(images))
         assert torch.equal(deploy(end)(images), utils.load_model(store.path("k"))(images))
     assert loaded.model_args == end.model_args
-
-
-# --- quantization --------------------------------------------------------------------------------
 
 
 def test_ranges_are_observed_again_after_a_change(ctx: Context) -> None:

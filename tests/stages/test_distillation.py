@@ -25,8 +25,6 @@ from tests.support.chains import FAST, TWO_KINDS
 from tests.support.memory import Outcome, assert_same_bits, resumed, uninterrupted
 from tests.support.tiny import TINY, tiny
 
-# --- the criterion -------------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize("backend", ["x86", "inductor"])
 def test_features_of_a_network_with_exits_are_seen_as_well(ctx: Context, backend: str) -> None:
@@ -37,9 +35,6 @@ def test_features_of_a_network_with_exits_are_seen_as_well(ctx: Context, backend
         quantized, DistillSpec(width=0.5, teacher="baseline", **TWO_KINDS, **FAST), ctx
     )
     assert student.model_args["exits"] == ["cnn", "layer_0"]
-
-
-# --- the student ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -56,9 +51,6 @@ def test_features_of_a_network_with_exits_are_seen_as_well(ctx: Context, backend
 def test_impossible_options_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         DistillSpec(**options)
-
-
-# --- the stage -----------------------------------------------------------------------------------
 
 
 def test_a_student_is_new_and_smaller_and_its_input_is_left_alone(ctx: Context) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+import utils
 from experiment.running.measure import static_metrics
 from experiment.running.store import Store
 from methods import costs
@@ -26,11 +26,9 @@ from stages.stage import Context, StageError
 from stages.state import build, state_of
 from tests.support.chains import FAST, zero_filters
 from tests.support.cutting import batches
-from tests.support.home import HOME
 from tests.support.memory import assert_same_bits, resumed, uninterrupted
+from tests.support.processes import in_new_process
 from tests.support.tiny import TINY, tiny
-
-# --- how much ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("scope", ["uniform", "global"])
@@ -126,10 +124,14 @@ def test_options_that_contradict_are_refused(options: dict[str, Any]) -> None:
         PruneSpec(**options)
 
 
-# --- with the other stages -----------------------------------------------------------------------
-
-
 HALF = PruneSpec(mode="structural", ratio=0.5, targets=["conv", "ffn", "head_dim", "embed"])
+
+
+def _assert_saved(checkpoint: Path, case: Path) -> None:
+    images, expected = torch.load(case, weights_only=True)
+    with torch.inference_mode():
+        assert torch.equal(utils.load_model(checkpoint)(images), expected)
+    assert "torch_pruning" not in sys.modules
 
 
 def test_prunes_again_quantizes_and_saves(ctx: Context, tmp_path: Path) -> None:
@@ -149,16 +151,7 @@ def test_prunes_again_quantizes_and_saves(ctx: Context, tmp_path: Path) -> None:
         assert found is not None
         assert torch.equal(deploy(found[0])(images), expected)
     torch.save((images, expected), tmp_path / "case.pt")
-    script = (
-        "import sys, torch, utils\n"
-        "images, expected = torch.load(sys.argv[2], weights_only=True)\n"
-        "with torch.inference_mode():\n"
-        "    assert torch.equal(utils.load_model(sys.argv[1])(images), expected)\n"
-        "assert 'torch_pruning' not in sys.modules\n"
-    )
-    command = [sys.executable, "-c", script, str(store.path("k")), str(tmp_path / "case.pt")]
-    done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    in_new_process(_assert_saved, store.path("k"), tmp_path / "case.pt")
 
 
 def test_masters_of_a_qat_network_are_cut(ctx: Context) -> None:
@@ -250,9 +243,6 @@ def test_interrupted_iterations_go_on_to_the_same_bits(digits: Any, stop_after: 
     expected, _ = uninterrupted(lambda context: prune(state, spec, context), digits)
     found, _ = resumed(lambda context: prune(state, spec, context), digits, stop_after)
     assert_same_bits(found, expected)
-
-
-# --- pruning -------------------------------------------------------------------------------------
 
 
 def test_pruning_twice_prunes_the_same_share_of_all_channels(ctx: Context) -> None:

@@ -21,8 +21,6 @@ from tests.support.home import HOME
 from tests.support.readme import readme_script
 from tests.support.suites import Ran, Suites
 
-# --- the README's cookbook -----------------------------------------------------------------------
-
 
 def python_code(readme: str = "README.md") -> list[str]:
     return re.findall(r"```python\n(.*?)```", (HOME / readme).read_text(), re.DOTALL)
@@ -101,9 +99,6 @@ def test_the_cookbooks_stage(suites: Suites, monkeypatch: pytest.MonkeyPatch) ->
     torch.testing.assert_close(weight * 10, (weight * 10).round())
     assert suites.run(chains.replace("places", "place")) == 2
     assert "did you mean 'places'?" in suites.capsys.readouterr().err
-
-
-# --- formats -------------------------------------------------------------------------------------
 
 
 def test_both_readmes_show_the_same_script() -> None:

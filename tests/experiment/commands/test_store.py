@@ -10,8 +10,6 @@ import main
 from experiment.running.store import Store
 from tests.support.suites import CHAINS, Suites
 
-# --- the store's commands ------------------------------------------------------------------------
-
 
 def test_store_ls_verify_and_gc(run_before: Suites, monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(run_before.write(CHAINS.replace("0.4", "0.3")))  # now names other stages
@@ -41,9 +39,6 @@ def test_store_ls_verify_and_gc(run_before: Suites, monkeypatch: pytest.MonkeyPa
         run_before.capsys.readouterr().out
     )
     assert main.main(["store", "sl"]) == 2
-
-
-# --- whole studies -------------------------------------------------------------------------------
 
 
 def test_gc_keeps_what_a_study_names(tiny_study: Path, capsys: pytest.CaptureFixture[str]) -> None:

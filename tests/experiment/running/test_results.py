@@ -8,8 +8,6 @@ import pytest
 
 from tests.support.suites import CHAINS, Suites, results, summary
 
-# --- what a run writes ---------------------------------------------------------------------------
-
 
 def test_seeds_run_each_and_are_summed_up(suites: Suites) -> None:
     assert suites.run('EXPERIMENT_CONFIGS.append(chain("Q", "ptq", seeds=[0, 3]))') == 0
@@ -22,9 +20,6 @@ def test_seeds_run_each_and_are_summed_up(suites: Suites) -> None:
     assert final["std"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
     assert (suites.models / "Q_seed3_quantized_ptq_int8.pth").exists()
     assert base["stages"][0]["metrics"]["loss"] != base["stages"][1]["metrics"]["loss"]
-
-
-# --- baselines -----------------------------------------------------------------------------------
 
 
 def test_the_summary_keeps_what_other_runs_left(run_before: Suites) -> None:

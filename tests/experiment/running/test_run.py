@@ -14,8 +14,6 @@ import torch
 
 from tests.support.suites import CHAINS, Ran, Suites, cached, results, summary
 
-# --- predict -------------------------------------------------------------------------------------
-
 
 def test_measuring_again_leaves_checkpoints_as_they_are(suites: Suites) -> None:
     chains = 'EXPERIMENT_CONFIGS.append(chain("Q", "ptq"))'
@@ -25,9 +23,6 @@ def test_measuring_again_leaves_checkpoints_as_they_are(suites: Suites) -> None:
     assert before == {p: p.read_bytes() for p in (suites.models / "store").glob("*.pth")}
     results = json.loads((suites.results / "Q_results.json").read_text())
     assert [stage["cached"] for stage in results["stages"]] == [True]
-
-
-# --- what a run writes ---------------------------------------------------------------------------
 
 
 def test_a_suite_runs_end_to_end(finished: Ran) -> None:
@@ -138,9 +133,6 @@ def test_remeasuring_keeps_weights_and_keys(suites: Suites) -> None:
     assert after["cached"] and after["key"] == before["key"]
     assert after["metrics"]["accuracy"] == before["metrics"]["accuracy"]
     assert after["metrics"]["inference_time_ms"] != before["metrics"]["inference_time_ms"]
-
-
-# --- what goes wrong -----------------------------------------------------------------------------
 
 
 def test_spoilt_data_stops_before_anything_starts(suites: Suites, tmp_path: Path) -> None:
