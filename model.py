@@ -6,7 +6,9 @@ included: `model_args` holds every width, layer by layer, and nothing else is ne
 
 from __future__ import annotations
 
+import functools
 import itertools
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +29,23 @@ drop_remarks("torch.utils.cpp_extension")
 def _as_tokens(maps: Tensor) -> Tensor:
     """`[B, C, h, w]` → `[B, h*w, C]`, which for channels_last moves nothing."""
     return maps.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def _layers_before(place: str) -> int | None:
+    """How many encoder layers lie before a place; None: all."""
+    if place == "head":
+        return None
+    return int(place.removeprefix("layer_")) + 1 if place.startswith("layer_") else 0
+
+
+def every_logits(parts: Iterable[Callable[..., Sequence[Tensor]]], images: Tensor) -> Tensor:
+    """The logits of every exit, whether or not a sample would have left: `[E + 1, B, K]`."""
+    carried: Sequence[Tensor] = (images,)
+    every = []
+    for part in parts:
+        logits, *carried = part(*carried)
+        every.append(logits)
+    return torch.stack(every)
 
 
 class LightweightCNN(nn.Module):
@@ -110,7 +129,8 @@ class HybridCNNTransformer(nn.Module):
 
     def __init__(self, **model_args: Any):
         super().__init__()
-        args = ModelArgs(**model_args).resolved()
+        checked = ModelArgs(**model_args)
+        args = checked.resolved()
         self.model_args = args
         channels, dim = args["cnn_channels"], args["embed_dim"]
         self.cnn = LightweightCNN(
@@ -125,7 +145,7 @@ class HybridCNNTransformer(nn.Module):
         )
         self.fusion = args["fusion"]
         if self.fusion == "serial":
-            height, width = ModelArgs(**model_args).feature_sizes()[-1]
+            height, width = checked.feature_sizes()[-1]
             self.embed: nn.Module = nn.Linear(channels[-1], dim)
             self.transformer = TokenTransformer(height * width, args)
             features = dim
@@ -165,72 +185,52 @@ class HybridCNNTransformer(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         if self.with_exits:
             return self.every_logits(images)
-        maps = self.cnn(images)  # [B, C, h, w]
-        if self.fusion == "serial":
-            tokens = self.embed(_as_tokens(maps))  # [B, N=h*w, embed_dim]
-            return self.head(self.transformer(tokens))
-        pooled = self.pool(maps).flatten(1)  # [B, C]
-        if self.fusion == "parallel":
-            second = self.mlp(self.grid(maps).flatten(1))  # [B, mlp_dims[-1]]
-        else:
-            patches = _as_tokens(self.embed(images))  # [B, N, embed_dim]
-            second = self.transformer(patches)
-        return self.head(torch.cat([pooled, second], dim=1))
+        return self.span("image", "head", images)[0]
 
     def every_logits(self, images: Tensor) -> Tensor:
         """The logits of every exit and of the network's end: `[E + 1, B, num_classes]`."""
-        carried: tuple[Tensor, ...] = (images,)
-        every = []
-        for index in range(len(self.model_args["exits"]) + 1):
-            logits, *rest = self.run_part(index, *carried)
-            every.append(logits)
-            carried = tuple(rest)
-        return torch.stack(every)
-
-    def run_part(
-        self, index: int, stream: Tensor, pooled: Tensor | None = None
-    ) -> tuple[Tensor, ...]:
-        """What lies between two exits: `(stream, pooled)` → `(logits, stream, pooled)`.
-
-        The stream is the images, then feature maps or tokens; `pooled` is there in fusion
-        'parallel_attention' alone, after the CNN. The last part gives `(logits,)`.
-        """
-        places = self.model_args["exits"]
-        after = places[index - 1] if index else ""
-        here = places[index] if index < len(places) else ""
-        beside = self.fusion == "parallel_attention"
-        if not after:
-            maps = self.cnn(stream)
-            if beside:
-                pooled = self.pool(maps).flatten(1)
-            else:
-                stream = maps
-        if here == "cnn":
-            features = pooled if beside else stream.mean(dim=(2, 3))
-            return self.exits[here](features), *((stream, pooled) if beside else (stream,))
-        if self.fusion == "parallel":
-            features = self.mlp(self.grid(stream).flatten(1))
-            return (self.head(torch.cat([self.pool(stream).flatten(1), features], dim=1)),)
-        first = 0
-        if after in ("", "cnn"):
-            grid = self.embed(stream) if beside else stream
-            tokens = _as_tokens(grid)
-            stream = self.transformer.begin(tokens if beside else self.embed(tokens))
-        else:
-            first = int(after.removeprefix("layer_")) + 1
-        last = int(here.removeprefix("layer_")) + 1 if here else None
-        for layer in list(self.transformer.layers)[first:last]:
-            stream = layer(stream)
-        if here:
-            if beside:
-                return self.exits[here](stream, pooled), stream, pooled  # type: ignore[return-value]
-            return self.exits[here](stream), stream
-        features = self.transformer.end(stream)
-        return (self.head(torch.cat([pooled, features], dim=1) if beside else features),)  # type: ignore[list-item]
+        spans = [functools.partial(self.span, *piece) for piece in self.pieces()]
+        return every_logits(spans, images)
 
     def parts(self) -> list[ModelPart]:
-        """The pieces between exits as modules of their own, which share this network's weights."""
-        return [ModelPart(self, index) for index in range(len(self.model_args["exits"]) + 1)]
+        """What lies between exits, as modules of their own which share this network's weights."""
+        return [ModelPart(self, *piece) for piece in self.pieces()]
+
+    def pieces(self) -> list[tuple[str, str]]:
+        """Between exits: the places where each piece begins and ends, see `span`."""
+        return list(itertools.pairwise(["image", *self.model_args["exits"], "head"]))
+
+    def span(self, after: str, to: str, stream: Tensor, *pooled: Tensor) -> tuple[Tensor, ...]:
+        """What lies between two places: `(stream, *pooled)` → `(logits, stream, *pooled)`.
+
+        A place is 'image', that of an exit ('cnn', 'layer_0', ...), or 'head', after which there
+        are logits alone. The stream is the images, then feature maps or tokens; `pooled` is there
+        in fusion 'parallel_attention' alone, after the CNN.
+        """
+        if after == "image":
+            maps = self.cnn(stream)  # [B, C, h, w]
+            if self.fusion == "parallel_attention":  # whose stream goes on from the images
+                pooled = (self.pool(maps).flatten(1),)  # [B, C]
+            else:
+                stream = maps
+        if to == "cnn":
+            features = pooled[0] if pooled else stream.mean(dim=(2, 3))
+            return self.exits[to](features), stream, *pooled
+        if self.fusion == "parallel":
+            pooled = (self.pool(stream).flatten(1),)  # [B, C]
+            features = self.mlp(self.grid(stream).flatten(1))  # [B, mlp_dims[-1]]
+        else:
+            first, last = _layers_before(after), _layers_before(to)
+            if first == 0:
+                grid = self.embed(stream) if pooled else stream  # a convolution over patches
+                tokens = _as_tokens(grid) if pooled else self.embed(_as_tokens(grid))
+                stream = self.transformer.begin(tokens)  # [B, N, embed_dim]
+            for layer in list(self.transformer.layers)[first:last]:
+                stream = layer(stream)
+            if to != "head":
+                return self.exits[to](stream, *pooled), stream, *pooled
+            features = self.transformer.end(stream)  # [B, embed_dim]
+        return (self.head(torch.cat([*pooled, features], dim=1) if pooled else features),)
 
     def _fuse_modules_for_quantization(self) -> list[list[str]]:
         """Names of the modules that quantization runs as one: convolution, batch norm, ReLU.
@@ -257,17 +257,18 @@ class HybridCNNTransformer(nn.Module):
 
 
 class ModelPart(HybridCNNTransformer):
-    """One piece of a network with exits, every layer under its name: see `run_part`."""
+    """One piece of a network with exits, every layer under its name: see `span`."""
 
-    def __init__(self, model: HybridCNNTransformer, index: int):
+    def __init__(self, model: HybridCNNTransformer, after: str, to: str):
         nn.Module.__init__(self)
-        self.model_args, self.fusion, self.index = model.model_args, model.fusion, index
+        self.model_args, self.fusion, self.piece = model.model_args, model.fusion, (after, to)
         for name, module in model.named_children():
             self.add_module(name, module)
         self.train(model.training)
 
     def forward(self, stream: Tensor, pooled: Tensor | None = None) -> tuple[Tensor, ...]:  # type: ignore[override]
-        return self.run_part(self.index, stream, pooled)
+        beside = (pooled,) if self.fusion == "parallel_attention" else ()
+        return self.span(*self.piece, stream, *beside)
 
 
 def check_images(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

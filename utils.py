@@ -18,9 +18,10 @@ from experiment.running.checkpoint import load_checkpoint
 from experiment.running.measure import static_metrics
 from methods.pruning.masks import mask_channels
 from methods.quantization import backends
-from methods.quantization.record import Quant
 from model import HybridCNNTransformer
 from stages.deployment import deploy
+from stages.ptq import PtqSpec
+from stages.qat import QatSpec
 from stages.state import state_of
 
 
@@ -35,7 +36,8 @@ def prepare_model_for_quantization(
     model: HybridCNNTransformer, backend: str = "inductor", *, qat: bool = False
 ) -> nn.Module:
     """A copy with observers, or with fake quantization to train (`qat`)."""
-    return backends.prepare(model, Quant("qat" if qat else "ptq", backend))
+    quant = QatSpec(backend=backend).quant("qat") if qat else PtqSpec(backend=backend).quant("ptq")
+    return backends.prepare(model, quant)
 
 
 def calibrate_model_ptq(
@@ -56,9 +58,9 @@ def convert_to_quantized_model(prepared: nn.Module, backend: str = "inductor") -
 
 def get_model_stats(model: HybridCNNTransformer) -> dict[str, Any]:
     """params, nonzero_params, model_size_mb, macs, flops and bitops of a float network."""
-    return static_metrics(state_of(model))
+    return static_metrics(deploy(state_of(model)))
 
 
 def load_model(checkpoint: Path | str, device: torch.device | str = "cpu") -> nn.Module:
     """The network in a checkpoint file, ready to run. Raises CheckpointError."""
-    return deploy(load_checkpoint(checkpoint), device)
+    return deploy(load_checkpoint(checkpoint), device).network

@@ -22,8 +22,8 @@ from machine.noise import silence
 from machine.processor import has_vnni
 from methods.quantization import backends
 from methods.quantization.compiled import CompiledNetwork
-from methods.quantization.record import Quant
 from model import HybridCNNTransformer
+from stages.ptq import PtqSpec
 
 CALIBRATION_BATCH = 32
 
@@ -53,7 +53,7 @@ class Subject:
             yield images, images
 
     def int8(self, backend: str) -> torch.nn.Module:
-        quant = Quant("ptq", backend, calibration_batches=len(self.calibration))
+        quant = PtqSpec(backend=backend, calibration_batches=len(self.calibration)).quant("ptq")
         quant = backends.with_calibrated_ranges(self.model, quant, self.batches())
         return backends.to_int8(self.model, quant, self.folder)
 

@@ -145,10 +145,10 @@ def main() -> None:
     recipe = FinetuneSpec(
         **{name: getattr(step.spec, name) for name in FinetuneSpec.model_fields if name != "epochs"}
     ).model_copy(update={"epochs": epochs, "learning_rate": options.rate})
-    test = Context(dataset, device, 0).loaders(batch_size=256).test
+    test = Context(dataset, device, 0).loaders().test
     images = next(iter(test))[0]
     batches = {n: images[:n].contiguous(memory_format=torch.channels_last) for n in (1, 64)}
-    network, whole = deploy(base, device), costs.count_macs(build(base))[0]
+    network, whole = deploy(base, device).network, costs.count_macs(build(base))[0]
     accuracy = evaluate(network, test).accuracy
     params = sum(p.numel() for p in network.parameters())
     print(json.dumps(environment(device)))
@@ -176,7 +176,7 @@ def main() -> None:
             if not name.startswith(tuple(options.only)):
                 continue
             tuned = fit(state, recipe, epochs, Context(dataset, device, 0, say=quiet))
-            smaller = deploy(tuned, device)
+            smaller = deploy(tuned, device).network
             found = evaluate(smaller, test).accuracy
             times = {n: latencies([network, smaller], x) for n, x in batches.items()}
             speed = {n: one["median"] / other["median"] for n, (one, other) in times.items()}

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from benchmarks.inference import ARGS, REFERENCE, SEED, digits
 from machine.environment import environment
 from methods.quantization import backends
-from methods.quantization.record import Quant
 from model import HybridCNNTransformer
 from networks.convolution import fuse_blocks
+from stages.qat import QatSpec
 from training.losses import cross_entropy
 from training.optimizers import get_optimizer
 from training.recipe import Recipe, resolve_precision
@@ -69,7 +69,7 @@ def network() -> HybridCNNTransformer:
 
 def ours(images: Tensor, observing: bool) -> nn.Module:
     """Our fake-quantized network, with ranges of these images; whether they move from here on."""
-    quant = Quant("qat", "inductor")
+    quant = QatSpec().quant("qat")
     prepared = backends.prepare(network(), quant)
     with torch.no_grad():
         prepared(images)

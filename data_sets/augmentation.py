@@ -11,8 +11,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-AUGMENTATIONS = ("none", "standard", "randaugment")
-
 
 def random_crop(images: Tensor, padding: int) -> Tensor:
     """Shift every image of `[B, C, H, W]` by its own offset in ±padding pixels, zeros outside."""

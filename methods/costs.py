@@ -1,12 +1,9 @@
-"""What a network costs: multiply-accumulates by count, latency by measurement."""
+"""What a network costs by count: multiply-accumulates, in all, by layer, by exit."""
 
 from __future__ import annotations
 
-import itertools
-
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from model import HybridCNNTransformer
 from networks.attention import attention_written_out
@@ -21,6 +18,8 @@ def count_macs(
     torch's FlopCounterMode, with attention written out as matmuls: some versions count the fused
     CPU kernel as nothing.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # brings triton, a sixth of a second
+
     with attention_written_out(), FlopCounterMode(display=False) as counter, torch.no_grad():
         model(*(inputs or (example_image(model),)))
     by_module = counter.get_flop_counts()
@@ -42,11 +41,7 @@ def part_macs(model: HybridCNNTransformer) -> list[tuple[int, dict[str, int]]]:
     return counts
 
 
-def exit_macs(model: HybridCNNTransformer) -> list[int]:
-    """Multiply-accumulates for an image that leaves at each exit, and at the network's end."""
-    return list(itertools.accumulate(macs for macs, _ in part_macs(model)))
-
-
 def example_image(model: HybridCNNTransformer) -> torch.Tensor:
-    """One black image `[1, C, H, W]` of the shape that the network takes."""
-    return torch.zeros(1, model.model_args["in_channels"], *model.model_args["image_size"])
+    """One black image `[1, C, H, W]` of the shape that the network takes, where the network is."""
+    shape = (1, model.model_args["in_channels"], *model.model_args["image_size"])
+    return torch.zeros(shape, device=next(model.parameters()).device)

@@ -19,7 +19,6 @@ from machine import compiler
 
 LARGEST_POOL = 15  # side of a window whose maximum's place, at most 225, fits into one byte
 
-
 SOURCE = Path(__file__).with_suffix(".cpp")
 NAMES = {torch.float32: "float", torch.bfloat16: "bf16"}
 

@@ -69,7 +69,10 @@ class EncoderLayer(nn.Module):
 
 
 class TokenTransformer(nn.Module):
-    """Tokens `[B, N, embed_dim]` → position → encoder layers → norm → pooled `[B, embed_dim]`."""
+    """Tokens `[B, N, embed_dim]` → `begin` → each of `layers` → `end` → `[B, embed_dim]`.
+
+    There is no `forward`: between two layers a network may be left.
+    """
 
     def __init__(self, num_tokens: int, args: dict[str, Any]):
         super().__init__()
@@ -96,9 +99,6 @@ class TokenTransformer(nn.Module):
         self.norm = nn.LayerNorm(dim)
         if self.pooling == "sequence":
             self.score = nn.Linear(dim, 1)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        return self.end(self.layers(self.begin(tokens)))
 
     def begin(self, tokens: Tensor) -> Tensor:
         """What the first layer takes: `[B, N, C]`, one token more with a class token."""

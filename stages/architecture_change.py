@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from methods import costs
+from model import blueprint
 from stages.stage import Context
-from stages.state import ModelState, build
+from stages.state import ModelState
 
 
 def report(before: ModelState, after: ModelState, ctx: Context) -> None:
     """Note widths, MACs and parameters before and after, by layer, and show where they went."""
-    one, other = build(before), build(after)
+    one, other = blueprint(before.model_args), blueprint(after.model_args)
     macs, layers = costs.count_macs(one)
     macs_after, layers_after = costs.count_macs(other)
     if layers.keys() != layers_after.keys():  # the layers have other names or numbers now

@@ -24,7 +24,7 @@ from training.recipe import TrainingArgs
 class EarlyExitSpec(FitSpec, TeacherSpec):
     """Exit heads, and how certain one must be."""
 
-    epochs: int = Field(3, ge=1)
+    adds_exits = True
     places: list[str] | None = None  # 'cnn', 'layer_0', ...; None: all that there are
     trunk: Literal["joint", "frozen"] = "joint"  # whether all else is trained along
     loss_weight: float = Field(0.3, gt=0)  # of each exit beside the network's end

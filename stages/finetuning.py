@@ -29,8 +29,6 @@ class TrainSpec(FitSpec):
 class FinetuneSpec(FitSpec, TeacherSpec):
     """Train the present network on: pruned channels stay pruned, fake quantization stays on."""
 
-    epochs: int = Field(3, ge=1)
-
     @classmethod
     def defaults(cls, training: TrainingArgs, compression: CompressionArgs) -> dict[str, Any]:
         return {

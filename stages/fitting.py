@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from pydantic import Field
 from torch import nn
 
 from data_sets.batches import BatchLoader
@@ -47,6 +48,16 @@ SAVING_SHARE = 0.05  # share of the training time that snapshots between epochs 
 
 class FitSpec(Recipe, StageSpec):
     """What the stages that train share."""
+
+    epochs: int = Field(3, ge=1)
+
+    @property
+    def epochs_trained(self) -> int:
+        return self.epochs
+
+    def settled(self, device: torch.device) -> FitSpec:
+        precision = resolve_precision(self.precision, device)
+        return self.model_copy(update={"precision": precision})
 
     def check(self, model_args: dict[str, Any]) -> None:
         if self.sparsity and model_args["cnn_norm"] != "batch":

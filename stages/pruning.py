@@ -10,6 +10,7 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+import torch
 from pydantic import Field, field_validator, model_validator
 
 from methods.pruning import importance
@@ -52,6 +53,19 @@ class PruneSpec(StageSpec):
     iterations: int = Field(1, ge=1, le=100)
     schedule: Literal["linear", "geometric", "cubic"] = "linear"  # of the share kept
     finetune: FinetuneSpec | None = None  # between iterations
+
+    @property
+    def epochs_trained(self) -> int:
+        between = self.finetune.epochs if self.finetune is not None else 0
+        return (self.iterations - 1) * between
+
+    @property
+    def renumbers_layers(self) -> bool:
+        return "depth" in self.targets
+
+    def settled(self, device: torch.device) -> PruneSpec:
+        between = self.finetune.settled(device) if self.finetune is not None else None
+        return self.model_copy(update={"finetune": between})
 
     @classmethod
     def defaults(cls, training: TrainingArgs, compression: CompressionArgs) -> dict[str, Any]:
@@ -202,9 +216,7 @@ def prune_once(
     scores = importance.importance(model, dims, spec.criterion, calibration, ctx.seed)
     keep: dict[str, float] | None = dict(spec.keep) if spec.keep else None  # type: ignore[arg-type]
     if spec.ratios == "auto":
-        curves = scan(
-            state.model_args, state.weights, dims, scores, ctx.loaders(batch_size=256).validation
-        )
+        curves = scan(state.model_args, state.weights, dims, scores, ctx.loaders().validation)
         ctx.details["sensitivity"] = curves
         keep = keep or {"units": 1 - (spec.ratio or 0)}
 

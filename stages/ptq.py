@@ -13,7 +13,6 @@ from methods.quantization import backends
 from methods.quantization.record import Quant, float_layer_names, reduced_range
 from methods.quantization.sensitivity import Choice, choose_float_layers
 from model import blueprint
-from stages.deployment import calibrated
 from stages.stage import CompressionArgs, Context, StageSpec
 from stages.state import ModelState, build
 from training.recipe import TrainingArgs
@@ -22,6 +21,7 @@ from training.recipe import TrainingArgs
 class QuantSpec(StageSpec):
     """What `ptq` and `qat` share."""
 
+    quantizes = True
     backend: str = "inductor"
     float_layers: list[str] | Literal["auto"] = []  # patterns of layers that stay float32
     max_accuracy_drop: float | None = Field(None, ge=0)  # points, for 'auto'; None: 0.5
@@ -45,6 +45,10 @@ class QuantSpec(StageSpec):
         if why is not None:
             raise ValueError(why)
         return backend
+
+    @property
+    def keeps_float(self) -> list[str] | Literal["auto"]:
+        return self.float_layers
 
     @classmethod
     def defaults(cls, training: TrainingArgs, compression: CompressionArgs) -> dict[str, Any]:
@@ -70,6 +74,7 @@ class QuantSpec(StageSpec):
 
     def quant(self, scheme: str) -> Quant:
         """The record of a network quantized so; neither ranges nor 'auto' layers are known yet."""
+        assert isinstance(self.reduce_range, bool)  # settled when the Spec was checked
         return Quant(
             scheme,
             self.backend,
@@ -103,7 +108,7 @@ class PtqSpec(QuantSpec):
 
 
 def ptq(state: ModelState, spec: PtqSpec, ctx: Context) -> ModelState:
-    return calibrated(quantized(state, spec, "ptq", ctx), ctx)
+    return quantized(state, spec, "ptq", ctx)
 
 
 def quantized(state: ModelState, spec: QuantSpec, scheme: str, ctx: Context) -> ModelState:
@@ -125,7 +130,7 @@ def search_float_layers(state: ModelState, spec: QuantSpec, ctx: Context) -> Cho
         build(state),
         quant,
         list(itertools.islice(loader, quant.calibration_batches)),
-        on_cpu.loaders(batch_size=256).validation,
+        on_cpu.loaders().validation,
         0.5 if spec.max_accuracy_drop is None else spec.max_accuracy_drop,
         ctx.say,
     )

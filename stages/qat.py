@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
-
 from methods.quantization import backends
 from stages.fitting import FitSpec, fit, recipe_of
 from stages.ptq import QuantSpec, quantized
@@ -17,8 +15,6 @@ from training.recipe import TrainingArgs
 
 class QatSpec(FitSpec, QuantSpec, TeacherSpec):
     """Quantization-aware training from the present weights."""
-
-    epochs: int = Field(3, ge=1)
 
     @classmethod
     def defaults(cls, training: TrainingArgs, compression: CompressionArgs) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,9 +18,6 @@ from training.recipe import Recipe, TrainingArgs
 
 class StageError(Failed):
     """A stage cannot do what was asked of it; the message is one line."""
-
-
-# --- What a stage is given besides the state ---------------------------------------------------
 
 
 class Snapshot(Protocol):
@@ -47,18 +44,28 @@ class Context:
     earlier_seconds: float = 0.0  # spent on the stage before it was interrupted
     teacher: ModelState | None = None  # the network that the Spec's teacher names, if it names one
 
-    def loaders(self, recipe: Recipe | None = None, batch_size: int = 128) -> DataLoaders:
-        """The data as `recipe` wants it, or plainly in batches of `batch_size`."""
+    @property
+    def evaluation_batch(self) -> int:
+        """Images a batch at which a float network is evaluated fastest."""
+        return fastest_evaluation_batch(self.dataset.info.image_size, self.device)
+
+    def loaders(self, recipe: Recipe | None = None, batch_size: int | None = None) -> DataLoaders:
+        """The data as `recipe` wants it, or plainly in batches of `batch_size`.
+
+        None: of `evaluation_batch`, as are the validation and test images beside a recipe.
+        """
         if recipe is None:
             return get_dataloaders(
-                self.dataset, batch_size, augmentation="none", seed=self.seed, device=self.device
+                self.dataset,
+                batch_size or self.evaluation_batch,
+                augmentation="none",
+                seed=self.seed,
+                device=self.device,
             )
         return get_dataloaders(
             self.dataset,
             recipe.batch_size,
-            evaluation_batch_size=fastest_evaluation_batch(
-                self.dataset.info.image_size, self.device
-            ),
+            evaluation_batch_size=self.evaluation_batch,
             augmentation=recipe.augmentation,
             cutout=recipe.cutout,
             mixup=recipe.mixup,
@@ -89,9 +96,41 @@ class CompressionArgs(BaseModel):
 
 
 class StageSpec(BaseModel):
-    """What a chain says of one stage, fully resolved. Subclasses add fields with their ranges."""
+    """What a chain says of one stage, fully resolved. Subclasses add fields with their ranges.
+
+    First stands what a stage *is*. Its key, its place in a check and its budget in a study follow
+    from that, so a Spec overrides what does not hold for it; a run stops at a stage that does what
+    its Spec does not declare (experiment/running/step.py).
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    quantizes: ClassVar[bool] = False  # whether what it returns is deployed as int8
+    adds_exits: ClassVar[bool] = False  # whether what it returns may be left early
+
+    @property
+    def epochs_trained(self) -> int:
+        """How many epochs it trains, in all."""
+        return 0
+
+    @property
+    def teacher_name(self) -> str | None:
+        """Who teaches: 'baseline', 'current' or an experiment; None where nobody does."""
+        return None
+
+    @property
+    def keeps_float(self) -> list[str] | Literal["auto"] | None:
+        """Patterns of the layers that it keeps float; None where it decides nothing of that."""
+        return None
+
+    @property
+    def renumbers_layers(self) -> bool:
+        """Whether names of layers mean others afterwards."""
+        return False
+
+    def settled(self, device: torch.device) -> StageSpec:
+        """With what 'auto' comes to on this device in the place of 'auto'."""
+        return self
 
     @classmethod
     def defaults(cls, training: TrainingArgs, compression: CompressionArgs) -> dict[str, Any]:
@@ -112,6 +151,11 @@ class StageSpec(BaseModel):
 
     def check(self, model_args: dict[str, Any]) -> None:
         """Raise ValueError where the stage cannot be done to this architecture."""
+
+    def check_teacher(
+        self, student_args: dict[str, Any], teacher_args: dict[str, Any], int8: bool
+    ) -> None:
+        """Raise ValueError where a teacher of these arguments cannot teach such a student."""
 
     def outgoing(self, model_args: dict[str, Any]) -> dict[str, Any]:
         """The architecture after the stage, as far as it is known before it runs."""

@@ -1,4 +1,4 @@
-"""What passes between stages, and `deploy()`, which turns it into the network that counts."""
+"""What passes between stages, its plain form, and the float network that it describes."""
 
 from __future__ import annotations
 
@@ -73,7 +73,6 @@ def from_plain(plain: dict[str, Any]) -> ModelState:
     """The inverse of `to_plain`."""
     quant = plain["quant"]
     if quant is not None:
-        older = {"reduce_range": False}  # what a file without the key was made with
-        quant = Quant(**{**older, **quant, "float_layers": tuple(quant["float_layers"])})
+        quant = Quant(**{**quant, "float_layers": tuple(quant["float_layers"])})
     exits = exits_of(plain["exits"]) if plain["exits"] is not None else None
     return ModelState({"exits": [], **plain["model_args"]}, plain["weights"], quant, exits)

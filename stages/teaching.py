@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from methods.distillation.features import Place, Watch, places
 from methods.distillation.losses import attention_loss, dkd_loss, feature_loss, kd_loss
-from stages.deployment import parts_of
+from stages.deployment import deploy
 from stages.stage import Context, StageError, StageSpec
 from stages.state import ModelState
 from train_eval import evaluate
@@ -58,6 +58,10 @@ class TeacherSpec(Recipe, StageSpec):
         return self
 
     @property
+    def teacher_name(self) -> str | None:
+        return self.teacher
+
+    @property
     def looks_inside(self) -> bool:
         """Whether features are wanted, not logits alone."""
         return bool(self.feature_weight or self.attention_weight)
@@ -76,7 +80,6 @@ class TeacherSpec(Recipe, StageSpec):
     def check_teacher(
         self, student_args: dict[str, Any], teacher_args: dict[str, Any], int8: bool
     ) -> None:
-        """Raise ValueError where a teacher of these arguments cannot teach such a student."""
         if not self.looks_inside:
             return
         if int8:
@@ -99,9 +102,10 @@ class Teacher:
 
     def __init__(self, state: ModelState, ctx: Context, precision: str, watched: list[Place]):
         self.state = state
-        self.device = ctx.device if state.quant is None else torch.device("cpu")
-        network, _ = parts_of(state, self.device, ctx.artefacts)
-        self.network = network.requires_grad_(False)
+        deployed = deploy(state, ctx.device, ctx.artefacts)
+        self.device = deployed.device
+        self.batch_size = deployed.evaluation_batch(ctx)  # that it answers fastest
+        self.network = deployed.whole.requires_grad_(False)
         self.bf16 = precision == "bf16" and state.quant is None
         self.watch = Watch(self.network, [(p.teacher, p.positions) for p in watched])
         self.known: tuple[Tensor, Tensor] | None = None  # sorted content keys, their logits
@@ -203,10 +207,11 @@ def taught(
     spec.check_teacher(student_args, state.model_args, state.quant is not None)
     at = places(student_args, state.model_args) if spec.looks_inside else []
     teacher = Teacher(state, ctx, spec.precision, at)
+    loaders = ctx.loaders(batch_size=teacher.batch_size)
     same = spec.augmentation == "none" and not spec.cutout and not spec.mixup
     if same and not spec.looks_inside:
-        teacher.remember(ctx.loaders(batch_size=256).calibration)  # all training images
-    validation = evaluate(teacher, ctx.loaders(batch_size=256).validation)  # type: ignore[arg-type]
+        teacher.remember(loaders.calibration)  # all training images
+    validation = evaluate(teacher, loaders.validation)  # type: ignore[arg-type]
     ctx.details["teacher"] = {
         "name": spec.teacher,
         "validation_accuracy": validation.accuracy,

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 OPTIONAL = {
     "tensorboard": "--tensorboard",
     "onnx": "export", "onnxscript": "export", "onnxruntime": "export", "openvino": "export",
-    "thop": "a second count of MACs",
 }  # fmt: skip
 MARKS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
 LEAST_FREE = 1e9  # free bytes below which a disk is called nearly full

@@ -77,8 +77,9 @@ def export_command(arguments: list[str], console: Console) -> int:
     folder = Path(args.output) if args.output else suite.model_dir / "exports"
     wanted = _wanted(args, folder, step.checkpoint)
     there = {} if args.overwrite else {file: file.is_there(about) for file in wanted}
-    test = Context(dataset, torch.device("cpu"), step.seed).loaders(batch_size=256).test
-    subject = Subject(state, deploy(state, "cpu", store.compiled), test, about)
+    deployed = deploy(state, "cpu", store.compiled)
+    test = deployed.loaders(Context(dataset, deployed.device, step.seed)).test
+    subject = Subject(deployed, test, about)
     expected = reference(subject)
     found: dict[Path, Comparison] = {}
     for file in wanted:

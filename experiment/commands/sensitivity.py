@@ -17,13 +17,13 @@ from experiment.commands.parser import Parser, suite_options
 from experiment.report.sensitivity_plots import plot, plot_layers
 from experiment.running.console import Console
 from experiment.running.step import run_step
-from experiment.running.stop_signal import StopSignal
 from experiment.running.store import Store
 from experiment.suite.chains import plan
 from experiment.suite.messages import ConfigError
 from experiment.suite.schema import load_suite
 from machine.environment import environment
 from machine.files import write_json
+from machine.stop_signal import StopSignal
 from methods.pruning.dimensions import TARGETS, Dimension
 from methods.pruning.importance import CRITERIA, calibration_batches, importance
 from methods.pruning.sensitivity import RATIOS, scan
@@ -86,7 +86,7 @@ def _of_dimensions(
         state.weights,
         dims,
         scores,
-        ctx.loaders(batch_size=256).validation,
+        ctx.loaders().validation,
         args.ratios,
     )
     for dimension, points in curves.items():

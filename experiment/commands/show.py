@@ -15,7 +15,7 @@ from experiment.running.console import Console
 from experiment.running.metrics import against
 from experiment.running.tables import STATUS_STYLE, Row, cell, headings, number, options
 from experiment.suite.config_file import config_values, folder_of
-from experiment.suite.messages import ConfigError, stop_at
+from experiment.suite.messages import ConfigError, Mistake, stop_at
 
 LINE = 120  # characters, of settings
 COLUMNS = (
@@ -57,9 +57,9 @@ def show_command(arguments: list[str], console: Console) -> int:
 
 def results_folder(config: str) -> Path:
     """RESULTS_DIR of a config. Raises ConfigError."""
-    problems: list[str] = []
-    folder = folder_of(config_values(Path(config)), "RESULTS_DIR", problems)
-    stop_at(problems)
+    mistakes: list[Mistake] = []
+    folder = folder_of(config_values(Path(config)), "RESULTS_DIR", mistakes)
+    stop_at(mistakes)
     return folder
 
 

@@ -11,7 +11,7 @@ from experiment.commands.parser import Parser
 from experiment.running.console import Console
 from experiment.running.store import Store
 from experiment.suite.config_file import config_values, folder_of
-from experiment.suite.messages import ConfigError, stop_at
+from experiment.suite.messages import ConfigError, Mistake, stop_at
 
 HOME = Path(__file__).parents[2]
 
@@ -52,10 +52,10 @@ def _folder(paths: list[Path], console: Console) -> Path:
     """The MODEL_SAVE_DIR that all suites share; one that cannot be read gets a remark."""
     folders: set[Path] = set()
     for path in paths:
-        problems: list[str] = []
+        mistakes: list[Mistake] = []
         try:
-            folder = folder_of(config_values(path), "MODEL_SAVE_DIR", problems)
-            stop_at(problems)
+            folder = folder_of(config_values(path), "MODEL_SAVE_DIR", mistakes)
+            stop_at(mistakes)
         except ConfigError as error:
             console.say(f"{path} cannot be read: {error.problems[0]}")
             continue

@@ -17,10 +17,9 @@ from data_sets.batches import BatchLoader
 from machine.noise import silence
 from machine.processor import has_vnni
 from methods.quantization import backends
-from stages.state import ModelState, build
+from stages.deployment import Deployed
 
 BATCH = 64  # images at once with which a file of any batch size is compared
-
 
 # Largest ‖difference‖ / ‖logits‖, and share of images whose class may change.
 FLOAT_TOLERANCE = (1e-4, 0.001)
@@ -61,21 +60,20 @@ class Comparison(NamedTuple):
 class Subject:
     """A network with all that its files say and are compared with."""
 
-    state: ModelState
-    network: nn.Module  # deploy(state)
+    deployed: Deployed
     test: BatchLoader
     about: dict[str, str]
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        args = self.state.model_args
+        args = self.deployed.state.model_args
         return (args["in_channels"], *args["image_size"])
 
     def module(self, layout: torch.memory_format) -> nn.Module:
         """Images in 0..1 → logits, as operations that exporters read, computed in `layout`."""
-        network = self.network
-        if self.state.quant is not None:
-            network = backends.exportable(network, self.state.quant.backend)
+        network, quant = self.deployed.network, self.deployed.state.quant
+        if quant is not None:
+            network = backends.exportable(network, quant.backend)
         network = copy.deepcopy(network).to(memory_format=layout)
         return _Normalizing(network, self.test.mean, self.test.std, layout)
 
@@ -121,10 +119,10 @@ def reference(subject: Subject) -> Reference:
     Every runtime sums in its own order, so that some values round to the neighbouring int8 level,
     and what follows from that is of the size of int8's own rounding error.
     """
-    logits = torch.cat([subject.network(images) for images, _ in subject.test])
-    if subject.state.quant is None:
+    network, plain = subject.deployed.network, subject.deployed.float_network
+    logits = torch.cat([network(images) for images, _ in subject.test])
+    if subject.deployed.state.quant is None:
         return Reference(logits, *FLOAT_TOLERANCE)
-    plain = build(subject.state)
     moved = relative_norm(logits, torch.cat([plain(images) for images, _ in subject.test]))
     relative, other_class = INT8_TOLERANCE
     return Reference(logits, min(relative, INT8_ROUNDING * moved), other_class)
@@ -177,7 +175,7 @@ def relative_norm(found: Tensor, expected: Tensor) -> float:
 
 
 def _likely_cause(subject: Subject) -> str:
-    quant = subject.state.quant
+    quant = subject.deployed.state.quant
     if quant is None or quant.reduce_range or has_vnni():
         return ""
     return "; this CPU has no VNNI, without which int8 products saturate: see reduce_range"

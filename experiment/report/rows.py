@@ -22,7 +22,6 @@ COSTS = (  # what accuracy is drawn against
 )
 TRAINING_AFTER = ("finetune", "distill")  # mends what the cut before it broke
 
-
 BEST_BY = ("bitops", "model_size_mb", "latency_ms_batch_1")
 
 

@@ -6,22 +6,31 @@ import errno
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from data_sets.source import DatasetArgs
 from dataset import Dataset, load_dataset
 from experiment.running.step import Outcome, run_step
-from experiment.running.stop_signal import StopSignal
 from experiment.running.store import Store
 from experiment.suite.chains import Chain, Step
 from experiment.suite.records import Suite
 from machine.errors import Interrupted
+from machine.stop_signal import StopSignal
 from training.team import TeamError
 
 # A full disk, a forbidden or read-only folder, a quota, a broken device.
 UNWRITABLE = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.EIO}
+
+
+class Done(NamedTuple):
+    """A stage that has come to its end."""
+
+    step: Step
+    record: dict[str, Any]
+    cached: bool  # whether it was in the store
+    baseline: dict[str, Any] | None  # the record of the chain's baseline, where it has one
 
 
 class Follower:
@@ -31,15 +40,7 @@ class Follower:
 
     def stage(self, chain: Chain, position: int, step: Step) -> None: ...
 
-    def stage_done(
-        self,
-        chain: Chain,
-        step: Step,
-        record: dict[str, Any],
-        cached: bool,
-        baseline: dict[str, Any] | None,
-    ) -> None:
-        """`record` is the step's, `baseline` that of the chain's baseline where it has one."""
+    def stage_done(self, chain: Chain, done: Done) -> None: ...
 
     def finish(self, chain: Chain) -> None: ...
 
@@ -49,10 +50,10 @@ class Follower:
 
     def interrupt(self) -> None: ...
 
-    def together(self, stages: int) -> None:
+    def at_once(self, stages: int) -> None:
         """So many stages run at the same time from now on."""
 
-    def elsewhere(self, step: Step) -> None:
+    def done_by_worker(self, step: Step) -> None:
         """A worker has done a stage, before its chain's turn."""
 
 
@@ -177,7 +178,7 @@ class SerialExecutor:
         self.finished[step.key] = record
         baseline = self.finished.get(chain.baseline.steps[-1].key) if chain.baseline else None
         for follower in self.followers:
-            follower.stage_done(chain, step, record, cached, baseline)
+            follower.stage_done(chain, Done(step, record, cached, baseline))
 
     def run_step(self, step: Step) -> tuple[dict[str, Any], bool]:
         """The stage's record, and whether it was there before."""

@@ -1,12 +1,11 @@
-"""What a network costs and how well it does, and the machine that this was measured on."""
+"""What a deployed network costs and how well it does: the metrics of a stage's record."""
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
 import warnings
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,56 +17,47 @@ from machine.files import tensor_bytes
 from machine.timing import latencies, onednn_kernels
 from methods.costs import count_macs, example_image, part_macs
 from methods.early_exit.exits import EarlyExitNetwork
-from methods.quantization.record import float_layer_names
+from methods.quantization.record import Quant, float_layer_names
 from model import HybridCNNTransformer
-from stages.deployment import deploy
-from stages.state import ModelState, build
+from stages.deployment import Deployed
 from train_eval import evaluate
 
 LATENCY_BATCHES = (1, 64)
 
 
-def measure(
-    state: ModelState,
-    test: BatchLoader,
-    device: torch.device,
-    artefacts: Path | None = None,
-    network: nn.Module | None = None,
-) -> dict[str, Any]:
-    """Every metric of the network that `deploy(state)` makes, on the whole of a split.
+def measure(deployed: Deployed, test: BatchLoader) -> dict[str, Any]:
+    """Every metric of a deployed network, on the whole of a split, which is where it runs.
 
     An int8 network is timed in turn with its float form; 'warnings' says where it is no faster.
     With early exits, MACs and BitOps are means over the split; 'exits' says who left where.
-    `network` is the deployed one, where it is at hand.
     """
-    network = deploy(state, device, artefacts) if network is None else network
-    runs_on = torch.device("cpu") if state.quant is not None else device
-    test = test if runs_on == test.device else _moved(test, runs_on)
+    network, quant = deployed.network, deployed.state.quant
+    if isinstance(network, EarlyExitNetwork):
+        network.reset()
     quality = evaluate(network, test)
     images = _spread(test, max(LATENCY_BATCHES))
     metrics = {
         "accuracy": quality.accuracy,
         "loss": quality.loss,
-        **static_metrics(state, network),
+        **static_metrics(deployed),
         "inference_time_ms": {
             f"batch_{size}": timed([network], images, size)[0] for size in LATENCY_BATCHES
         }
-        if state.quant is None
-        else against_float(network, state, images),
+        if quant is None
+        else against_float(deployed, images),
     }
-    if state.quant is not None:
+    if quant is not None:
         kernels = onednn_kernels(network, images[:1])
         slow = [kernel for kernel in kernels if kernel.split()[1].startswith("ref")]
-        metrics["warnings"] = int8_warnings(metrics["inference_time_ms"], slow, state.quant.backend)
+        metrics["warnings"] = int8_warnings(metrics["inference_time_ms"], slow, quant.backend)
     return metrics
 
 
-def against_float(network: nn.Module, state: ModelState, images: torch.Tensor) -> dict[str, Any]:
+def against_float(deployed: Deployed, images: torch.Tensor) -> dict[str, Any]:
     """Latencies of an int8 network, each with that of its float form, timed in turn."""
-    plain = deploy(replace(state, quant=None))
     found = {}
     for size in LATENCY_BATCHES:
-        mine, its = timed([network, plain], images, size)
+        mine, its = timed([deployed.network, deployed.float_form], images, size)
         found[f"batch_{size}"] = {
             **mine,
             "float_median": its["median"],
@@ -77,7 +67,7 @@ def against_float(network: nn.Module, state: ModelState, images: torch.Tensor) -
 
 
 def timed(networks: list[nn.Module], images: torch.Tensor, size: int) -> list[dict[str, Any]]:
-    """Milliseconds a batch of `size` images, the networks in turn: see `costs.latencies`.
+    """Milliseconds a batch of `size` images, the networks in turn: see `timing.latencies`.
 
     What an image costs a network with exits depends on the image: batches of 1 are then all of
     `images`, one after another, and the figures those of one.
@@ -123,13 +113,12 @@ def int8_warnings(times: dict[str, Any], reference: list[str], backend: str) -> 
     return [f"int8 speed over its own float form: {speeds}; likely cause: {cause}"]
 
 
-def static_metrics(state: ModelState, network: nn.Module | None = None) -> dict[str, Any]:
-    """Parameters, size, MACs, FLOPs and BitOps of a state's network; nothing is timed.
+def static_metrics(deployed: Deployed) -> dict[str, Any]:
+    """Parameters, size, MACs, FLOPs and BitOps of a deployed network; nothing is timed.
 
-    Where `network` has exits and has seen images, what these cost on the average.
+    Where it has exits and has seen images, what these cost on the average.
     """
-    model = build(state)
-    network = network if network is not None else deploy(state)
+    model, network, quant = deployed.float_network, deployed.network, deployed.state.quant
     macs, layer_macs = count_macs(model)
     parameters = list(model.parameters())
     metrics = {
@@ -138,30 +127,30 @@ def static_metrics(state: ModelState, network: nn.Module | None = None) -> dict[
         "model_size_mb": len(tensor_bytes(network.state_dict())) / 1e6,
         "macs": macs,
         "flops": 2 * macs,
-        "bitops": bitops(state, model, macs, layer_macs),
+        "bitops": bitops(quant, model, macs, layer_macs),
+        "thop_macs": thop_macs(model),
     }
     if isinstance(network, EarlyExitNetwork) and any(network.left):
-        metrics |= exit_metrics(state, model, network)
-    thop = thop_macs(model)
-    return metrics if thop is None else {**metrics, "thop_macs": thop}
+        metrics |= exit_metrics(quant, model, network)
+    return metrics
 
 
 def exit_metrics(
-    state: ModelState, model: HybridCNNTransformer, network: EarlyExitNetwork
+    quant: Quant | None, model: HybridCNNTransformer, network: EarlyExitNetwork
 ) -> dict[str, Any]:
     """Mean MACs, FLOPs and BitOps by where the images seen have left; 'exits' has the parts."""
     seen = sum(network.left)
     share = [count / seen for count in network.left]
     parts = part_macs(model)
     macs = list(itertools.accumulate(count for count, _ in parts))
-    bits = list(itertools.accumulate(bitops(state, model, *part) for part in parts))
+    bits = list(itertools.accumulate(bitops(quant, model, *part) for part in parts))
     mean = round(float(np.dot(share, macs)))
     return {
         "macs": mean,
         "flops": 2 * mean,
         "bitops": round(float(np.dot(share, bits))),
         "exits": {
-            "places": [*state.model_args["exits"], "end"],
+            "places": [*model.model_args["exits"], "end"],
             "share": share,
             "macs": macs,
             "bitops": bits,
@@ -171,47 +160,28 @@ def exit_metrics(
 
 
 def bitops(
-    state: ModelState, model: HybridCNNTransformer, macs: int, layer_macs: dict[str, int]
+    quant: Quant | None, model: HybridCNNTransformer, macs: int, layer_macs: dict[str, int]
 ) -> int:
     """Σ MACs · weight bits · activation bits (arXiv:2005.07093); attention itself is float32."""
     small: set[str] = set()
-    if state.quant is not None:
-        small = set(layer_macs) - set(float_layer_names(model, state.quant.float_layers))
-    bits = state.quant.bits if state.quant is not None else 32
+    if quant is not None:
+        small = set(layer_macs) - set(float_layer_names(model, quant.float_layers))
+    bits = quant.bits if quant is not None else 32
     int_macs = sum(layer_macs[name] for name in small)
     return int_macs * bits * bits + (macs - int_macs) * 32 * 32
 
 
-def thop_macs(model: HybridCNNTransformer) -> int | None:
-    """thop's count, which misses attention's matmuls, for comparison; None without thop."""
+def thop_macs(model: HybridCNNTransformer) -> int:
+    """thop's count, which misses attention's matmuls and bare parameters, for comparison."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # thop asks distutils for versions
-        try:
-            from thop import profile
-        except ImportError:
-            return None
-        fresh = HybridCNNTransformer(**model.model_args).eval()  # thop leaves buffers behind
-        return int(profile(fresh, inputs=(example_image(model),), verbose=False)[0])
+        from thop import profile
+
+    twin = copy.deepcopy(model)  # thop leaves buffers behind
+    return int(profile(twin, inputs=(example_image(twin),), verbose=False)[0])
 
 
 def _spread(test: BatchLoader, count: int) -> torch.Tensor:
     """`count` images from all over the split, which a folder orders by class; repeated if few."""
     chosen = test.index[torch.linspace(0, len(test.index) - 1, count).round().long()]
-    loader = _moved(test, test.device, chosen)
-    images = torch.cat([images for images, _ in loader])
-    return images.contiguous(memory_format=torch.channels_last)
-
-
-def _moved(
-    loader: BatchLoader, device: torch.device, index: torch.Tensor | None = None
-) -> BatchLoader:
-    return BatchLoader(
-        loader.images,
-        loader.labels,
-        loader.batch_size,
-        index=loader.index if index is None else index,
-        mean=loader.mean.flatten().tolist(),
-        std=loader.std.flatten().tolist(),
-        num_classes=0,
-        device=device,
-    )
+    return test.normalize(test.images[chosen.to(test.images.device)].to(test.device))

@@ -21,16 +21,15 @@ class Forecast:
         for record in records:
             settings = record["settings"]
             place = record["stage"], settings["data"]["fingerprint"]
-            epochs = max(settings["spec"].get("epochs", 1), 1)
-            self.taken.setdefault(place, []).append(record["seconds"] / epochs)
+            self.taken.setdefault(place, []).append(record["seconds"] / _epochs(settings))
 
     def learn(self, step: Step, seconds: float) -> None:
-        self.taken.setdefault(_place(step), []).append(seconds / _epochs(step))
+        self.taken.setdefault(_place(step), []).append(seconds / _epochs(step.settings))
 
     def seconds(self, step: Step) -> float | None:
         """None where no such stage was seen."""
         taken = self.taken.get(_place(step))
-        return statistics.median(taken) * _epochs(step) if taken else None
+        return statistics.median(taken) * _epochs(step.settings) if taken else None
 
 
 class Progress:
@@ -106,8 +105,9 @@ def _place(step: Step) -> tuple[str, str]:
     return step.stage, step.experiment.data.fingerprint
 
 
-def _epochs(step: Step) -> int:
-    return max(getattr(step.spec, "epochs", 1), 1)
+def _epochs(settings: dict[str, Any]) -> int:
+    """By what the settings of a record or step say, as records know no more."""
+    return settings["spec"].get("epochs", 1)
 
 
 def _duration(seconds: float) -> str:

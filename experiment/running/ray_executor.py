@@ -57,7 +57,7 @@ class RayExecutor(SerialExecutor):
                 f"{needs.gpus:g} GPUs, {needs.memory / 2**30:.1f} GiB"
             )
             for follower in self.followers:
-                follower.together(needs.at_once)
+                follower.at_once(needs.at_once)
             super().run(chains)
 
     def image_bytes(self) -> int:
@@ -141,7 +141,7 @@ class Tasks:
                 continue
             self.done[step.key] = found
             for follower in self.executor.followers:
-                follower.elsewhere(step)
+                follower.done_by_worker(step)
             if not found.cached:
                 self.tell(step.key, f"done on {found.host}, {found.record['seconds']:.1f} s")
 

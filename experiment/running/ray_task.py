@@ -14,10 +14,10 @@ import torch
 from data_sets.source import DatasetArgs
 from dataset import Dataset
 from experiment.running.executor import StageRunner
-from experiment.running.stop_signal import StopSignal
 from experiment.running.store import Store
 from experiment.suite.chains import Step
 from machine.errors import Interrupted
+from machine.stop_signal import StopSignal
 
 _datasets: dict[DatasetArgs, Dataset] = {}  # of this process, which runs many stages
 

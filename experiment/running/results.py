@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from experiment.running.executor import Follower
+from experiment.running.executor import Done, Follower
 from experiment.running.metrics import against, final_metrics
 from experiment.suite.chains import Chain, Step
 from experiment.suite.records import Experiment, Suite
@@ -58,16 +58,10 @@ class Results(Follower):
         if self.of(chain)["status"] == "waiting":  # a failed seed is not forgotten over the next
             self.of(chain)["status"] = "running"
 
-    def stage_done(
-        self,
-        chain: Chain,
-        step: Step,
-        record: dict[str, Any],
-        cached: bool,
-        baseline: dict[str, Any] | None,
-    ) -> None:
+    def stage_done(self, chain: Chain, done: Done) -> None:
         """Note a finished stage and write it out."""
-        kept = (
+        step, record = done.step, done.record
+        kept = [
             "stage",
             "key",
             "seconds",
@@ -77,16 +71,15 @@ class Results(Follower):
             "exits",
             "details",
             "finished",
-        )
-        entry = {name: record[name] for name in kept}
-        entry.update(
-            seed=step.seed,
-            cached=cached,
-            checkpoint=str(self.checkpoints / f"{step.checkpoint}.pth"),
-            spec=step.spec.settings(),
-        )
-        self.experiments[step.experiment.name]["stages"].append(entry)
-        self.write(step.experiment.name)
+        ]
+        entry = {name: record[name] for name in kept} | {
+            "seed": step.seed,
+            "cached": done.cached,
+            "checkpoint": str(self.checkpoints / f"{step.checkpoint}.pth"),
+            "spec": step.spec.settings(),
+        }
+        self.of(chain)["stages"].append(entry)
+        self.write(chain.experiment.name)
 
     def finish(self, chain: Chain) -> None:
         """A chain ran to its end; the experiment is done with its last seed."""

@@ -12,7 +12,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from experiment.running.console import Console, NoTerminal
-from experiment.running.executor import Follower
+from experiment.running.executor import Done, Follower
 from experiment.running.progress import Forecast, Progress
 from experiment.running.results import SUMMARY_NAME, Results, experiment_sequence
 from experiment.running.store import Store
@@ -80,15 +80,9 @@ class RunView(Follower):
         for warning in step.spec.warnings():
             self.console.warn(warning)
 
-    def stage_done(
-        self,
-        chain: Chain,
-        step: Step,
-        record: dict[str, Any],
-        cached: bool,
-        baseline: dict[str, Any] | None,
-    ) -> None:
+    def stage_done(self, chain: Chain, done: Done) -> None:
         """The stage's numbers, and the baseline's beside them."""
+        step, record, cached, baseline = done
         if self.progress is not None:
             self.progress.end_stage(step, None if cached else record["seconds"])
         metrics = record["metrics"]
@@ -122,11 +116,11 @@ class RunView(Follower):
         where = f"{chain.name}: " if self.console.quiet else "   "
         self.console.show(Text(f"{where}skipped: {reason}", style="yellow"))
 
-    def together(self, stages: int) -> None:
+    def at_once(self, stages: int) -> None:
         if self.progress is not None:
             self.progress.at_once = stages
 
-    def elsewhere(self, step: Step) -> None:
+    def done_by_worker(self, step: Step) -> None:
         if self.progress is not None:
             self.progress.computed(step)
 

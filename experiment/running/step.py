@@ -16,14 +16,11 @@ from experiment.running.store import Store
 from experiment.suite.chains import Step
 from machine.files import canonical_json, sha256
 from stages import STAGES
-from stages.deployment import calibrated
-from stages.stage import Context
+from stages.deployment import Deployed, calibrated, deploy
+from stages.stage import Context, StageError
 from stages.state import ModelState, initial_state
 
 Outcome = tuple[ModelState, dict[str, Any]]  # of a step: state and record
-
-
-# --- running one stage -------------------------------------------------------------------------
 
 
 def run_step(
@@ -57,9 +54,9 @@ def run_step(
         if found is not None and aside is None:
             state, record = found
             if remeasure:
-                test = Context(dataset(), device, step.seed).loaders(batch_size=256).test
-                record = {**record, "metrics": measure(state, test, device, store.compiled)}
-                record = store.put_record(step.key, record)
+                deployed = deploy(state, device, store.compiled)
+                test = deployed.loaders(Context(dataset(), device, step.seed)).test
+                record = store.put_record(step.key, {**record, "metrics": measure(deployed, test)})
             store.name(step.key, step.checkpoint)
             return state, record, True
         started = time.perf_counter()
@@ -75,9 +72,10 @@ def run_step(
             artefacts=store.compiled,
         )
         resumed = snapshot.exists()
-        state = _computed(step, parent[0] if parent else None, ctx)
+        deployed = _computed(step, parent[0] if parent else None, ctx)
+        state = deployed.state
         seconds = time.perf_counter() - started + ctx.earlier_seconds
-        metrics = measure(state, ctx.loaders(batch_size=256).test, device, store.compiled)
+        metrics = measure(deployed, deployed.loaders(ctx).test)
         if found is not None:
             for path in (store.path(step.key), store.record_path(step.key)):
                 store.set_aside(path, f"{path.name}: {aside}")
@@ -95,7 +93,7 @@ def run_step(
         return state, record, False
 
 
-def _computed(step: Step, before: ModelState | None, ctx: Context) -> ModelState:
+def _computed(step: Step, before: ModelState | None, ctx: Context) -> Deployed:
     """What the step's stage makes of `before`, calibrated; raises whatever the stage raises."""
     deterministic = step.experiment.training.deterministic
     if deterministic:
@@ -104,7 +102,24 @@ def _computed(step: Step, before: ModelState | None, ctx: Context) -> ModelState
     if step.spec.warnings():
         ctx.details["warnings"] = step.spec.warnings()
     before = before or initial_state(step.experiment.model_args, step.seed)
-    return calibrated(STAGES[step.stage].run(before, step.spec, ctx), ctx)
+    after = STAGES[step.stage].run(before, step.spec, ctx)
+    _check_declared(step, after, ctx)
+    return calibrated(after, ctx)
+
+
+def _check_declared(step: Step, after: ModelState, ctx: Context) -> None:
+    """Raise StageError where a stage did what no Spec declares: its key lacks code then."""
+    trained = "history" in ctx.details
+    for done, declared, what, missing in (
+        (after.quant is not None, step.leaving.int8, "is quantized", "quantizes = True"),
+        (bool(after.model_args["exits"]), step.leaving.exits, "has exits", "adds_exits = True"),
+        (trained, step.spec.epochs_trained > 0, "was trained", "epochs_trained, by FitSpec"),
+    ):
+        if done and not declared:
+            raise StageError(
+                f"{step.stage}: its network {what}, which {type(step.spec).__name__} does not "
+                f"declare; add {missing}"
+            )
 
 
 def _described(step: Step, state: ModelState) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiment.running.executor import Follower
+from experiment.running.executor import Done, Follower
 from experiment.running.metrics import measured
 from experiment.running.results import Results
 from experiment.suite.chains import Chain
@@ -32,7 +32,7 @@ class Board(Follower):
         self.results, self.folder = results, results.folder / FOLDER
         self.written: dict[Path, int] = {}  # run → its stages that are in
 
-    def stage_done(self, chain: Chain, *about: Any) -> None:
+    def stage_done(self, chain: Chain, done: Done) -> None:
         self.write(self.results.of(chain))
 
     def write(self, result: dict[str, Any]) -> None:

@@ -12,15 +12,16 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from experiment.suite.config_file import config_values
-from experiment.suite.messages import ConfigError, check, short, stop_at, unknown
+from experiment.suite.messages import ConfigError, Mistake, check, short, stop_at, unknown
 from experiment.suite.records import Experiment, Suite, distinct_seeds, file_name
 from experiment.suite.schema import suite_of
-from stages.stage import StageSpec
+
+BASELINE_KEY = "load_fp32_baseline_from_experiment"
 
 Written = str | dict[str, dict[str, Any]]  # a stage as a sequence names it
 
@@ -61,36 +62,48 @@ class StudyConfig(BaseModel):
             for order in itertools.permutations(self.stages, length)
         ]
 
-    def problems(self) -> Iterator[str]:
-        """What the fields say that does not go together."""
+    def mistakes(self) -> Iterator[Mistake]:
+        """What the fields say that does not go together; places begin after the study's name."""
         letters = ", ".join(self.stages)
         for letter in self.stages:
             if not re.fullmatch("[A-Z]", letter):
-                yield f"stages: {short(letter)} should be one capital letter"
+                yield Mistake("stages", f"{short(letter)} should be one capital letter")
             elif not self.sequence(letter):
-                yield f"stages.{letter}: should name a stage, or a list of stages"
+                yield Mistake(f"stages.{letter}", "should name a stage, or a list of stages")
             for item in self.sequence(letter):
                 if isinstance(item, dict) and len(item) != 1:
-                    yield f"stages.{letter}: {short(item)} should be {{stage: options}}"
+                    text = f"{short(item)} should be {{stage: options}}"
+                    yield Mistake(f"stages.{letter}", text)
         for letter, options in self.strengths.items():
             if letter not in self.stages:
-                yield f"strengths: {unknown(letter, self.stages, 'one of the stages')}"
+                yield Mistake("strengths", unknown(letter, self.stages, "one of the stages"))
             elif not options:
-                yield f"strengths.{letter}: should list at least one dict of options"
+                text = "should list at least one dict of options"
+                yield Mistake(f"strengths.{letter}", text)
         if not isinstance(self.orders, list):
             if len(self.stages) < 2:
-                yield f"stages: {letters} alone has no order; name at least two"
+                yield Mistake("stages", f"{letters} alone has no order; name at least two")
             return
         if not self.orders:
-            yield "orders: should be 'pairs', 'permutations' or a list such as ['PQ', 'QP']"
+            text = "should be 'pairs', 'permutations' or a list such as ['PQ', 'QP']"
+            yield Mistake("orders", text)
         for order in self.orders:
             odd = next((letter for letter in order if letter not in self.stages), None)
             if odd is not None or not order:
-                yield f"orders: {short(order)} should be made of the letters {letters}"
+                text = f"{short(order)} should be made of the letters {letters}"
+                yield Mistake("orders", text)
             elif len(set(order)) < len(order):
-                yield f"orders: {order!r} has a letter twice; give the second a letter of its own"
+                text = f"{order!r} has a letter twice; give the second a letter of its own"
+                yield Mistake("orders", text)
         if len(set(self.orders)) < len(self.orders):
-            yield "orders: one stands twice; name each once"
+            yield Mistake("orders", "one stands twice; name each once")
+
+
+class Origin(NamedTuple):
+    """Where in a study one of a chain's stages is written."""
+
+    place: str  # e.g. 'stages.P[0] with strengths.P[1]'
+    letter: str | None  # None: the finetuning that fills up the epochs
 
 
 @dataclass(frozen=True)
@@ -101,13 +114,13 @@ class Link:
     order: str  # e.g. 'PQ'
     strengths: tuple[tuple[str, int], ...]  # (letter, number of its strength), by letter
     written: tuple[Written, ...]  # the sequence as a config says it
-    origins: tuple[str, ...]  # where in the study each of these stands
+    origins: tuple[Origin, ...]  # of each of these
 
     def config(self, study: StudyConfig) -> dict[str, Any]:
         """The chain as an entry of EXPERIMENT_CONFIGS."""
         return {
             "name": self.name,
-            "load_fp32_baseline_from_experiment": study.baseline,
+            BASELINE_KEY: study.baseline,
             "compression_args": {"sequence": list(self.written)},
             **({"seeds": study.seeds} if study.seeds else {}),
         }
@@ -137,7 +150,7 @@ def load_study(config: Path | str, name: str, *, overrides: list[str] | None = N
     studies = {study.name: study for study in _studies(values)}
     if name not in studies:
         hint = unknown(name, studies, "a study") if studies else "its ORDER_STUDIES is empty"
-        raise ConfigError([f"{config}: {hint}"])
+        raise ConfigError([Mistake(str(config), hint)])
     study = studies[name]
     links = _links(study)
     suite = _suite(study, links, values, str(config), overrides)
@@ -153,24 +166,25 @@ def load_study(config: Path | str, name: str, *, overrides: list[str] | None = N
 def _studies(values: dict[str, Any]) -> list[StudyConfig]:
     written = values["ORDER_STUDIES"]
     if not isinstance(written, list | tuple):
-        raise ConfigError([f"ORDER_STUDIES: {short(written)} should be a list of dicts"])
-    problems: list[str] = []
+        text = f"{short(written)} should be a list of dicts"
+        raise ConfigError([Mistake("ORDER_STUDIES", text)])
+    mistakes: list[Mistake] = []
     studies: dict[str, StudyConfig] = {}
     for index, item in enumerate(written):
         if not isinstance(item, dict):
-            problems.append(f"ORDER_STUDIES[{index}]: {short(item)} is not a dict")
+            mistakes.append(Mistake(f"ORDER_STUDIES[{index}]", f"{short(item)} is not a dict"))
             continue
         named = isinstance(item.get("name"), str)
         where = item["name"] if named else f"ORDER_STUDIES[{index}]"
         study, found = check(StudyConfig, item, where)
-        problems += found
+        mistakes += found
         if study is None:
             continue
-        problems += [f"{where}.{line}" for line in study.problems()]
+        mistakes += [m._replace(place=f"{where}.{m.place}") for m in study.mistakes()]
         if study.name.lower() in (name.lower() for name in studies):
-            problems.append(f"{where}: another study has this name; names must be unique")
+            mistakes.append(Mistake(where, "another study has this name; names must be unique"))
         studies[study.name] = study
-    stop_at(problems)
+    stop_at(mistakes)
     return list(studies.values())
 
 
@@ -195,7 +209,7 @@ def _links(study: StudyConfig) -> list[Link]:
 
 def _written(
     study: StudyConfig, order: str, strengths: dict[str, int]
-) -> tuple[tuple[Written, ...], tuple[str, ...]]:
+) -> tuple[tuple[Written, ...], tuple[Origin, ...]]:
     """The sequence of an order, and where each of its stages stands in the study."""
     written: list[Written] = []
     origins = []
@@ -210,7 +224,7 @@ def _written(
                 item = {stage: {**own, **options[strengths[letter]]}}
                 place += f" with strengths.{letter}[{strengths[letter]}]"
             written.append(item)
-            origins.append(place)
+            origins.append(Origin(place, letter))
     return tuple(written), tuple(origins)
 
 
@@ -226,14 +240,13 @@ def _suite(
     known = list(known) if isinstance(known, list | tuple) else []
     names = [c["name"] for c in known if isinstance(c, dict) and isinstance(c.get("name"), str)]
     if study.baseline not in names:
-        where = f"{study.name}.baseline"
-        raise ConfigError([f"{where}: {unknown(study.baseline, names, 'an experiment')}"])
+        text = unknown(study.baseline, names, "an experiment")
+        raise ConfigError([Mistake(f"{study.name}.baseline", text)])
     taken = {name.lower() for name in names}
     for link in links:
         if link.name.lower() in taken:
-            raise ConfigError(
-                [f"{study.name}: its chain {link.name} has an experiment's name; rename that"]
-            )
+            text = f"its chain {link.name} has an experiment's name; rename that"
+            raise ConfigError([Mistake(study.name, text)])
     configs = [*known, *(link.config(study) for link in links)]
     try:
         return suite_of(
@@ -243,33 +256,36 @@ def _suite(
             only=[link.name for link in links],
         )
     except ConfigError as error:
-        raise ConfigError(_as_the_study_says(study, links, error.problems)) from None
+        raise ConfigError(_as_the_study_says(study, links, error.mistakes)) from None
 
 
-def _as_the_study_says(study: StudyConfig, links: list[Link], problems: list[str]) -> list[str]:
-    """Lines about chains as lines about the study, each once; with the chain where not all fail."""
-    names = "|".join(re.escape(link.name) for link in links)
-    pattern = re.compile(rf"({names})(?:\.compression_args\.sequence\[(\d+)\])?(?=[.:])")
-    by_name = {link.name: link for link in links}
-    told: dict[str, list[Link]] = defaultdict(list)
-    for line in problems:
-        found = pattern.match(line)
-        if found is None:
-            told[line] = []
+def _as_the_study_says(
+    study: StudyConfig, links: list[Link], mistakes: list[Mistake]
+) -> list[Mistake]:
+    """What is wrong with chains, told of the study, each once; of which chains, if not of all."""
+    known: dict[str, tuple[Link, str, str | None]] = {}  # place → chain, place in the study, letter
+    for link in links:
+        known[link.name] = link, study.name, None
+        known[f"{link.name}.{BASELINE_KEY}"] = link, f"{study.name}.baseline", None
+        for number, origin in enumerate(link.origins):
+            place = f"{link.name}.compression_args.sequence[{number}]"
+            known[place] = link, f"{study.name}.{origin.place}", origin.letter
+    concerned: dict[tuple[Mistake, str | None], set[str]] = defaultdict(set)  # letter, orders
+    for mistake in mistakes:
+        begins = [p for p in known if f"{mistake.place}.".startswith((f"{p}.", f"{p}["))]
+        if not begins:  # of what the config says besides
+            concerned[mistake, None] = set()
             continue
-        link, place = by_name[found[1]], ""
-        if found[2] is not None:
-            place = f".{link.origins[int(found[2])]}"
-        rest = line[found.end() :].replace(".load_fp32_baseline_from_experiment", ".baseline")
-        told[f"{study.name}{place}{rest}"].append(link)
-    lines = []
-    for line, concerned in told.items():
-        letter = re.match(rf"{re.escape(study.name)}\.stages\.([A-Z])", line)
-        having = [link for link in links if letter and letter[1] in link.order]
-        orders = {link.order for link in concerned}
-        some = letter is not None and orders < {link.order for link in having}
-        lines.append(f"{line} (in {', '.join(sorted(orders))})" if some else line)
-    return lines
+        start = max(begins, key=len)
+        link, place, letter = known[start]
+        told = mistake._replace(place=place + mistake.place.removeprefix(start))
+        concerned[told, letter].add(link.order)
+    told_of = []
+    for (mistake, letter), orders in concerned.items():
+        if letter is not None and orders < {link.order for link in links if letter in link.order}:
+            mistake = mistake._replace(text=f"{mistake.text} (in {', '.join(sorted(orders))})")
+        told_of.append(mistake)
+    return told_of
 
 
 # --- the epoch budget --------------------------------------------------------------------------
@@ -278,15 +294,9 @@ def _as_the_study_says(study: StudyConfig, links: list[Link], problems: list[str
 def _epochs(suite: Suite, links: list[Link]) -> dict[str, int]:
     by_name = {experiment.name: experiment for experiment in suite.experiments}
     return {
-        link.name: sum(epochs_of(spec) for _, spec in by_name[link.name].sequence) for link in links
+        link.name: sum(spec.epochs_trained for _, spec in by_name[link.name].sequence)
+        for link in links
     }
-
-
-def epochs_of(spec: StageSpec) -> int:
-    """The epochs that a stage trains, those between the iterations of a pruning included."""
-    between = getattr(spec, "finetune", None)
-    inside = (getattr(spec, "iterations", 1) - 1) * between.epochs if between is not None else 0
-    return getattr(spec, "epochs", 0) + inside
 
 
 def _topped_up(study: StudyConfig, links: list[Link], epochs: dict[str, int]) -> list[Link]:
@@ -295,12 +305,11 @@ def _topped_up(study: StudyConfig, links: list[Link], epochs: dict[str, int]) ->
     over = [link for link in links if epochs[link.name] > study.epochs]
     if over:
         most = max(over, key=lambda link: epochs[link.name])
-        raise ConfigError(
-            [
-                f"{study.name}.epochs: {study.epochs}, but the stages of {most.name} train "
-                f"{epochs[most.name]}; raise it, or lower theirs"
-            ]
+        text = (
+            f"{study.epochs}, but the stages of {most.name} train {epochs[most.name]}; raise it, "
+            "or lower theirs"
         )
+        raise ConfigError([Mistake(f"{study.name}.epochs", text)])
     topped = []
     for link in links:
         missing = study.epochs - epochs[link.name]
@@ -308,7 +317,7 @@ def _topped_up(study: StudyConfig, links: list[Link], epochs: dict[str, int]) ->
             link = replace(
                 link,
                 written=(*link.written, {"finetune": {"epochs": missing}}),
-                origins=(*link.origins, "epochs"),
+                origins=(*link.origins, Origin("epochs", None)),
             )
         topped.append(link)
     return topped
@@ -316,7 +325,6 @@ def _topped_up(study: StudyConfig, links: list[Link], epochs: dict[str, int]) ->
 
 def _check_budget(study: StudyConfig, links: list[Link], epochs: dict[str, int]) -> None:
     """Orders of the same stages, whatever their strengths, must train equally long."""
-    problems = []
     groups: dict[str, list[Link]] = defaultdict(list)
     for link in links:
         groups["".join(sorted(link.order))].append(link)
@@ -324,10 +332,9 @@ def _check_budget(study: StudyConfig, links: list[Link], epochs: dict[str, int])
         least, most = (pick(group, key=lambda link: epochs[link.name]) for pick in (min, max))
         if epochs[least.name] != epochs[most.name]:
             largest = max(epochs.values())
-            problems.append(
-                f"{study.name}: {least.name} trains {epochs[least.name]} epochs and {most.name} "
+            text = (
+                f"{least.name} trains {epochs[least.name]} epochs and {most.name} "
                 f"{epochs[most.name]}, so that they cannot be compared; set 'epochs' to {largest} "
                 "or more, and shorter chains finetune at their end for the rest"
             )
-            break
-    stop_at(problems)
+            raise ConfigError([Mistake(study.name, text)])

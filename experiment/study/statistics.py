@@ -21,7 +21,6 @@ from scipy.sparse.csgraph import connected_components
 Array = np.ndarray[Any, np.dtype[Any]]
 RESAMPLES = 2000
 
-
 # Costs that differ by less count as equal; latency is known no better than that.
 TOLERANCE = {"bitops": 0.05, "latency_ms": 0.10}
 

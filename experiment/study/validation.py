@@ -17,13 +17,13 @@ from dataset import Dataset, load_dataset
 from experiment.running.console import Console
 from experiment.running.measure import measure
 from experiment.running.results import Results
-from experiment.running.stop_signal import StopSignal
 from experiment.running.store import Store
 from experiment.study.plan import Study
 from experiment.study.statistics import Array
 from experiment.suite.chains import Chain, plan
 from machine.errors import Interrupted
 from machine.files import canonical_json, sha256
+from machine.stop_signal import StopSignal
 from stages.deployment import deploy
 from stages.stage import Context
 from stages.state import ModelState
@@ -104,13 +104,13 @@ def _measured(
 
     What a network costs does not depend on the images, unless some leave early.
     """
-    runs_on = device if state.quant is None else torch.device("cpu")
-    network = deploy(state, device, artefacts)
-    loader = Context(dataset, runs_on, seed=0).loaders(batch_size=256).validation
+    deployed = deploy(state, device, artefacts)
+    network = deployed.network
+    loader = deployed.loaders(Context(dataset, device, seed=0)).validation
     right = [final_logits(network(images)).argmax(1) == labels for images, labels in loader]
     correct = torch.cat(right).cpu().numpy()
     if state.exits is not None:
-        metrics = measure(state, loader, device, artefacts, network)
+        metrics = measure(deployed, loader)
     else:
         quality = evaluate(network, loader)
         metrics = {**metrics, "accuracy": quality.accuracy, "loss": quality.loss}

@@ -10,8 +10,9 @@ from pydantic import ValidationError
 
 from data_sets.source import DataError, DataInfo, DatasetArgs
 from dataset import describe
-from experiment.suite.messages import check, explain, short, unknown
-from experiment.suite.records import Experiment, ExperimentConfig
+from experiment.suite.config_file import SECTIONS
+from experiment.suite.messages import Mistake, check, explain, short, unknown
+from experiment.suite.records import Experiment, ExperimentConfig, Outline
 from experiment.suite.sections import SECTION_TYPES
 from experiment.suite.teachers import needs
 from methods.quantization.record import float_layer_names
@@ -35,8 +36,8 @@ class Builder:
     ):
         self.defaults, self.forced, self.device = defaults, forced, device
         self.data_dir, self.configs = data_dir, configs
-        self.problems: list[str] = []
-        self.described: dict[DatasetArgs, DataInfo | str] = {}
+        self.mistakes: list[Mistake] = []
+        self.described: dict[DatasetArgs, DataInfo | None] = {}
 
     def experiments(self, chosen: list[ExperimentConfig]) -> list[Experiment]:
         """Those chosen and the teachers that they name, as the config lists them."""
@@ -51,13 +52,13 @@ class Builder:
         return [built[name] for name in self.configs if name in built]
 
     def experiment(self, config: ExperimentConfig) -> Experiment | None:
-        before = len(self.problems)
+        before = len(self.mistakes)
         source = config.load_fp32_baseline_from_experiment
         baseline = self.configs[source] if source else None
         dataset_args = self.section(config, baseline, "dataset_args")
         training = self.section(config, None, "training_args")
         compression = self.section(config, None, "compression_args")
-        data = self.describe(config, dataset_args)
+        data = self.describe(config, baseline, dataset_args)
         model_args = self.model_args(config, baseline, data)
         if dataset_args is None or training is None or compression is None or model_args is None:
             return None
@@ -67,7 +68,7 @@ class Builder:
         precision = resolve_precision(training.precision, self.device)
         recipe = training.model_copy(update={"precision": precision})
         sequence = self.stages(config, recipe, compression, model_args)
-        if len(self.problems) > before:
+        if len(self.mistakes) > before:
             return None
         return Experiment(
             name=config.name,
@@ -96,20 +97,40 @@ class Builder:
     ) -> Any:
         value = self.merged(config, baseline, section)
         checked, found = check(SECTION_TYPES[section], value, f"{config.name}.{section}")
-        self.problems += found
+        self.mistakes += found
         return checked
 
-    def describe(self, config: ExperimentConfig, args: DatasetArgs | None) -> DataInfo | None:
+    def describe(
+        self,
+        config: ExperimentConfig,
+        baseline: ExperimentConfig | None,
+        args: DatasetArgs | None,
+    ) -> DataInfo | None:
         if args is None:
             return None
         if args not in self.described:
             try:
                 self.described[args] = describe(args, self.data_dir)
             except DataError as error:
-                self.described[args] = str(error)
-                self.problems.append(f"{config.name}.dataset_args: {error}")
-        found = self.described[args]
-        return None if isinstance(found, str) else found
+                self.described[args] = None
+                place = self.place_of_data(config, baseline, error.key)
+                self.mistakes.append(Mistake(place, error.text))
+        return self.described[args]
+
+    def place_of_data(
+        self, config: ExperimentConfig, baseline: ExperimentConfig | None, key: str | None
+    ) -> str:
+        """Where a key of `dataset_args` was written; in the experiment where nobody wrote it."""
+        if key is None:
+            return f"{config.name}.dataset_args"
+        if key in self.forced["dataset_args"]:
+            return f"--set dataset_args.{key}"
+        for owner in (config, baseline):
+            if owner is not None and key in owner.dataset_args:
+                return f"{owner.name}.dataset_args.{key}"
+        if key in self.defaults["dataset_args"]:
+            return f"{SECTIONS['dataset_args']}.{key}"
+        return f"{config.name}.dataset_args.{key}"
 
     def model_args(
         self, config: ExperimentConfig, baseline: ExperimentConfig | None, data: DataInfo | None
@@ -120,12 +141,13 @@ class Builder:
         shape = _shape(data) if data is not None else {}
         for key in shape.keys() & value.keys():
             if value[key] not in _spellings(shape[key]):
-                self.problems.append(
-                    f"{where}.{key}: {short(value[key])} does not fit the data, which has "
-                    f"{shape[key]}; remove the key, it comes from the data"
+                text = (
+                    f"{short(value[key])} does not fit the data, which has {shape[key]}; remove "
+                    "the key, it comes from the data"
                 )
+                self.mistakes.append(Mistake(f"{where}.{key}", text))
         checked, found = check(ModelArgs, {**value, **shape}, where)
-        self.problems += found
+        self.mistakes += found
         return checked.resolved() if checked is not None and data is not None else None
 
     def check_fit(
@@ -150,11 +172,11 @@ class Builder:
             differing = [key for key in mine if mine[key] != theirs[key]]
             own = {**getattr(config, section), **self.forced[section]}
             for key in [key for key in differing if key in own] or differing:
-                self.problems.append(
-                    f"{config.name}.{section}.{key}: {short(mine[key])} does not fit baseline "
-                    f"{baseline.name}, which has {short(theirs[key])}; remove the key, or train "
-                    "another baseline"
+                text = (
+                    f"{short(mine[key])} does not fit baseline {baseline.name}, which has "
+                    f"{short(theirs[key])}; remove the key, or train another baseline"
                 )
+                self.mistakes.append(Mistake(f"{config.name}.{section}.{key}", text))
 
     def stages(
         self,
@@ -164,50 +186,50 @@ class Builder:
         model_args: dict[str, Any],
     ) -> tuple[tuple[str, StageSpec], ...]:
         """The chain's stages in the order written, each Spec complete."""
-        where, before = f"{config.name}.compression_args", len(self.problems)
+        where, before = f"{config.name}.compression_args", len(self.mistakes)
         items = self.written_sequence(config, compression, where)
         if config.is_baseline:
             if config.compression_args:
-                self.problems.append(
-                    f"{where}: a baseline is only trained; compress it in one that loads it"
-                )
+                text = "a baseline is only trained; compress it in one that loads it"
+                self.mistakes.append(Mistake(where, text))
             items = []
         if config.load_fp32_baseline_from_experiment is None:
             if training.initial_train_epochs == 0:
-                self.problems.append(
-                    f"{config.name}: starts from nothing; set load_fp32_baseline_from_experiment, "
-                    "or training_args.initial_train_epochs above 0"
+                text = (
+                    "starts from nothing; set load_fp32_baseline_from_experiment, or "
+                    "training_args.initial_train_epochs above 0"
                 )
+                self.mistakes.append(Mistake(config.name, text))
             else:
                 items = [("train", {}, f"{config.name}.training_args"), *items]
-        elif not items and len(self.problems) == before:
-            self.problems.append(
-                f"{where}: nothing to do; set sequence, pruning_ratio, finetune_epochs or "
-                "quantization"
-            )
+        elif not items and len(self.mistakes) == before:
+            text = "nothing to do; set sequence, pruning_ratio, finetune_epochs or quantization"
+            self.mistakes.append(Mistake(where, text))
         stages: list[tuple[str, StageSpec]] = []
-        kept_float: list[str] | str = []
+        outline = Outline(model_args)
         for name, options, place in items:
             spec = self.spec(name, options, place, training, compression)
             if spec is None:
                 continue
+            args = outline.model_args
             try:
-                spec.check(model_args)
-                if (after := spec.outgoing(model_args)) is not model_args:
-                    if kept_float != "auto":
-                        float_layer_names(blueprint(after), kept_float)
-                    model_args = after
+                spec.check(args)
+                if (outgoing := spec.outgoing(args)) is not args:
+                    if outline.kept_float != "auto":
+                        float_layer_names(blueprint(outgoing), outline.kept_float)
+                    args = outgoing
             except ValidationError as error:
-                self.problems += explain(error, ModelArgs, f"{place}.student")
+                self.mistakes += explain(error, ModelArgs, f"{place}.student")
             except ValueError as error:
-                self.problems.append(f"{place}: {error}")
+                self.mistakes.append(Mistake(place, str(error)))
             stages.append((name, spec))
-            kept_float = getattr(spec, "float_layers", kept_float)
-            if kept_float and "depth" in spec.settings().get("targets", ()):
-                self.problems.append(
-                    f"{place}: target 'depth' renumbers the layers, so the float_layers of the "
+            if outline.kept_float and spec.renumbers_layers:
+                text = (
+                    "target 'depth' renumbers the layers, so the float_layers of the "
                     "quantization before it would mean others; prune depth first"
                 )
+                self.mistakes.append(Mistake(place, text))
+            outline = outline.after(spec, args)
         return tuple(stages)
 
     def written_sequence(
@@ -224,25 +246,21 @@ class Builder:
                 steps.append((compression.quantization, {}, where))
             return steps
         if compression.quantization is not None:
-            self.problems.append(
-                f"{where}.quantization: stands beside sequence; name the stage there instead"
-            )
+            text = "stands beside sequence; name the stage there instead"
+            self.mistakes.append(Mistake(f"{where}.quantization", text))
         items = []
         for index, item in enumerate(compression.sequence):
             place = f"{where}.sequence[{index}]"
             if isinstance(item, dict) and len(item) != 1:
-                self.problems.append(
-                    f"{place}: {short(item)} should be {{stage: options}} with one stage"
-                )
+                text = f"{short(item)} should be {{stage: options}} with one stage"
+                self.mistakes.append(Mistake(place, text))
                 continue
             name, options = (item, {}) if isinstance(item, str) else next(iter(item.items()))
             if name == "train":
-                self.problems.append(
-                    f"{place}: 'train' comes by itself, from initial_train_epochs; use "
-                    "'finetune' here"
-                )
+                text = "'train' comes by itself, from initial_train_epochs; use 'finetune' here"
+                self.mistakes.append(Mistake(place, text))
             elif name not in STAGES:
-                self.problems.append(f"{place}: {unknown(name, STAGES, 'a stage')}")
+                self.mistakes.append(Mistake(place, unknown(name, STAGES, "a stage")))
             else:
                 items.append((name, options, place))
         return items
@@ -261,16 +279,8 @@ class Builder:
             nested = isinstance(value, dict) and isinstance(defaults.get(key), dict)
             defaults[key] = {**defaults[key], **value} if nested else value
         spec, found = check(kind, defaults, place)
-        self.problems += found
-        if spec is not None:
-            precision = resolve_precision("auto", self.device)
-            if getattr(spec, "precision", None) == "auto":
-                spec = spec.model_copy(update={"precision": precision})
-            inner: Any = getattr(spec, "finetune", None)
-            if inner is not None and inner.precision == "auto":
-                inner = inner.model_copy(update={"precision": precision})
-                spec = spec.model_copy(update={"finetune": inner})
-        return spec
+        self.mistakes += found
+        return spec.settled(self.device) if spec is not None else None
 
 
 def _shape(data: DataInfo) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from experiment.suite.keys import settings_of
-from experiment.suite.messages import stop_at
-from experiment.suite.records import Experiment, Suite
-from experiment.suite.teachers import WORDS, teacher_of
+from experiment.suite.messages import Mistake, stop_at
+from experiment.suite.records import Experiment, Outline, Suite
+from experiment.suite.teachers import WORDS
 from machine.files import canonical_json, sha256
 from stages.stage import StageSpec
 
@@ -24,6 +24,7 @@ class Step:
     key: str
     before: Step | None  # whose network it starts from
     teacher: Step | None  # whose network teaches
+    leaving: Outline  # what is known of its network
     checkpoint: str  # readable name, without folder and ending
     settings: dict[str, Any]  # all that the key is a digest of
 
@@ -80,15 +81,16 @@ def plan(suite: Suite) -> list[Chain]:
 def _check_names(chains: list[Chain]) -> None:
     """Two networks must not take turns under one file name. Raises ConfigError."""
     owners: dict[str, Step] = {}
-    problems = []
+    mistakes = []
     for step in (step for chain in chains for step in chain.steps):
         other = owners.setdefault(step.checkpoint, step)
         if other.key != step.key:
-            problems.append(
-                f"{step.experiment.name}: its checkpoint {step.checkpoint}.pth is also one of "
-                f"{other.experiment.name}; rename one of them"
+            text = (
+                f"its checkpoint {step.checkpoint}.pth is also one of {other.experiment.name}; "
+                "rename one of them"
             )
-    stop_at(problems)
+            mistakes.append(Mistake(step.experiment.name, text))
+    stop_at(mistakes)
 
 
 def _steps(
@@ -101,13 +103,22 @@ def _steps(
     steps = list(baseline.steps) if baseline else []
     start = len(steps)
     names = _checkpoint_names(experiment, seed)
-    for (stage, spec), name in zip(experiment.sequence, names, strict=True):
+    for passage, name in zip(experiment.passages(), names, strict=True):
+        stage, spec, _, leaving = passage
         before = steps[-1] if steps else None
         teacher = _teacher(spec, seed, steps, chains)
-        so_far = [*(step.spec for step in steps), spec]
-        settings = settings_of(experiment, seed, stage, spec, before, teacher, so_far, suite.device)
+        settings = settings_of(
+            experiment,
+            seed,
+            passage,
+            before.key if before else None,
+            teacher.key if teacher else None,
+            suite.device,
+        )
         key = sha256(canonical_json(settings))
-        steps.append(Step(experiment, seed, stage, spec, key, before, teacher, name, settings))
+        steps.append(
+            Step(experiment, seed, stage, spec, key, before, teacher, leaving, name, settings)
+        )
     return tuple(steps[start:])
 
 
@@ -115,7 +126,7 @@ def _teacher(
     spec: StageSpec, seed: int, so_far: list[Step], chains: dict[tuple[str, int], Chain]
 ) -> Step | None:
     """The step whose network a stage's teacher is; `so_far` begins with the baseline's."""
-    name = teacher_of(spec)
+    name = spec.teacher_name
     if name is None:
         return None
     if name in WORDS:
@@ -137,7 +148,7 @@ def _checkpoint_names(experiment: Experiment, seed: int) -> list[str]:
         if stage == "train":
             names.append(f"{prefix}_fp32_baseline")
             continue
-        tags = [*shorts, long] if hasattr(spec, "quant") else [*tags, long]
+        tags = [*shorts, long] if spec.quantizes else [*tags, long]
         shorts.append(short)
         names.append("_".join([prefix, *tags]))
     return names

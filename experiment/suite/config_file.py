@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from experiment.suite.messages import ConfigError, short, stop_at
+from experiment.suite.messages import ConfigError, Mistake, short, stop_at
 
 SECTIONS = {
     "dataset_args": "DEFAULT_DATASET_CONFIG",
@@ -69,12 +69,12 @@ def _import(path: Path) -> ModuleType:
     return module
 
 
-def folder_of(values: dict[str, Any], key: str, problems: list[str]) -> Path:
+def folder_of(values: dict[str, Any], key: str, mistakes: list[Mistake]) -> Path:
     value = values[key]
     if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
-        problems.append(f"{key}: {short(value)} is not a folder name; give a string")
+        mistakes.append(Mistake(key, f"{short(value)} is not a folder name; give a string"))
         return Path()
     path = Path(value).expanduser()
     if path.exists() and not path.is_dir():
-        problems.append(f"{key}: {path} is a file; name a folder")
+        mistakes.append(Mistake(key, f"{path} is a file; name a folder"))
     return path

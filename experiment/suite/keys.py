@@ -1,106 +1,90 @@
-"""What a stage's result depends on, and the key that is a digest of it."""
+"""What a stage's result depends on, and the key that is a digest of it.
+
+Code counts by definition, not by file: from a stage's function and Spec, names are followed to what
+they mean anywhere in the project (sources.py), so that a helper may move to another file and cost
+nobody a training run, while a changed line of it renews all that uses it. This is sound because the
+project dispatches by name alone: a class counts whole, so does a module that is used as a value (a
+row of BACKENDS), and so do the folders of what a Spec declares. Were files to count instead, a move
+would bring in whatever else the new file holds, and where import lines do not count, a name that is
+imported from elsewhere would go unnoticed.
+"""
 
 from __future__ import annotations
 
-import ast
 import functools
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from experiment.suite.records import Experiment
-from machine.files import sha256
+from experiment.suite.records import Experiment, Passage
+from experiment.suite.sources import Place, Sources
 from stages import STAGES
-from stages.stage import StageSpec
-
-if TYPE_CHECKING:
-    from experiment.suite.chains import Step
+from stages.state import initial_state
 
 HOME = Path(__file__).parents[2]
-QUANT_SOURCES = {
-    *(f"methods/quantization/{name}.py" for name in (
-        "record", "backends", "fx", "pt2e", "fake_quant", "compiled", "graph_rewrites"
-    )),
-    "stages/deployment.py",
-}  # fmt: skip
-EXIT_SOURCES = {
-    *(f"methods/early_exit/{name}.py" for name in ("exits", "thresholds")),
-    "methods/costs.py", "stages/deployment.py",
-}  # fmt: skip
-TEACHER_SOURCES = {
-    "stages/teaching.py",
-    *(f"methods/distillation/{name}.py" for name in ("losses", "features")),
-}  # fmt: skip
+SOURCES = Sources(HOME)
+
+# What code that stages share, such as `fit`, uses only where one of them declares it.
+DECLARED = {
+    "int8": ("methods.quantization.", "stages.deployment."),
+    "exits": ("methods.early_exit.", "stages.deployment."),
+    "teacher": ("methods.distillation.", "stages.teaching.", "stages.deployment."),
+}
+# What is never followed: data counts by its fingerprint, options count as a Spec has resolved them,
+# and a stage that was done on one machine is done for all.
+LEFT_OUT = (
+    *("data_sets.source.", "dataset.load_dataset."),
+    *("stages.stage.CompressionArgs.", "training.recipe.TrainingArgs."),
+    "machine.",
+)
 
 
 def settings_of(
     experiment: Experiment,
     seed: int,
-    stage: str,
-    spec: StageSpec,
-    before: Step | None,
-    teacher: Step | None,
-    so_far: list[StageSpec],
+    passage: Passage,
+    parent: str | None,
+    teacher: str | None,
     device: torch.device,
 ) -> dict[str, Any]:
-    sources = set(_sources(STAGES[stage].run.__module__))
-    sources -= QUANT_SOURCES | EXIT_SOURCES | TEACHER_SOURCES
-    if any(hasattr(s, "quant") for s in so_far):
-        sources |= QUANT_SOURCES
-    if any(hasattr(s, "exits") for s in so_far):
-        sources |= EXIT_SOURCES
-    if teacher is not None:
-        sources |= TEACHER_SOURCES
+    """All that a step's key is a digest of; `parent` and `teacher` are the keys of such steps."""
+    holds = {
+        "int8": passage.leaving.int8,
+        "exits": passage.leaving.exits,
+        "teacher": teacher is not None,
+    }
+    facts = frozenset(fact for fact in DECLARED if holds[fact])
     return {
-        "parent": before.key if before else None,
-        "stage": stage,
+        "parent": parent,
+        "stage": passage.stage,
         # what teaches counts, not what it is called
-        "spec": spec.settings() | ({"teacher": teacher.key} if teacher else {}),
+        "spec": passage.spec.settings() | ({"teacher": teacher} if teacher else {}),
         "data": {
             "fingerprint": experiment.data.fingerprint,
             "validation_share": experiment.dataset_args.validation_share,
         },
-        "model_args": experiment.model_args if before is None else None,
+        "model_args": experiment.model_args if parent is None else None,
         "seed": seed,
         "deterministic": experiment.training.deterministic,
         "device": device.type,
-        "source": sha256("".join(_code_digest(HOME / s) for s in sorted(sources)).encode()),
+        "source": code_of(*STAGES[passage.stage], facts, SOURCES),
         "torch": torch.__version__,
     }
 
 
 @functools.cache
-def _sources(module: str) -> frozenset[str]:
-    """The project's files that a stage's module imports, and those that they import.
+def code_of(spec: Any, run: Any, facts: frozenset[str], sources: Sources) -> str:
+    """Digest of a stage's code, where its network or its teacher makes `facts` true."""
+    own = {spec.__module__, run.__module__}
+    opened = {part for fact in facts for part in DECLARED[fact]}
+    closed = tuple({part for parts in DECLARED.values() for part in parts} - opened)
 
-    Left out: dataset.py, whose images count by their fingerprint, and files.py.
-    """
-    path = module.replace(".", "/") + ".py"
-    if path in ("dataset.py", "machine/files.py") or not (HOME / path).exists():
-        return frozenset()
-    found = {path}
-    for node in ast.parse((HOME / path).read_text()).body:
-        names: list[str] = []
-        if isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-        elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        for name in names:
-            found |= _sources(name)
-    return frozenset(found)
+    def follows(module: str, meant: Place) -> bool:
+        """What a stage's own file takes from `methods` counts, declared or not."""
+        if meant.within(closed):
+            taken = module in own and meant.within(("methods.",))
+            return taken or Place(module, "").within(closed)
+        return not meant.within(LEFT_OUT)
 
-
-@functools.cache
-def _code_digest(path: Path) -> str:
-    """Digest of a file's code; comments, docstrings and layout do not count."""
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if not isinstance(body, list) or not body:
-            continue
-        first = body[0]
-        is_text = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
-        if is_text and isinstance(first.value.value, str):
-            first.value.value = ""
-    return sha256(ast.unparse(tree).encode())
+    return sources.digest([spec, run, initial_state], opened, follows)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from typing import Any, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -13,35 +13,51 @@ from machine.errors import Refused
 Model = TypeVar("Model", bound=BaseModel)
 
 
+class Mistake(NamedTuple):
+    """One thing that is wrong, a record until it is printed."""
+
+    place: str  # e.g. 'Serial_P40.compression_args.sequence[1]'; empty where the text names it
+    text: str  # what is wrong, what is allowed, the remedy
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.text}" if self.place else self.text
+
+
 class ConfigError(Refused):
-    """The config or command line is wrong; `problems` has one line for each mistake."""
+    """The config or command line is wrong; `problems` has one line for each of its `mistakes`."""
 
-    def __init__(self, problems: list[str]):
-        super().__init__("\n".join(problems))
-        self.problems = problems
-
-
-def stop_at(problems: list[str]) -> None:
-    """Raise ConfigError where there is a problem, each named once."""
-    if problems:
-        raise ConfigError(list(dict.fromkeys(problems)))
+    def __init__(self, mistakes: Sequence[Mistake | str]):
+        self.mistakes = [m if isinstance(m, Mistake) else Mistake("", m) for m in mistakes]
+        self.problems = [str(mistake) for mistake in self.mistakes]
+        super().__init__("\n".join(self.problems))
 
 
-def check(kind: type[Model], value: dict[str, Any], where: str) -> tuple[Model | None, list[str]]:
-    """`value` as a `kind`, or None and one line for each key that does not fit."""
+def stop_at(mistakes: Sequence[Mistake | str]) -> None:
+    """Raise ConfigError where there is a mistake, each named once."""
+    if mistakes:
+        raise ConfigError(list(dict.fromkeys(mistakes)))
+
+
+def check(
+    kind: type[Model], value: dict[str, Any], where: str
+) -> tuple[Model | None, list[Mistake]]:
+    """`value` as a `kind`, or None and a mistake for each key that does not fit."""
     odd = [key for key in value if not isinstance(key, str)]
     if odd:
-        return None, [f"{where}: the key {odd[0]!r} is not a string"]
+        return None, [Mistake(where, f"the key {odd[0]!r} is not a string")]
     try:
         return kind(**value), []
     except ValidationError as error:
         return None, explain(error, kind, where)
 
 
-def explain(error: ValidationError, kind: type[BaseModel], where: str) -> list[str]:
-    """One line a key; the branches of a union are joined by 'or'."""
+def explain(error: ValidationError, kind: type[BaseModel], where: str) -> list[Mistake]:
+    """One mistake a key; the branches of a union are joined by 'or'."""
+    details = error.errors(include_url=False)
+    extra = [str(d["loc"][-1]) for d in details if d["type"] == "extra_forbidden"]
+    misspelt = {closest(key, kind.model_fields) for key in extra}
     reasons: dict[str, tuple[Any, list[str]]] = {}
-    for detail in error.errors(include_url=False):
+    for detail in details:
         location = detail["loc"]
         if detail["type"] == "extra_forbidden":
             key = f"{where}.{location[-1]}"
@@ -50,7 +66,8 @@ def explain(error: ValidationError, kind: type[BaseModel], where: str) -> list[s
         key = f"{where}.{location[0]}" if location else where
         key += "".join(f"[{part}]" for part in location[1:] if isinstance(part, int))
         if detail["type"] == "missing":
-            reasons[key] = (None, ["is missing"])
+            if location[-1] not in misspelt:
+                reasons[key] = (None, ["is missing"])
             continue
         message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
         _, known = reasons.setdefault(key, (detail["input"], []))
@@ -58,12 +75,8 @@ def explain(error: ValidationError, kind: type[BaseModel], where: str) -> list[s
             known.append(message)
         if detail["type"] == "value_error" and not location:
             reasons[key] = (None, known)  # the message names its keys itself
-    guessed = " ".join(text for _, texts in reasons.values() for text in texts)
-    for key in [key for key, (_, texts) in reasons.items() if texts == ["is missing"]]:
-        if f"did you mean {key.rpartition('.')[2]!r}?" in guessed:
-            del reasons[key]  # not missing, misspelt
     return [
-        f"{key}: {f'{short(value)} ' if value is not None else ''}{' or '.join(messages)}"
+        Mistake(key, f"{f'{short(value)} ' if value is not None else ''}{' or '.join(messages)}")
         for key, (value, messages) in reasons.items()
     ]
 
@@ -77,6 +90,11 @@ def short(value: Any) -> str:
 def unknown(key: str, allowed: Iterable[str], what: str = "known") -> str:
     """'prun' is not known; did you mean 'prune'?"""
     allowed = list(allowed)
-    close = difflib.get_close_matches(key, allowed, 1)
-    hint = f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(allowed)}"
+    close = closest(key, allowed)
+    hint = f"did you mean {close!r}?" if close else f"allowed: {', '.join(allowed)}"
     return f"{short(key)} is not {what}; {hint}"
+
+
+def closest(key: str, allowed: Iterable[str]) -> str | None:
+    """What was probably meant."""
+    return next(iter(difflib.get_close_matches(key, allowed, 1)), None)

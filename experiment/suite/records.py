@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -52,6 +53,31 @@ class ExperimentConfig(BaseModel):
         return self.is_fp32_baseline_generation or "Baseline_FP32" in self.name
 
 
+class Outline(NamedTuple):
+    """What is known of a network before there is one."""
+
+    model_args: dict[str, Any]  # resolved; what pruning leaves of them is known afterwards
+    int8: bool = False  # whether it is deployed as int8
+    exits: bool = False  # whether it may be left early
+    kept_float: Sequence[str] | Literal["auto"] = ()  # patterns of layers, should it be int8
+
+    def after(self, spec: StageSpec, model_args: dict[str, Any]) -> Outline:
+        """What a stage makes of it; `model_args` are those that the stage leaves."""
+        kept_float = self.kept_float if spec.keeps_float is None else spec.keeps_float
+        return Outline(
+            model_args, self.int8 or spec.quantizes, self.exits or spec.adds_exits, kept_float
+        )
+
+
+class Passage(NamedTuple):
+    """One stage of an experiment, and what passes through it."""
+
+    stage: str
+    spec: StageSpec
+    entering: Outline
+    leaving: Outline
+
+
 @dataclass(frozen=True)
 class Experiment:
     """A checked experiment: every default filled in, every stage resolved."""
@@ -65,6 +91,17 @@ class Experiment:
     training: TrainingArgs
     sequence: tuple[tuple[str, StageSpec], ...]  # 'train' first where no baseline is loaded
     seeds: tuple[int, ...]
+
+    def passages(self) -> Iterator[Passage]:
+        """Its stages, each with the network that enters and the one that leaves, in outline.
+
+        A baseline is float, of the same architecture, so nothing before the first is lost.
+        """
+        outline = Outline(self.model_args, exits=bool(self.model_args["exits"]))
+        for stage, spec in self.sequence:
+            leaving = outline.after(spec, spec.outgoing(outline.model_args))
+            yield Passage(stage, spec, outline, leaving)
+            outline = leaving
 
     def config(self) -> dict[str, Any]:
         """The resolved configuration as plain data, for results."""

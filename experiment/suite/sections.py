@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from data_sets.source import DatasetArgs
 from experiment.suite.config_file import SECTIONS
-from experiment.suite.messages import check, short, unknown
+from experiment.suite.messages import Mistake, check, short, unknown
 from networks.args import ModelArgs
 from stages.stage import CompressionArgs
 from training.recipe import TrainingArgs
@@ -23,51 +23,51 @@ SECTION_TYPES: dict[str, type[BaseModel]] = {
 }
 
 
-def device_of(value: Any, problems: list[str]) -> torch.device:
+def device_of(value: Any, mistakes: list[Mistake]) -> torch.device:
     """The device that DEVICE names; 'auto' is a GPU where there is one."""
     if value == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(value)
     except (RuntimeError, TypeError, ValueError):
-        problems.append(
-            f"DEVICE: {short(value)} is not a device; allowed: 'cpu', 'cuda', 'cuda:1', 'auto'"
-        )
+        text = f"{short(value)} is not a device; allowed: 'cpu', 'cuda', 'cuda:1', 'auto'"
+        mistakes.append(Mistake("DEVICE", text))
         return torch.device("cpu")
     if device.type not in ("cpu", "cuda"):
-        problems.append(f"DEVICE: {device.type!r} is not supported; allowed: 'cpu', 'cuda'")
+        text = f"{device.type!r} is not supported; allowed: 'cpu', 'cuda'"
+        mistakes.append(Mistake("DEVICE", text))
     elif device.type == "cuda" and (
         not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()
     ):
-        problems.append(f"DEVICE: {str(device)!r} is not on this machine; use 'cpu'")
+        mistakes.append(Mistake("DEVICE", f"{str(device)!r} is not on this machine; use 'cpu'"))
     return device
 
 
 def default_section(
-    value: Any, key: str, kind: type[BaseModel], problems: list[str]
+    value: Any, key: str, kind: type[BaseModel], mistakes: list[Mistake]
 ) -> dict[str, Any]:
     if not isinstance(value, dict):
-        problems.append(f"{key}: {short(value)} is not a dict")
+        mistakes.append(Mistake(key, f"{short(value)} is not a dict"))
         return {}
     _, found = check(kind, value, key)
     # What only fails as a whole (a pooling too many, say) depends on the data set's shape.
-    found = [line for line in found if not line.startswith(f"{key}: ")]
-    problems += found
+    mistakes += [mistake for mistake in found if mistake.place != key]
     return value
 
 
-def overrides_of(strings: list[str], problems: list[str]) -> dict[str, dict[str, Any]]:
+def overrides_of(strings: list[str], mistakes: list[Mistake]) -> dict[str, dict[str, Any]]:
     """`section.key=value` strings → section → key → value."""
     forced: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for text in strings:
+        place = f"--set {text}"
         path, equals, raw = text.partition("=")
         section, dot, key = path.strip().partition(".")
         if not (equals and dot and key):
-            problems.append(f"--set {text}: should read section.key=value")
+            mistakes.append(Mistake(place, "should read section.key=value"))
         elif section not in SECTIONS:
-            problems.append(f"--set {text}: {unknown(section, SECTIONS)}")
+            mistakes.append(Mistake(place, unknown(section, SECTIONS)))
         elif key not in SECTION_TYPES[section].model_fields:
-            problems.append(f"--set {text}: {unknown(key, SECTION_TYPES[section].model_fields)}")
+            mistakes.append(Mistake(place, unknown(key, SECTION_TYPES[section].model_fields)))
         else:
             forced[section][key] = _literal(raw.strip())
     return forced

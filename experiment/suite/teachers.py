@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
 
-from experiment.suite.messages import unknown
-
-if TYPE_CHECKING:
-    from experiment.suite.records import Experiment
-    from stages.stage import StageSpec
-
+from experiment.suite.messages import Mistake, unknown
+from experiment.suite.records import Experiment, Outline, Passage
 
 WORDS = ("baseline", "current")  # where the chain starts; the network as it enters the stage
 
 
 def teacher_names(experiment: Experiment) -> list[str]:
     """The experiments whose final networks teach in this one."""
-    named = [teacher_of(spec) for _, spec in experiment.sequence]
+    named = [spec.teacher_name for _, spec in experiment.sequence]
     return [name for name in dict.fromkeys(named) if name is not None and name not in WORDS]
-
-
-def teacher_of(spec: StageSpec) -> str | None:
-    """The teacher that a stage names, if it takes one."""
-    return getattr(spec, "teacher", None)
 
 
 def needs(experiment: Experiment) -> list[str]:
@@ -32,93 +24,95 @@ def needs(experiment: Experiment) -> list[str]:
     return [*own, *teacher_names(experiment)]
 
 
-def in_order(experiments: Iterable[Experiment], problems: list[str]) -> tuple[Experiment, ...]:
+def circles(needed: Mapping[str, Iterable[str]]) -> Iterator[list[str]]:
+    """Where names need one another in a circle, from the alphabetically first: ['C', 'E', 'C']."""
+    left = {name: list(others) for name, others in needed.items()}
+    while True:
+        try:
+            TopologicalSorter(left).prepare()
+            return
+        except CycleError as error:
+            circle = error.args[1][:0:-1]  # told backwards and closed; here each needs the next
+        start = circle.index(min(circle))
+        yield [*circle[start:], *circle[: start + 1]]
+        left = {
+            name: [other for other in others if other not in circle]
+            for name, others in left.items()
+            if name not in circle
+        }
+
+
+def in_order(experiments: Iterable[Experiment], mistakes: list[Mistake]) -> tuple[Experiment, ...]:
     """Baselines first, then as they stand, except that each comes after what it needs."""
-    by_name = {experiment.name: experiment for experiment in experiments}
+    baselines_first = sorted(experiments, key=lambda e: not e.is_baseline)
+    by_name = {experiment.name: experiment for experiment in baselines_first}
+    needed = {name: [n for n in needs(e) if n in by_name] for name, e in by_name.items()}
+    found = list(circles(needed))
+    for circle in found:
+        text = f"teachers go round in a circle: {' → '.join(circle)}"
+        mistakes.append(Mistake(f"{circle[0]}.compression_args", text))
+    if found:
+        return tuple(by_name.values())
     order: dict[str, Experiment] = {}
-    path: list[str] = []
 
-    def visit(experiment: Experiment) -> None:
-        name = experiment.name
-        if name in order:
-            return
-        if name in path:
-            circle = " → ".join([*path[path.index(name) :], name])
-            problems.append(f"{name}.compression_args: teachers go round in a circle: {circle}")
-            return
-        path.append(name)
-        for other in needs(experiment):
-            if other in by_name:
-                visit(by_name[other])
-        path.pop()
-        order[name] = experiment
+    def visit(name: str) -> None:
+        for other in needed[name]:
+            if other not in order:
+                visit(other)
+        order[name] = by_name[name]
 
-    for experiment in sorted(by_name.values(), key=lambda e: not e.is_baseline):
-        visit(experiment)
+    for name in by_name:
+        if name not in order:
+            visit(name)
     return tuple(order.values())
 
 
 def check_teachers(
-    experiments: dict[str, Experiment], names: Iterable[str], problems: list[str]
+    experiments: dict[str, Experiment], names: Iterable[str], mistakes: list[Mistake]
 ) -> None:
-    """Add a line for each teacher that is not there, or cannot teach. `names` are all there are."""
+    """Note each teacher that is not there, or cannot teach. `names` are all there are."""
     names = list(names)
     for experiment in experiments.values():
-        for place, spec, args, int8 in _taught_stages(experiment):
-            name = teacher_of(spec)
+        for place, passage in _taught(experiment):
+            name, own = passage.spec.teacher_name, passage.entering
             if name in WORDS and name in names:
-                problems.append(f"{place}: {name!r} is also an experiment's name; rename that")
+                text = f"{name!r} is also an experiment's name; rename that"
+                mistakes.append(Mistake(place, text))
             elif name not in WORDS and name not in names:
-                problems.append(f"{place}: {unknown(str(name), [*WORDS, *names], 'a teacher')}")
+                text = unknown(str(name), [*WORDS, *names], "a teacher")
+                mistakes.append(Mistake(place, text))
             if name == "current":
-                _check(spec, place, args, args, int8, problems)
+                _check(passage, place, own, mistakes)
             elif name == "baseline":
-                _check(spec, place, args, experiment.model_args, False, problems)
+                _check(passage, place, Outline(experiment.model_args), mistakes)
             elif name in experiments:
                 teacher = experiments[name]
                 if _data(teacher) != _data(experiment):
-                    problems.append(
-                        f"{place}: {name!r} learned from {_described(teacher)}, this experiment "
-                        f"learns from {_described(experiment)}; choose a teacher of the same data"
+                    text = (
+                        f"{name!r} learned from {_described(teacher)}, this experiment learns "
+                        f"from {_described(experiment)}; choose a teacher of the same data"
                     )
+                    mistakes.append(Mistake(place, text))
                 else:
-                    final, teacher_int8 = _final(teacher)
-                    _check(spec, place, args, final, teacher_int8, problems)
+                    *_, last = teacher.passages()
+                    _check(passage, place, last.leaving, mistakes)
 
 
-def _check(
-    spec: Any,
-    place: str,
-    args: dict[str, Any],
-    teacher_args: dict[str, Any],
-    int8: bool,
-    problems: list[str],
-) -> None:
+def _check(passage: Passage, place: str, teacher: Outline, mistakes: list[Mistake]) -> None:
+    student_args = passage.leaving.model_args
     try:
-        spec.check_teacher(spec.outgoing(args), teacher_args, int8)
+        passage.spec.check_teacher(student_args, teacher.model_args, teacher.int8)
     except ValueError as error:
-        problems.append(f"{place}: {error}")
+        mistakes.append(Mistake(place, str(error)))
 
 
-def _taught_stages(
-    experiment: Experiment,
-) -> Iterator[tuple[str, StageSpec, dict[str, Any], bool]]:
-    """Place in the config, Spec, and the architecture that enters and whether it is int8."""
+def _taught(experiment: Experiment) -> Iterator[tuple[str, Passage]]:
+    """The stages that have a teacher, and where the config names it."""
     own = 1 if experiment.baseline is None else 0  # the train stage is not in the config's list
-    args, int8 = experiment.model_args, False
-    for number, (_, spec) in enumerate(experiment.sequence):
-        if teacher_of(spec) is not None:
+    for number, passage in enumerate(experiment.passages()):
+        if passage.spec.teacher_name is not None:
             place = f"{experiment.name}.compression_args.sequence[{number - own}].teacher"
-            yield place, spec, args, int8
-        args, int8 = spec.outgoing(args), int8 or hasattr(spec, "quant")
-
-
-def _final(experiment: Experiment) -> tuple[dict[str, Any], bool]:
-    """The architecture that an experiment ends with, and whether it is int8."""
-    args, int8 = experiment.model_args, False
-    for _, spec in experiment.sequence:
-        args, int8 = spec.outgoing(args), int8 or hasattr(spec, "quant")
-    return args, int8
+            yield place, passage
 
 
 def _data(experiment: Experiment) -> tuple[Any, float]:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model import check_images
+from model import check_images, every_logits
 
 CRITERIA = ("confidence", "entropy", "patience")
 
@@ -92,17 +92,7 @@ class SplitNetwork(nn.Module):
         self.parts = nn.ModuleList(parts)
 
     def forward(self, images: Tensor) -> Tensor:
-        return every_logits(list(self.parts), images)
-
-
-def every_logits(parts: Sequence[nn.Module], images: Tensor) -> Tensor:
-    """The logits of every exit, whether or not a sample would have left: `[E + 1, B, K]`."""
-    carried: Sequence[Tensor] = (images,)
-    every = []
-    for part in parts:
-        logits, *carried = part(*carried)
-        every.append(logits)
-    return torch.stack(every)
+        return every_logits(self.parts, images)
 
 
 class EarlyExitNetwork(nn.Module):

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from methods import costs
 from methods.early_exit.exits import Exits, certainty
+from model import HybridCNNTransformer
 
 CANDIDATES = 101  # thresholds that are tried: quantiles of the certainties seen
-
-
-# --- thresholds -----------------------------------------------------------------------------------
 
 
 def all_certainties(every: Tensor, criterion: str) -> Tensor:
@@ -31,6 +31,11 @@ def exit_taken(certain: Tensor, criterion: str, thresholds: Sequence[float]) -> 
     go = certain >= limits if criterion == "patience" else certain > limits
     everyone = torch.ones_like(go[:1])
     return torch.cat([go, everyone]).to(torch.uint8).argmax(dim=0)
+
+
+def exit_macs(model: HybridCNNTransformer) -> list[int]:
+    """Multiply-accumulates for an image that leaves at each exit, and at the network's end."""
+    return list(itertools.accumulate(macs for macs, _ in costs.part_macs(model)))
 
 
 def calibrate(every: Tensor, labels: Tensor, macs: Sequence[int], exits: Exits) -> Exits:

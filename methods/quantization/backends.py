@@ -65,7 +65,7 @@ def prepare(model: HybridCNNTransformer, quant: Quant) -> nn.Module:
         float_layer_names(model, quant.float_layers),
         quant.observer,
         qat=quant.scheme == "qat",
-        reduce_range=bool(quant.reduce_range),
+        reduce_range=quant.reduce_range,
     )
 
 

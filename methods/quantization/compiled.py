@@ -25,7 +25,6 @@ BATCH_SIZES = (1, 64)  # batch sizes that are compiled; others are padded or cut
 PART_BATCH_SIZES = (1, 16)  # the same for a part between exits, where batches get smaller
 SETTINGS: dict[str, Any] = {"freezing": True}
 
-
 # Inductor's own products have less to do before they begin; oneDNN's are faster on large batches.
 # Those for int8 are written for AVX512-VNNI: elsewhere they are plain loops (on AVX2
 # 35 ms for an image, oneDNN 2.3).

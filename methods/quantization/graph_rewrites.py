@@ -12,7 +12,6 @@ from torch import Tensor, fx
 aten = torch.ops.aten
 quantized = torch.ops.quantized_decomposed
 
-
 # Operations that put values in other places.
 MOVING = {aten.flatten.using_ints, aten.permute.default, aten.transpose.int}
 CUTTING = {aten.view.default, aten.unbind.int, operator.getitem}

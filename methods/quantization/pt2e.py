@@ -32,7 +32,6 @@ __all__ = ["OBSERVERS", "begin_observing", "observed_ranges", "set_observing"]
 TRAINS_IN_BF16 = True
 LARGEST_BATCH = 65536
 
-
 # Operations that hand values on as they are, so that a range holds on both sides.
 PRESERVING = {
     torch.ops.aten.max_pool2d.default,

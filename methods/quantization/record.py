@@ -24,11 +24,7 @@ class Quant:
     calibration_batch_size: int = 128
     observer: str = "histogram"  # of activations, for scheme 'ptq'
     ranges: dict[str, Tensor] | None = None  # place or observer name → [scale, zero point]
-    reduce_range: bool | Literal["auto"] = "auto"  # settled when made: see `reduced_range`
-
-    def __post_init__(self) -> None:
-        settled = reduced_range(self.backend, self.reduce_range)
-        object.__setattr__(self, "reduce_range", settled)
+    reduce_range: bool = False  # weights in 7 of their 8 bits; files that do not say have 8
 
     def settings(self) -> dict[str, Any]:
         """The record without its tensors, as plain data."""

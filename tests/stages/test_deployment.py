@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ from experiment.running.store import Store
 from methods.pruning.masks import zero_channel_masks
 from methods.quantization.compiled import CompiledNetwork
 from model import HybridCNNTransformer
-from stages.deployment import calibrated, deploy
+from stages.deployment import Deployed, calibrated, deploy
 from stages.pruning import PruneSpec, prune
 from stages.ptq import ptq
 from stages.stage import Context
-from stages.state import ModelState, build, state_of
+from stages.state import build, state_of
 from tests.support.chains import SPECS, run_chain, zero_filters
 from tests.support.tiny import FUSIONS, tiny
 
@@ -45,27 +46,27 @@ def cases() -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def after(digits: Dataset) -> Callable[[tuple[str, ...], str], ModelState]:
-    """The state after an order of stages; what orders have in common at the start runs once."""
+def after(digits: Dataset) -> Callable[[tuple[str, ...], str], Deployed]:
+    """What an order of stages makes of a network; what orders begin with alike runs once."""
     torch.manual_seed(0)
     ctx = Context(digits, torch.device("cpu"), seed=0, say=lambda text: None)
     start = ctx.teacher = state_of(tiny(num_layers=1))
 
     @functools.cache
-    def state_after(order: tuple[str, ...], backend: str) -> ModelState:
+    def after(order: tuple[str, ...], backend: str) -> Deployed:
         if not order:
-            return start
-        return run_chain(state_after(order[:-1], backend), order[-1:], ctx, backend)
+            return deploy(start)
+        return run_chain(after(order[:-1], backend).state, order[-1:], ctx, backend)
 
-    return state_after
+    return after
 
 
 @pytest.mark.parametrize(("order", "backend"), cases())
 def test_every_order_runs_and_means_what_it_says(
-    order: tuple[str, ...], backend: str, after: Callable[[tuple[str, ...], str], ModelState]
+    order: tuple[str, ...], backend: str, after: Callable[[tuple[str, ...], str], Deployed]
 ) -> None:
-    start, end = after((), backend), after(order, backend)
-    network = deploy(end)
+    start, deployed = after((), backend).state, after(order, backend)
+    end, network = deployed.state, deployed.network
     images = torch.randn(5, 1, 8, 8)
     quantized = "ptq" in order or "qat" in order
     assert (end.quant is not None) == quantized
@@ -94,7 +95,7 @@ def test_every_order_runs_and_means_what_it_says(
 def test_both_quantizations_work_on_every_fusion(fusion: str, ctx: Context) -> None:
     start = state_of(tiny(fusion=fusion, ffn_activation="relu", pooling="class_token"))
     for order in (("prune", "ptq"), ("qat", "prune", "finetune")):
-        network = deploy(run_chain(start, order, ctx))
+        network = run_chain(start, order, ctx).network
         assert torch.isfinite(network(torch.randn(2, 1, 8, 8))).all()
 
 
@@ -102,24 +103,25 @@ def test_both_quantizations_work_on_every_fusion(fusion: str, ctx: Context) -> N
 def test_saved_and_loaded_networks_give_the_same_logits(
     order: tuple[str, ...], ctx: Context, tmp_path: Path
 ) -> None:
-    end = run_chain(state_of(tiny()), order, ctx)
+    deployed = run_chain(state_of(tiny()), order, ctx)
+    end, network = deployed.state, deployed.network
     store = Store(tmp_path)
     store.put("k", end, {"metrics": {}})
     images = torch.randn(4, 1, 8, 8)
     loaded = load_checkpoint(store.name("k", "net_pruned"))
     with torch.inference_mode():
-        assert torch.equal(deploy(end)(images), deploy(loaded)(images))
-        assert torch.equal(deploy(end)(images), utils.load_model(store.path("k"))(images))
+        assert torch.equal(network(images), deploy(loaded).network(images))
+        assert torch.equal(network(images), utils.load_model(store.path("k"))(images))
     assert loaded.model_args == end.model_args
 
 
 def test_ranges_are_observed_again_after_a_change(ctx: Context) -> None:
-    first = ptq(state_of(tiny()), SPECS["ptq"], ctx)
+    first = calibrated(ptq(state_of(tiny()), SPECS["ptq"], ctx), ctx).state
     changed = prune(first, PruneSpec(ratio=0.5), ctx)
     assert changed.quant is not None and changed.quant.ranges is None
     with pytest.raises(ValueError, match="never observed"):
         deploy(changed)
-    again = calibrated(changed, ctx)
+    again = calibrated(changed, ctx).state
     assert again.quant is not None and again.quant.ranges is not None
     assert first.quant is not None and first.quant.ranges is not None
     assert any(
@@ -131,6 +133,24 @@ def test_ranges_are_observed_again_after_a_change(ctx: Context) -> None:
 def test_deployed_float_network_equals_its_state() -> None:
     model = tiny()
     images = torch.randn(3, 1, 8, 8)
-    rebuilt = deploy(state_of(model))
+    rebuilt = deploy(state_of(model)).network
     assert isinstance(rebuilt, HybridCNNTransformer)
     torch.testing.assert_close(rebuilt(images), model(images), rtol=1e-5, atol=1e-6)
+
+
+# --- batches -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("side", "of_float", "of_int8"), [(8, 1024, 1024), (32, 64, 64), (64, 16, 64)]
+)
+def test_no_batch_is_smaller_than_int8_code_is_compiled_for(
+    side: int, of_float: int, of_int8: int, ctx: Context
+) -> None:
+    info = ctx.dataset.info._replace(image_size=(side, side))
+    ctx = replace(ctx, dataset=replace(ctx.dataset, info=info))
+    plain = deploy(state_of(tiny()))
+    int8 = replace(plain, state=replace(plain.state, quant=SPECS["ptq"].quant("ptq")))
+    for network, batch in ((plain, of_float), (int8, of_int8)):
+        images, _ = next(iter(network.loaders(ctx).calibration))
+        assert len(images) == network.evaluation_batch(ctx) == batch

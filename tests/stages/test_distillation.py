@@ -58,7 +58,7 @@ def test_a_student_is_new_and_smaller_and_its_input_is_left_alone(ctx: Context) 
     before = {name: value.clone() for name, value in start.weights.items()}
     end = distill(start, DistillSpec(width=0.5, depth=0.5, **FAST), ctx)
     assert end.model_args == student_args(start.model_args, 0.5, 0.5, {})
-    assert end.quant is None and deploy(end)(torch.randn(2, 1, 8, 8)).shape == (2, 10)
+    assert end.quant is None and deploy(end).network(torch.randn(2, 1, 8, 8)).shape == (2, 10)
     assert all(torch.equal(start.weights[name], value) for name, value in before.items())
     sizes = [sum(p.numel() for p in build(state).parameters()) for state in (start, end)]
     assert ctx.details["params"] == sizes and sizes[1] < sizes[0]
@@ -67,7 +67,7 @@ def test_a_student_is_new_and_smaller_and_its_input_is_left_alone(ctx: Context) 
     assert teacher["name"] == "current" and not teacher["int8"]
     images, labels = zip(*ctx.loaders().validation, strict=True)
     with torch.inference_mode():
-        right = deploy(start)(torch.cat(images)).argmax(1) == torch.cat(labels)
+        right = deploy(start).network(torch.cat(images)).argmax(1) == torch.cat(labels)
     assert teacher["validation_accuracy"] == pytest.approx(100 * float(right.float().mean()))
 
 
@@ -105,16 +105,16 @@ def test_a_student_of_a_quantized_network_is_quantized_as_well(
     int8 = (
         ptq(start, PtqSpec(backend=backend, calibration_batches=2), ctx)
         if scheme == "ptq"
-        else calibrated(qat(start, QatSpec(backend=backend, **FAST), ctx), ctx)
+        else qat(start, QatSpec(backend=backend, **FAST), ctx)
     )
     # With an int8 teacher the inductor compiles for 20 s; test_compiled.py has its logits.
     spec = DistillSpec(width=0.5, teacher="current" if backend == "x86" else "baseline", **FAST)
-    student = distill(int8, spec, ctx)
+    student = distill(calibrated(int8, ctx).state, spec, ctx)
     assert ctx.details["teacher"]["int8"] == (backend == "x86")
     assert student.quant is not None and student.quant.scheme == scheme
     assert (student.quant.ranges is not None) == (scheme == "qat")
     images = torch.randn(8, 1, 8, 8)
-    network = deploy(calibrated(student, ctx))
+    network = calibrated(student, ctx).network
     network = network.graph if backend == "inductor" else network
     with torch.inference_mode():
         expected, found = build(student)(images), network(images)
@@ -128,7 +128,7 @@ def test_layers_found_to_stay_float_stay_so_where_the_student_has_them(ctx: Cont
     ctx.teacher = state_of(tiny())
     student = distill(start, DistillSpec(depth=0.5, teacher="baseline", **FAST), ctx)
     assert student.quant is not None and student.quant.float_layers == found[:1]
-    deploy(calibrated(student, ctx))
+    calibrated(student, ctx)
 
 
 def _stage(kind: str, context: Context) -> ModelState:

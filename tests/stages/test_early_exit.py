@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from experiment.running import measure
+from methods.early_exit.exits import EarlyExitNetwork
 from methods.early_exit.thresholds import all_certainties, exit_taken
 from model import HybridCNNTransformer
 from stages.deployment import calibrated, deploy
@@ -37,7 +38,8 @@ def trained(digits: Any) -> ModelState:
 
 def test_heads_learn_on_a_frozen_trunk(trained: ModelState, ctx: Context) -> None:
     spec = EarlyExitSpec(**{**FAST, "epochs": 4, "trunk": "frozen", "max_accuracy_drop": 3.0})
-    state = calibrated(early_exit(trained, spec, ctx), ctx)
+    deployed = calibrated(early_exit(trained, spec, ctx), ctx)
+    state = deployed.state
     for name, before in trained.weights.items():
         assert torch.equal(state.weights[name], before), name
     images, labels = next(iter(ctx.loaders(batch_size=256).test))
@@ -45,7 +47,7 @@ def test_heads_learn_on_a_frozen_trunk(trained: ModelState, ctx: Context) -> Non
         every = build(state).every_logits(images)
         right = every.argmax(2).eq(labels).double().mean(1)
     assert right[1] > 0.4
-    metrics = measure.measure(state, ctx.loaders(batch_size=256).test, ctx.device)
+    metrics = measure.measure(deployed, deployed.loaders(ctx).test)
     assert metrics["macs"] < metrics["exits"]["macs"][-1]
 
 
@@ -68,7 +70,7 @@ def test_any_stage_may_follow_and_precede(
     order = [stage, NEIGHBOURS[name]] if first else [NEIGHBOURS[name], stage]
     state = trained
     for run, spec in order:
-        state = calibrated(run(state, spec, ctx), ctx)
+        state = calibrated(run(state, spec, ctx), ctx).state
     assert state.exits is not None and state.exits.thresholds is not None
     assert len(state.exits.thresholds) == len(state.model_args["exits"])
     assert (state.quant is not None) == (name in ("ptq", "qat"))
@@ -83,9 +85,11 @@ def test_any_stage_may_follow_and_precede(
 def test_int8_exits_are_near_their_float_form(backend: str, fusion: str, ctx: Context) -> None:
     """Logits of every exit within 10 %, and nine of ten decisions the same."""
     state = learned(fusion)
-    quantized = calibrated(ptq(state, PtqSpec(backend=backend, calibration_batches=4), ctx), ctx)
+    spec = PtqSpec(backend=backend, calibration_batches=4)
+    int8 = calibrated(ptq(state, spec, ctx), ctx).network
+    assert isinstance(int8, EarlyExitNetwork)
     images, _ = next(iter(ctx.loaders(batch_size=256).test))
-    int8, plain = network_of(quantized), network_of(state)
+    plain = network_of(state)
     with torch.inference_mode():
         expected = build(state).every_logits(images)
         found = int8.network(images)
@@ -129,12 +133,12 @@ def test_a_teacher_for_exits(trained: ModelState, ctx: Context) -> None:
 
 
 def test_thresholds_of_other_weights_are_not_used(trained: ModelState, ctx: Context) -> None:
-    state = calibrated(early_exit(trained, EarlyExitSpec(**FAST), ctx), ctx)
+    state = calibrated(early_exit(trained, EarlyExitSpec(**FAST), ctx), ctx).state
     assert state.exits is not None and state.exits.thresholds is not None
     changed = state.changed(state.weights)
     assert changed.exits is not None and changed.exits.thresholds is None
     with pytest.raises(ValueError, match="no thresholds; calibrate it first"):
-        deploy(changed)
+        _ = deploy(changed).network
 
 
 def test_a_saving_out_of_reach_is_told(trained: ModelState, ctx: Context) -> None:

@@ -146,10 +146,10 @@ def test_prunes_again_quantizes_and_saves(ctx: Context, tmp_path: Path) -> None:
     store.put("k", final, {"metrics": {}})
     images = torch.randn(4, 1, 8, 8)
     with torch.inference_mode():
-        expected = deploy(final)(images)
+        expected = deploy(final).network(images)
         found = store.load("k")
         assert found is not None
-        assert torch.equal(deploy(found[0])(images), expected)
+        assert torch.equal(deploy(found[0]).network(images), expected)
     torch.save((images, expected), tmp_path / "case.pt")
     in_new_process(_assert_saved, store.path("k"), tmp_path / "case.pt")
 
@@ -157,10 +157,11 @@ def test_prunes_again_quantizes_and_saves(ctx: Context, tmp_path: Path) -> None:
 def test_masters_of_a_qat_network_are_cut(ctx: Context) -> None:
     trained = qat(state_of(tiny()), QatSpec(epochs=1, batch_size=256, backend="x86"), ctx)
     pruned = calibrated(prune(trained, HALF, ctx), ctx)
-    assert pruned.quant is not None and pruned.quant.scheme == "qat"
-    assert pruned.model_args["cnn_channels"] == [4, 8]
+    state = pruned.state
+    assert state.quant is not None and state.quant.scheme == "qat"
+    assert state.model_args["cnn_channels"] == [4, 8]
     with torch.inference_mode():
-        assert torch.isfinite(deploy(pruned)(torch.randn(2, 1, 8, 8))).all()
+        assert torch.isfinite(pruned.network(torch.randn(2, 1, 8, 8))).all()
 
 
 BETWEEN = {"epochs": 1, "batch_size": 256, "precision": "fp32"}
@@ -256,4 +257,5 @@ def test_masks_hold_during_finetuning_with_momentum_and_decay(ctx: Context) -> N
     spec = FinetuneSpec(optimizer="sgd", learning_rate=0.1, momentum=0.9, ema_decay=0.5, **FAST)
     tuned = finetune(pruned, spec, ctx)
     assert zero_filters(tuned) == zero_filters(pruned)
-    assert static_metrics(tuned)["nonzero_params"] < static_metrics(tuned)["params"]
+    metrics = static_metrics(deploy(tuned))
+    assert metrics["nonzero_params"] < metrics["params"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from stages.deployment import deploy
+from stages.deployment import calibrated
 from stages.ptq import PtqSpec, ptq
 from stages.stage import Context
 from stages.state import build, state_of
@@ -41,7 +41,7 @@ def test_a_drop_needs_auto(suites: Suites) -> None:
 
 def test_float_layers_stay_float_and_typos_are_refused(ctx: Context) -> None:
     spec = PtqSpec(backend="x86", float_layers=["head", "cnn.*"], calibration_batches=1)
-    network = deploy(ptq(state_of(tiny()), spec, ctx))
+    network = calibrated(ptq(state_of(tiny()), spec, ctx), ctx).network
     assert type(network.head) is nn.Linear
     int8 = {name for name, m in network.named_modules() if "nn.quantized" in type(m).__module__}
     assert any(name.startswith("transformer.") for name in int8)

@@ -19,7 +19,7 @@ def test_states_are_not_changed_by_stages(ctx: Context) -> None:
 
 
 def test_plain_form_keeps_everything(ctx: Context) -> None:
-    end = run_chain(state_of(tiny()), ("ptq",), ctx)
+    end = run_chain(state_of(tiny()), ("ptq",), ctx).state
     again = from_plain(to_plain(end))
     assert again.quant is not None and end.quant is not None
     assert again.quant.settings() == end.quant.settings()

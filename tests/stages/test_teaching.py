@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from methods.distillation.features import places
 from methods.distillation.losses import attention_loss, feature_loss, kd_loss
 from model import HybridCNNTransformer
-from stages.deployment import deploy
+from stages.deployment import calibrated
 from stages.distillation import DistillSpec, distill
 from stages.finetuning import FinetuneSpec, finetune
 from stages.pruning import PruneSpec, prune
@@ -160,9 +160,11 @@ def test_int8_and_masked_teachers_teach_what_they_deploy(ctx: Context) -> None:
     start = state_of(tiny(num_layers=1))
     masked = prune(start, PruneSpec(ratio=0.5), ctx)
     images = next(iter(ctx.loaders(batch_size=32).validation))[0]
-    for state in (masked, ptq(masked, PtqSpec(backend="x86", calibration_batches=2), ctx)):
+    for made in (masked, ptq(masked, PtqSpec(backend="x86", calibration_batches=2), ctx)):
+        deployed = calibrated(made, ctx)
+        state = deployed.state
         with torch.inference_mode():
-            expected = deploy(state)(images)
+            expected = deployed.network(images)
         assert torch.equal(Teacher(state, ctx, "fp32", []).logits(images), expected)
         distill(state, DistillSpec(width=0.5, **FAST), ctx)
     with pytest.raises(ValueError, match="'current' is int8, which shows its logits alone"):

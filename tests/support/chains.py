@@ -6,7 +6,7 @@ from typing import Any
 
 from methods.pruning.masks import channel_tensors
 from stages import STAGES
-from stages.deployment import calibrated
+from stages.deployment import Deployed, calibrated
 from stages.distillation import DistillSpec
 from stages.finetuning import FinetuneSpec
 from stages.pruning import PruneSpec
@@ -39,10 +39,11 @@ SPECS = specs("x86")
 
 def run_chain(
     state: ModelState, order: tuple[str, ...], ctx: Context, backend: str = "x86"
-) -> ModelState:
+) -> Deployed:
     for name in order:
-        state = calibrated(STAGES[name].run(state, specs(backend)[name], ctx), ctx)
-    return state
+        deployed = calibrated(STAGES[name].run(state, specs(backend)[name], ctx), ctx)
+        state = deployed.state
+    return deployed
 
 
 def zero_filters(state: ModelState) -> dict[str, set[int]]:

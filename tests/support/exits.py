@@ -32,7 +32,7 @@ def with_exits(fusion: str = "serial", exits: Exits | None = None, **args: Any) 
 
 
 def network_of(state: ModelState) -> EarlyExitNetwork:
-    network = deploy(state)
+    network = deploy(state).network
     assert isinstance(network, EarlyExitNetwork)
     return network
 

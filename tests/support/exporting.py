@@ -29,10 +29,11 @@ def subject(ctx: Context, backend: str | None = None, **model_args: Any) -> Subj
         quant = Quant("ptq", backend, calibration_batches=2)
         quant = backends.with_calibrated_ranges(build(state), quant, loaders.calibration)
         state = state.changed(state.weights, quant=quant)
-    network = deploy(state)
+    deployed = deploy(state)
+    network = deployed.network
     if isinstance(network, compiled.CompiledNetwork):
         network.forward = network.graph.forward  # type: ignore[method-assign]
-    return Subject(state, network, loaders.test, ABOUT)
+    return Subject(deployed, loaders.test, ABOUT)
 
 
 def altered(logits: Any) -> Any:

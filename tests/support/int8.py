@@ -12,12 +12,13 @@ from methods.quantization import backends
 from methods.quantization.compiled import CompiledNetwork
 from methods.quantization.record import Quant
 from model import HybridCNNTransformer
+from stages.ptq import PtqSpec
 from stages.state import state_of
 from tests.support.tiny import tiny
 
 
 def calibrated_on(model: HybridCNNTransformer, images: Tensor, **options: Any) -> Quant:
-    quant = Quant("ptq", "inductor", **options)
+    quant = PtqSpec(**options).quant("ptq")
     return backends.with_calibrated_ranges(model, quant, [(images, images)])
 
 

@@ -233,18 +233,19 @@ def test_images_live_on_the_gpu(digits: Dataset) -> None:
 def test_every_stage_in_a_chain(on_gpu: Context) -> None:
     """Trained on the GPU, each result measured; int8 is made for and runs on the CPU."""
     state = train(initial_state(TINY, 0), TrainSpec(epochs=8, batch_size=64), on_gpu)
-    test = on_gpu.loaders().test
-    before = measure(state, test, GPU)
+    trained = deploy(state, GPU)
+    before = measure(trained, trained.loaders(on_gpu).test)
     assert before["accuracy"] > 80 and before["inference_time_ms"]["batch_1"]["median"] > 0
     student = distill(state, DistillSpec(epochs=8, batch_size=64, width=0.75), on_gpu)
     cut = prune(student, PruneSpec(mode="structural", ratio=0.2, criterion="taylor"), on_gpu)
     left = calibrated(early_exit(cut, EarlyExitSpec(epochs=4, batch_size=64), on_gpu), on_gpu)
-    found = measure(left, test, GPU)
+    found = measure(left, left.loaders(on_gpu).test)
     assert found["accuracy"] > 60 and sum(found["exits"]["share"]) == pytest.approx(1)
     aware = qat(cut, QatSpec(epochs=4, batch_size=64, backend="x86"), on_gpu)
     after = ptq(student, PtqSpec(backend="x86"), on_gpu)
     for int8 in (aware, after):
-        assert measure(int8, test, GPU)["accuracy"] > 60
+        deployed = calibrated(int8, on_gpu)
+        assert measure(deployed, deployed.loaders(on_gpu).test)["accuracy"] > 60
 
 
 def test_a_network_answers_alike_on_both(on_gpu: Context) -> None:
@@ -253,7 +254,7 @@ def test_a_network_answers_alike_on_both(on_gpu: Context) -> None:
     images = torch.randn(16, 1, 8, 8)
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         on_cpu = build(state).eval()(images)
-        found = deploy(state, GPU)(images.to(GPU)).cpu()
+        found = deploy(state, GPU).network(images.to(GPU)).cpu()
     torch.testing.assert_close(found, on_cpu, rtol=1e-3, atol=1e-3)
 
 

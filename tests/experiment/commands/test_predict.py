@@ -14,9 +14,9 @@ from PIL import Image
 from dataset import Dataset
 from experiment.commands import predict
 from experiment.running.checkpoint import load_checkpoint, read_checkpoint
-from methods.early_exit.exits import every_logits
 from methods.early_exit.thresholds import all_certainties, exit_taken
-from stages.deployment import deploy, parts_of
+from model import every_logits
+from stages.deployment import deploy
 from tests.support.ran import rows
 from tests.support.suites import Ran
 
@@ -37,7 +37,7 @@ def test_predictions_are_the_networks_on_its_test_split(
 ) -> None:
     code, out, _ = command("predict", ran.checkpoint(name), *pictures, "--top", "2")
     assert code == 0
-    network = deploy(load_checkpoint(ran.checkpoint(name)))
+    network = deploy(load_checkpoint(ran.checkpoint(name))).network
     images, _ = next(iter(ctx.loaders(batch_size=12).test))
     with torch.inference_mode():
         expected = network(images).softmax(dim=1).topk(2)
@@ -55,7 +55,7 @@ def test_predictions_say_where_the_network_was_left(
     state = load_checkpoint(ran.checkpoint("EQ"))
     images, _ = next(iter(ctx.loaders(batch_size=12).test))
     with torch.inference_mode():
-        every = every_logits(parts_of(state)[1], images)
+        every = every_logits(deploy(state).parts, images)
     assert state.exits is not None and state.exits.thresholds is not None
     certain = all_certainties(every, state.exits.criterion)
     taken = exit_taken(certain, state.exits.criterion, state.exits.thresholds).tolist()

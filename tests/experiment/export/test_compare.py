@@ -43,16 +43,16 @@ def test_an_int8_file_with_one_wrong_range_is_not_kept(ctx: Context, tmp_path: P
     made = subject(ctx, "x86")
     expected = reference(made)
     with torch.inference_mode():
-        plain = torch.cat([build(made.state)(images) for images, _ in made.test])
+        plain = torch.cat([build(made.deployed.state)(images) for images, _ in made.test])
     moved = float((expected.logits - plain).norm() / plain.norm())
     assert expected.relative == pytest.approx(2 * moved) and expected.relative < 0.1
-    quant = made.state.quant
+    quant = made.deployed.state.quant
     assert quant is not None and quant.ranges is not None
     place = list(quant.ranges)[-2]  # what the classifier takes
     scale, zero_point = quant.ranges[place].tolist()
     ranges = {**quant.ranges, place: torch.tensor([scale / 3, zero_point])}
-    state = replace(made.state, quant=replace(quant, ranges=ranges))
-    wrong = replace(made, state=state, network=deploy(state))
+    state = replace(made.deployed.state, quant=replace(quant, ranges=ranges))
+    wrong = replace(made, deployed=deploy(state))
     with pytest.raises(ExportError, match="differs from the network by"):
         export(wrong, FORMATS["onnx-int8"], tmp_path / "n.onnx", None, expected)
     assert list(tmp_path.iterdir()) == []

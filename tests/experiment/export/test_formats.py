@@ -23,9 +23,9 @@ from experiment.export.formats import FORMATS
 from methods.quantization.record import quantizable_layers
 from stages.stage import Context
 from stages.state import build
+from tests.support import docs
 from tests.support.exporting import ABOUT, subject
 from tests.support.home import HOME
-from tests.support.readme import readme_script
 from tests.support.tiny import FUSIONS
 
 
@@ -98,7 +98,7 @@ def test_aoti_packages_run_without_this_project(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By the README's script, in a process that cannot import the project."""
+    """By the script of docs/export.md, in a process that cannot import the project."""
     made = subject(ctx, backend, cnn_channels=[8], cnn_pools=[2])
     classes = [f"digit {i}" for i in range(10)]
     about = {
@@ -110,7 +110,7 @@ def test_aoti_packages_run_without_this_project(
     made, path, expected = replace(made, about=about), tmp_path / "n.pt2", reference(made)
     export(made, FORMATS["aoti"], path, 1, expected)
     assert FORMATS["aoti"].read(path).about["batch"] == "1"
-    (tmp_path / "classify.py").write_text(readme_script())
+    (tmp_path / "classify.py").write_text(docs.block("docs/export.md", "# classify.py"))
     image = Image.fromarray(digits.arrays.test_images[7, 0].numpy())
     image.save(tmp_path / "image.png")
     command = [sys.executable, "-I", "classify.py", "n.pt2", "image.png"]

@@ -40,7 +40,7 @@ def test_mean_macs_are_the_sum_over_samples(ctx: Context) -> None:
     every = torch.cat([model.every_logits(images) for images, _ in test], dim=1)
     taken = exit_taken(all_certainties(every, "confidence"), "confidence", (0.3,) * 4)
     by_sample = sum(single[int(place)] for place in taken) / len(taken)
-    metrics = measure.measure(state, test, torch.device("cpu"))
+    metrics = measure.measure(deploy(state), test)
     assert metrics["macs"] == pytest.approx(by_sample, abs=0.51)
     assert metrics["bitops"] == pytest.approx(by_sample * 32 * 32, rel=1e-6)
     assert metrics["flops"] == 2 * metrics["macs"]
@@ -65,7 +65,7 @@ def _chain(model: HybridCNNTransformer) -> list[tuple[Any, tuple[Tensor, ...]]]:
 
 def test_metrics_compare_int8_with_its_float_form(int8: Compiled, ctx: Context) -> None:
     test = ctx.loaders(batch_size=256).test
-    metrics = measure.measure(int8.state, test, torch.device("cpu"), int8.folder)
+    metrics = measure.measure(deploy(int8.state, "cpu", int8.folder), test)
     with torch.inference_mode():
         logits = [int8.network(images) for images, _ in test]
     right = (torch.cat(logits).argmax(1) == ctx.dataset.arrays.test_labels).float().mean()
@@ -102,7 +102,7 @@ def test_thop_misses_exactly_the_attention() -> None:
 
 def test_thop_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(importlib.import_module("sys").modules, "thop", None)
-    metrics = measure.static_metrics(state_of(tiny()))
+    metrics = measure.static_metrics(deploy(state_of(tiny())))
     assert "thop_macs" not in metrics
 
 
@@ -110,11 +110,10 @@ def test_bitops_by_hand() -> None:
     model = tiny()
     macs, layers = count_macs(model)
     state = state_of(model)
-    assert measure.static_metrics(state)["bitops"] == macs * 1024
+    assert measure.static_metrics(deploy(state))["bitops"] == macs * 1024
     quant = Quant("ptq", "x86", float_layers=("head",))
-    quantized = state.changed(state.weights, quant=quant)
     int8 = sum(count for name, count in layers.items() if name != "head")
-    assert measure.bitops(quantized, model, macs, layers) == int8 * 64 + (macs - int8) * 1024
+    assert measure.bitops(quant, model, macs, layers) == int8 * 64 + (macs - int8) * 1024
 
 
 def test_metrics_are_those_of_the_deployed_network(ctx: Context) -> None:
@@ -123,9 +122,10 @@ def test_metrics_are_those_of_the_deployed_network(ctx: Context) -> None:
     loader = get_dataloaders(ctx.dataset, 360).test
     quant = backends.with_calibrated_ranges(model, Quant("ptq", "x86"), loader)
     state = state_of(model).changed(state_of(model).weights, quant=quant)
-    metrics = measure.measure(state, loader, torch.device("cpu"))
+    deployed = deploy(state)
+    metrics = measure.measure(deployed, loader)
     with torch.inference_mode():
-        logits = deploy(state)(loader.normalize(images))
+        logits = deployed.network(loader.normalize(images))
     assert metrics["accuracy"] == pytest.approx(100 * (logits.argmax(1) == labels).float().mean())
     assert metrics["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item())
     for batch in ("batch_1", "batch_64"):
@@ -143,10 +143,10 @@ def test_int8_is_counted_as_int8() -> None:
     data = [(torch.randn(8, 1, 8, 8), None)]
     quant = backends.with_calibrated_ranges(model, Quant("ptq", "x86"), data)  # type: ignore[arg-type]
     quantized = state.changed(state.weights, quant=quant)
-    sizes = [measure.static_metrics(s)["model_size_mb"] for s in (state, quantized)]
+    sizes = [measure.static_metrics(deploy(s))["model_size_mb"] for s in (state, quantized)]
     assert sizes[1] < 0.5 * sizes[0]
     buffer = io.BytesIO()
-    torch.save(deploy(quantized).state_dict(), buffer)
+    torch.save(deploy(quantized).network.state_dict(), buffer)
     assert sizes[1] == len(buffer.getvalue()) / 1e6
 
 
@@ -155,5 +155,5 @@ def test_nonzero_parameters() -> None:
     zeros = sum(int((p == 0).sum()) for p in model.parameters())
     with torch.no_grad():
         model.head.weight[:3] = 0
-    metrics = measure.static_metrics(state_of(model))
+    metrics = measure.static_metrics(deploy(state_of(model)))
     assert metrics["params"] - metrics["nonzero_params"] == zeros + 3 * model.head.in_features

@@ -17,9 +17,7 @@ from tests.support.suites import Suites
 def a_step(key: str, stage: str, **spec: Any) -> Any:
     data = SimpleNamespace(fingerprint="digits")
     experiment = SimpleNamespace(data=data, name="E")
-    return SimpleNamespace(
-        key=key, stage=stage, spec=SimpleNamespace(**spec), experiment=experiment
-    )
+    return SimpleNamespace(key=key, stage=stage, settings={"spec": spec}, experiment=experiment)
 
 
 def a_record(stage: str, seconds: float, epochs: int, data: str = "digits") -> dict[str, Any]:

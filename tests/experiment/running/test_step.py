@@ -1,8 +1,26 @@
-"""A step whose parent has other weights is computed anew."""
+"""A step whose parent has other weights is computed anew; one step makes its networks once.
+
+What no Spec declares is refused.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
+from experiment.running.executor import StageRunner
 from experiment.running.store import Store
+from experiment.suite.chains import plan
+from experiment.suite.schema import load_suite
+from methods.quantization import backends
+from model import HybridCNNTransformer
+from stages import STAGES, Stage
+from stages.early_exit import EarlyExitSpec, early_exit
+from stages.finetuning import FinetuneSpec, finetune
+from stages.ptq import PtqSpec, ptq
+from stages.stage import Context, StageSpec
+from stages.state import ModelState
 from tests.support.suites import CHAINS, Suites, cached, results
 
 
@@ -20,3 +38,70 @@ def test_what_follows_other_weights_is_computed_anew(run_before: Suites) -> None
     assert cached(run_before, "Base") == [True]
     assert cached(run_before, "PFQ") == [False, False, False]
     assert "made from other weights" in run_before.capsys.readouterr().out
+
+
+def test_a_step_makes_its_networks_once(suites: Suites, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calibrated, exits' thresholds included, and measured: one float network, one int8 form."""
+    exits = '{"early_exit": {"epochs": 1, "max_accuracy_drop": 5.0}}'
+    path = suites.write(f'EXPERIMENT_CONFIGS.append(chain("EQ", {exits}, "ptq"))')
+    suite = load_suite(str(path))
+    (steps,) = [chain.all_steps() for chain in plan(suite) if chain.experiment.name == "EQ"]
+    runner = StageRunner(
+        Store(suite.model_dir), suite.data_dir, suite.device, lambda: False, lambda line: None
+    )
+    for step in steps[:-1]:
+        runner.run(step)
+    made: list[str] = []
+
+    def counted(name: str, make: Any) -> Any:
+        def counting(*args: Any, **options: Any) -> Any:
+            made.append(name)
+            return make(*args, **options)
+
+        return counting
+
+    build = counted("float", HybridCNNTransformer.__init__)
+    monkeypatch.setattr(HybridCNNTransformer, "__init__", build)
+    monkeypatch.setattr(backends, "to_int8", counted("int8", backends.to_int8))
+    record, cached = runner.run(steps[-1])
+    assert not cached and made == ["float", "int8"]
+    assert sum(record["metrics"]["exits"]["share"]) == pytest.approx(1)
+    assert record["metrics"]["warnings"] is not None
+    made.clear()
+    record, cached = runner.run(steps[-1], remeasure=True)
+    assert cached and made == ["float", "int8"]
+
+
+class SilentSpec(StageSpec):
+    """Declares nothing."""
+
+    does: str
+
+    def tags(self) -> tuple[str, str]:
+        return self.does, self.does
+
+
+def silent(state: ModelState, spec: SilentSpec, ctx: Context) -> ModelState:
+    if spec.does == "quantize":
+        return ptq(state, PtqSpec(backend="x86"), ctx)
+    if spec.does == "leave":
+        return early_exit(state, EarlyExitSpec(epochs=1), ctx)
+    return finetune(state, FinetuneSpec(epochs=1), ctx)
+
+
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [
+        ("quantize", "its network is quantized, which SilentSpec does not declare; add quantizes"),
+        ("leave", "its network has exits, which SilentSpec does not declare; add adds_exits"),
+        ("train", "its network was trained, which SilentSpec does not declare; add epochs_trained"),
+    ],
+)
+def test_a_stage_that_does_what_it_does_not_declare_fails(
+    suites: Suites, monkeypatch: pytest.MonkeyPatch, does: str, said: str
+) -> None:
+    monkeypatch.setitem(STAGES, "silent", Stage(SilentSpec, silent))
+    text = f'EXPERIMENT_CONFIGS.append(chain("C", {{"silent": {{"does": {does!r}}}}}))'
+    assert suites.run(text) == 1
+    (error,) = results(suites, "C")["errors"]
+    assert error["stage"] == "silent" and said in error["message"]

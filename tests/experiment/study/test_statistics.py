@@ -108,7 +108,11 @@ def test_seeds_count_with_their_unbiased_variance(seeds: int) -> None:
 
 @pytest.mark.parametrize(
     ("seeds", "luck", "least", "most"),
-    [(3, 0.0, 0.93, 1.0), (3, 0.01, 0.93, 1.0), (2, 0.08, 0.7, 0.97)],  # README says how far
+    [
+        (3, 0.0, 0.93, 1.0),
+        (3, 0.01, 0.93, 1.0),
+        (2, 0.08, 0.7, 0.97),
+    ],  # docs/order-studies.md says so
 )
 def test_intervals_cover_what_is_true(seeds: int, luck: float, least: float, most: float) -> None:
     """95 % intervals of no difference, over new images and new networks each time."""

@@ -57,12 +57,17 @@ MISTAKES = {
     "of 2×2 is too small",
     "BASE['model_args'] = {'num_classes': 3}": "Base.model_args.num_classes: 3 does not fit",
     "BASE['dataset_args'] = {'name': 'CIFAR11'}": "Base.dataset_args.name: 'CIFAR11' is not a data "
-    "set; allowed: CIFAR10, CIFAR100, ImageFolder, Digits",
-    "BASE['dataset_args'] = {'name': 'ImageFolder'}": "Base.dataset_args: dataset_args.root: "
-    "ImageFolder needs the folder",
+    "set; did you mean 'CIFAR10'?",
+    "BASE['dataset_args'] = {'name': 'ImageFolder'}": "Base.dataset_args.root: ImageFolder "
+    "needs the folder",
     "BASE['dataset_args'] = {'name': 'ImageFolder', 'root': '/nowhere'}": "/nowhere/train is not a "
     "folder",
     "BASE['training_args'] = {'initial_train_epochs': 0}": "Base: starts from nothing",
+    "DEFAULT_DATASET_CONFIG = {'name': 'Digts'}; EXPERIMENT_CONFIGS += [chain('C', 'ptq', "
+    "dataset_args={'validation_share': 0.2})]": "DEFAULT_DATASET_CONFIG.name: 'Digts' is not a "
+    "data set; did you mean 'Digits'?",
+    "BASE['dataset_args'] = {'name': 'Digts'}; EXPERIMENT_CONFIGS.insert(0, chain('C', 'ptq'))": ""
+    "Base.dataset_args.name: 'Digts' is not a data set",
     "DEVICE = 'gpu'": "DEVICE: 'gpu' is not a device; allowed: 'cpu', 'cuda'",
     "DEVICE = 'cuda:7'": "DEVICE: 'cuda:7' is not on this machine; use 'cpu'",
     "RESULTS_DIR = 3": "RESULTS_DIR: 3 is not a folder name",

@@ -9,6 +9,7 @@ import pytest
 from experiment.running.store import Store
 from experiment.suite.chains import plan
 from experiment.suite.schema import load_suite
+from experiment.suite.teachers import circles
 from tests.support.suites import Suites
 from tests.support.taught import TAUGHT, stages_of
 
@@ -164,3 +165,8 @@ def test_stages_after_a_student_are_checked_against_it(suites: Suites) -> None:
     assert suites.run(text.replace("layers.1", "layers.0"), "--dry-run") == 0
     auto = 'EXPERIMENT_CONFIGS.append(chain("C", {"ptq": {"float_layers": "auto"}}, STUDENT))'
     assert suites.run(f'STUDENT = {{"distill": {{"width": 0.5}}}}\n{auto}', "--dry-run") == 0
+
+
+def test_circles_are_found_once_each() -> None:
+    needed = {"E": ["C"], "C": ["B"], "A": ["C"], "B": ["X", "A"], "X": [], "D": ["D"]}
+    assert sorted(circles(needed)) == [["A", "C", "B", "A"], ["D", "D"]]

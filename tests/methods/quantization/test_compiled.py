@@ -110,7 +110,7 @@ def test_wrong_code_is_found_out(int8: Compiled) -> None:
 def _logits(folder: Path, compiled_code: Path) -> None:
     torch.set_num_threads(1)
     state = load_checkpoint(Store(folder).path("k"))
-    network = deploy(state, "cpu", compiled_code)
+    network = deploy(state, "cpu", compiled_code).network
     with torch.inference_mode():
         logits = network(torch.load(folder / "images.pt", weights_only=True))
     torch.save(logits, folder / "logits.pt")
@@ -121,7 +121,7 @@ def test_a_new_process_gives_the_same_logits(int8: Compiled, tmp_path: Path) -> 
     torch.save(int8.images, tmp_path / "images.pt")
     in_new_process(_logits, tmp_path, int8.folder)
     with torch.inference_mode():
-        expected = deploy(int8.state, "cpu", int8.folder)(int8.images)
+        expected = deploy(int8.state, "cpu", int8.folder).network(int8.images)
     assert torch.equal(torch.load(tmp_path / "logits.pt", weights_only=True), expected)
 
 
