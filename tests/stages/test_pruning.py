@@ -141,7 +141,7 @@ def test_prunes_again_quantizes_and_saves(ctx: Context, tmp_path: Path) -> None:
     twice = prune(once, HALF, ctx)
     assert twice.model_args["embed_dim"] == 8
     assert twice.model_args["head_dim"] == [4, 4]
-    final = ptq(twice, PtqSpec(calibration_batches=1, backend="x86"), ctx)
+    final = calibrated(ptq(twice, PtqSpec(calibration_batches=1, backend="x86"), ctx), ctx).state
     store = Store(tmp_path)
     store.put("k", final, {"metrics": {}})
     images = torch.randn(4, 1, 8, 8)
