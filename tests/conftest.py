@@ -5,8 +5,13 @@ A suite that was run and a compiled int8 network are made once for all tests.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
+
+# The networks are tiny: two threads would only wait for each other, also in processes that tests
+# start, and Inductor's own processes would import torch for longer than they compile.
+os.environ |= {"OMP_NUM_THREADS": "1", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
 
 import pytest
 import torch
@@ -20,7 +25,7 @@ from tests.support.int8 import Compiled
 from tests.support.once import copy_with_links, made_once
 from tests.support.suites import CHAINS, Ran, Suites, run_in
 
-torch.set_num_threads(1)  # the networks are tiny; two threads would only wait for each other
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)
@@ -64,7 +69,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Ran:
 
 
 @pytest.fixture
-def stored(suites: Suites, finished: Ran) -> Suites:
+def run_before(suites: Suites, finished: Ran) -> Suites:
     """Suites in whose folder CHAINS has been run once."""
     copy_with_links(finished.models, suites.models)
     copy_with_links(finished.results, suites.results)

@@ -8,8 +8,6 @@ import torch
 from data_sets.source import DatasetArgs
 from dataset import fastest_evaluation_batch, get_dataloaders, load_dataset
 
-# --- splits and loaders --------------------------------------------------------------------------
-
 
 def test_splits_do_not_overlap_and_are_stratified() -> None:
     loaded = load_dataset(DatasetArgs(name="Digits", validation_share=0.2), "data")
@@ -47,9 +45,6 @@ def test_evaluation_loaders_see_every_image_once() -> None:
     images = torch.cat([images for images, _ in loaders.calibration])
     assert images.mean().abs() < 0.05  # normalised, without augmentation's black borders
     assert images.std() == pytest.approx(1, abs=0.05)
-
-
-# --- Data ----------------------------------------------------------------------------------------
 
 
 def test_evaluation_batches_by_pixels() -> None:

@@ -12,8 +12,6 @@ import main
 from tests.support.home import HOME
 from tests.support.suites import CHAINS, Ran, Suites
 
-# --- show ----------------------------------------------------------------------------------------
-
 
 def test_an_output_that_knows_ascii_only_or_closes(ran: Ran) -> None:
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
@@ -33,9 +31,6 @@ def test_an_unknown_command_gets_a_suggestion(capsys: pytest.CaptureFixture[str]
     assert main.main(["comparr", "A", "B"]) == 2
     error = capsys.readouterr().err
     assert error == "command line: 'comparr' is not a command; did you mean 'compare'?\n"
-
-
-# --- what a run writes ---------------------------------------------------------------------------
 
 
 def test_run_experiment_is_a_function_too(suites: Suites) -> None:

@@ -29,8 +29,6 @@ from training.recipe import Recipe
 from training.team import Team
 from training.whole_batch import Shard
 
-# --- parts ---------------------------------------------------------------------------------------
-
 
 def _evaluations(team: Team | None, dataset: Dataset, count: int) -> list[float]:
     model = tiny().eval()
@@ -142,9 +140,6 @@ def test_a_snapshot_inside_an_epoch_carries_the_sums(ctx: Context) -> None:
     rest = train_one_epoch(model, loader, optimizer, progress=half)
     assert rest.loss == pytest.approx(whole.loss, rel=1e-6)
     assert rest.accuracy == whole.accuracy
-
-
-# --- The loop ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("written_out", [True, False])

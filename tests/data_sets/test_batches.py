@@ -7,8 +7,6 @@ import torch
 
 from data_sets.batches import BatchLoader
 
-# --- splits and loaders --------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize("augmentation", ["none", "standard", "randaugment"])
 def test_augmented_batches_keep_shape_and_labels(augmentation: str) -> None:
@@ -30,9 +28,6 @@ def test_augmented_batches_keep_shape_and_labels(augmentation: str) -> None:
         assert batch.dtype == torch.float32
         assert labels.shape == (20, 4)
         torch.testing.assert_close(labels.sum(1), torch.ones(20))
-
-
-# --- Data ----------------------------------------------------------------------------------------
 
 
 def test_images_of_a_device_stay_there() -> None:

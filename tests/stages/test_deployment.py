@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,13 @@ import pytest
 import torch
 
 import utils
+from dataset import Dataset
 from experiment.running.checkpoint import load_checkpoint
 from experiment.running.store import Store
 from methods.pruning.masks import zero_channel_masks
 from methods.quantization.compiled import CompiledNetwork
 from model import HybridCNNTransformer
-from stages.deployment import calibrated, deploy
+from stages.deployment import Deployed, calibrated, deploy
 from stages.pruning import PruneSpec, prune
 from stages.ptq import ptq
 from stages.stage import Context
@@ -32,9 +35,6 @@ ORDERS = [
 ]
 
 
-# --- every order ---------------------------------------------------------------------------------
-
-
 def cases() -> list[Any]:
     """Every order with both backends; long ones with a student and inductor take their time."""
     found = []
@@ -45,12 +45,27 @@ def cases() -> list[Any]:
     return found
 
 
+@pytest.fixture(scope="module")
+def after(digits: Dataset) -> Callable[[tuple[str, ...], str], Deployed]:
+    """What an order of stages makes of a network; what orders begin with alike runs once."""
+    torch.manual_seed(0)
+    ctx = Context(digits, torch.device("cpu"), seed=0, say=lambda text: None)
+    start = ctx.teacher = state_of(tiny(num_layers=1))
+
+    @functools.cache
+    def after(order: tuple[str, ...], backend: str) -> Deployed:
+        if not order:
+            return deploy(start)
+        return run_chain(after(order[:-1], backend).state, order[-1:], ctx, backend)
+
+    return after
+
+
 @pytest.mark.parametrize(("order", "backend"), cases())
 def test_every_order_runs_and_means_what_it_says(
-    order: tuple[str, ...], backend: str, ctx: Context
+    order: tuple[str, ...], backend: str, after: Callable[[tuple[str, ...], str], Deployed]
 ) -> None:
-    start = ctx.teacher = state_of(tiny(num_layers=1))
-    deployed = run_chain(start, order, ctx, backend)
+    start, deployed = after((), backend).state, after(order, backend)
     end, network = deployed.state, deployed.network
     images = torch.randn(5, 1, 8, 8)
     quantized = "ptq" in order or "qat" in order
@@ -98,9 +113,6 @@ def test_saved_and_loaded_networks_give_the_same_logits(
         assert torch.equal(network(images), deploy(loaded).network(images))
         assert torch.equal(network(images), utils.load_model(store.path("k"))(images))
     assert loaded.model_args == end.model_args
-
-
-# --- quantization --------------------------------------------------------------------------------
 
 
 def test_ranges_are_observed_again_after_a_change(ctx: Context) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
 
-from machine.errors import Interrupted
+from dataset import Dataset
 from methods.distillation.students import student_args
 from methods.quantization.record import Quant
 from stages.deployment import calibrated, deploy
@@ -19,10 +22,8 @@ from stages.qat import QatSpec, qat
 from stages.stage import Context
 from stages.state import ModelState, build, initial_state, state_of
 from tests.support.chains import FAST, TWO_KINDS
-from tests.support.memory import Memory
+from tests.support.memory import Outcome, assert_same_bits, resumed, uninterrupted
 from tests.support.tiny import TINY, tiny
-
-# --- the criterion -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("backend", ["x86", "inductor"])
@@ -34,9 +35,6 @@ def test_features_of_a_network_with_exits_are_seen_as_well(ctx: Context, backend
         quantized, DistillSpec(width=0.5, teacher="baseline", **TWO_KINDS, **FAST), ctx
     )
     assert student.model_args["exits"] == ["cnn", "layer_0"]
-
-
-# --- the student ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -53,9 +51,6 @@ def test_features_of_a_network_with_exits_are_seen_as_well(ctx: Context, backend
 def test_impossible_options_are_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         DistillSpec(**options)
-
-
-# --- the stage -----------------------------------------------------------------------------------
 
 
 def test_a_student_is_new_and_smaller_and_its_input_is_left_alone(ctx: Context) -> None:
@@ -136,40 +131,29 @@ def test_layers_found_to_stay_float_stay_so_where_the_student_has_them(ctx: Cont
     calibrated(student, ctx)
 
 
-@pytest.mark.parametrize("stop_after", [1, 13, 20])
-@pytest.mark.parametrize("kind", ["inside", "remembered", "qat"])
-def test_interrupted_and_resumed_equals_uninterrupted(
-    digits: Any, kind: str, stop_after: int
-) -> None:
+def _stage(kind: str, context: Context) -> ModelState:
+    torch.manual_seed(0)
+    start = context.teacher = state_of(tiny(dropout=0.1, num_layers=1))
     common: dict[str, Any] = {
         "epochs": 2, "batch_size": 128, "precision": "fp32", "ema_decay": 0.9, "keep": "best",
     }  # fmt: skip
-    start = state_of(tiny(dropout=0.1, num_layers=1))
+    if kind == "qat":
+        return qat(start, QatSpec(backend="x86", teacher="current", **common), context)
+    options = {"augmentation": "none"} if kind == "remembered" else {"mixup": 0.2, **TWO_KINDS}
+    return distill(start, DistillSpec(width=0.5, **options, **common), context)
 
-    def run(context: Context) -> ModelState:
-        context.teacher = start
-        if kind == "qat":
-            return qat(start, QatSpec(backend="x86", teacher="current", **common), context)
-        options = {"augmentation": "none"} if kind == "remembered" else {"mixup": 0.2, **TWO_KINDS}
-        return distill(start, DistillSpec(width=0.5, **options, **common), context)
 
-    def context(**more: Any) -> Context:
-        return Context(digits, torch.device("cpu"), 0, say=lambda text: None, **more)
+@pytest.fixture(scope="module")
+def plain(digits: Dataset) -> Callable[[str], Outcome]:
+    return functools.cache(lambda kind: uninterrupted(partial(_stage, kind), digits))
 
-    torch.manual_seed(99)
-    plain = context()
-    expected = run(plain)
-    memory, asked = Memory(), []
 
-    def stop() -> bool:
-        asked.append(1)
-        return len(asked) == stop_after
-
-    with pytest.raises(Interrupted):
-        run(context(snapshot=memory, stop_requested=stop))
-    torch.manual_seed(12345)
-    resumed = context(snapshot=memory)
-    found = run(resumed)
-    for name, value in expected.weights.items():
-        assert torch.equal(found.weights[name], value), name
-    assert resumed.details == plain.details
+@pytest.mark.parametrize("stop_after", [1, 13, 20])
+@pytest.mark.parametrize("kind", ["inside", "remembered", "qat"])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    digits: Dataset, plain: Callable[[str], Outcome], kind: str, stop_after: int
+) -> None:
+    expected, details = plain(kind)
+    found, found_details = resumed(partial(_stage, kind), digits, stop_after)
+    assert_same_bits(found, expected)
+    assert found_details == details

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from machine.errors import Interrupted
+from dataset import Dataset
 from stages.finetuning import FinetuneSpec, TrainSpec, finetune, train
 from stages.fitting import fit
 from stages.pruning import PruneSpec, prune
@@ -21,7 +23,7 @@ from stages.stage import Context
 from stages.state import ModelState, initial_state
 from tests.support.compiler import needs_compiler
 from tests.support.home import HOME
-from tests.support.memory import Memory
+from tests.support.memory import Memory, Outcome, assert_same_bits, resumed, uninterrupted
 from tests.support.tiny import TINY
 from train_eval import NonFiniteLossError
 
@@ -52,13 +54,9 @@ def _masked(state: ModelState, ctx: Context) -> ModelState:
     return prune(state, PruneSpec(ratio=0.4), ctx)
 
 
-@pytest.mark.parametrize("stop_after", [1, 13, 20, 25])
-@pytest.mark.parametrize("kind", ["train", "masked", "qat"])
-def test_interrupted_and_resumed_equals_uninterrupted(
-    digits: Any, kind: str, stop_after: int
-) -> None:
-    """To the bit, wherever it stops: dropout, EMA, best epoch, schedule, masks, observers."""
-    args = {**TINY, "dropout": 0.1, "stochastic_depth": 0.1}
+def _stage(kind: str, context: Context) -> ModelState:
+    """A stage with all that must survive: dropout, EMA, best epoch, schedule, masks, observers."""
+    state = initial_state({**TINY, "dropout": 0.1, "stochastic_depth": 0.1}, 0)
     common: dict[str, Any] = {
         "epochs": 3,
         "batch_size": 128,
@@ -70,38 +68,28 @@ def test_interrupted_and_resumed_equals_uninterrupted(
         "scheduler": "cosine",
         "warmup_epochs": 1.0,
     }
+    if kind == "qat":
+        return qat(_masked(state, context), QatSpec(backend="fbgemm", **common), context)
+    if kind == "masked":
+        return finetune(_masked(state, context), FinetuneSpec(**common), context)
+    return train(state, TrainSpec(**common), context)
 
-    def run(context: Context) -> ModelState:
-        state = initial_state(args, 0)
-        if kind == "qat":
-            return qat(_masked(state, context), QatSpec(backend="fbgemm", **common), context)
-        if kind == "masked":
-            return finetune(_masked(state, context), FinetuneSpec(**common), context)
-        return train(state, TrainSpec(**common), context)
 
-    def context(**more: Any) -> Context:
-        return Context(digits, torch.device("cpu"), 0, say=lambda text: None, **more)
+@pytest.fixture(scope="module")
+def plain(digits: Dataset) -> Callable[[str], Outcome]:
+    return functools.cache(lambda kind: uninterrupted(partial(_stage, kind), digits))
 
-    plain = context()
-    expected = run(plain)
-    memory, asked = Memory(), []
 
-    def stop() -> bool:
-        asked.append(1)
-        return len(asked) == stop_after
-
-    with pytest.raises(Interrupted):
-        run(context(snapshot=memory, stop_requested=stop))
-    torch.manual_seed(12345)  # another process has another generator state
-    resumed = context(snapshot=memory)
-    found = run(resumed)
-    for name, value in expected.weights.items():
-        assert torch.equal(found.weights[name], value), name
-    if expected.quant is not None and expected.quant.ranges is not None:
-        assert found.quant is not None and found.quant.ranges is not None
-        for name, value in expected.quant.ranges.items():
-            assert torch.equal(found.quant.ranges[name], value), name
-    assert resumed.details["history"] == plain.details["history"]
+@pytest.mark.parametrize("stop_after", [1, 13, 20, 25])
+@pytest.mark.parametrize("kind", ["train", "masked", "qat"])
+def test_interrupted_and_resumed_equals_uninterrupted(
+    digits: Dataset, plain: Callable[[str], Outcome], kind: str, stop_after: int
+) -> None:
+    """To the bit, wherever it stops."""
+    expected, details = plain(kind)
+    found, found_details = resumed(partial(_stage, kind), digits, stop_after)
+    assert_same_bits(found, expected)
+    assert found_details["history"] == details["history"]
 
 
 def test_validation_leaves_no_trace_in_quantized_ranges(digits: Any, ctx: Context) -> None:

@@ -15,8 +15,6 @@ from stages.state import build, state_of
 from tests.support.suites import Suites
 from tests.support.tiny import tiny
 
-# --- what stands in the way ----------------------------------------------------------------------
-
 
 def test_ptq_keeps_its_observer_when_ranges_are_observed_again(ctx: Context) -> None:
     state = ptq(state_of(tiny()), PtqSpec(observer="minmax", calibration_batches=1), ctx)
@@ -39,9 +37,6 @@ def test_a_drop_needs_auto(suites: Suites) -> None:
         'EXPERIMENT_CONFIGS.append(chain("Q", {"ptq": {"max_accuracy_drop": 0.5}}))'
     )
     assert len(told) == 1 and "max_accuracy_drop needs float_layers 'auto'" in told[0]
-
-
-# --- quantization --------------------------------------------------------------------------------
 
 
 def test_float_layers_stay_float_and_typos_are_refused(ctx: Context) -> None:

@@ -14,8 +14,6 @@ from stages.state import ModelState, state_of
 from tests.support.chains import SPECS
 from tests.support.tiny import tiny
 
-# --- training ------------------------------------------------------------------------------------
-
 
 def test_training_moves_ranges_in_the_first_half_alone(ctx: Context) -> None:
     seen: list[dict[str, Tensor]] = []
@@ -54,9 +52,6 @@ def test_finetuning_after_qat_is_fake_quantized(ctx: Context) -> None:
     faked = finetune(start, spec, ctx)
     plain = finetune(ModelState(start.model_args, start.weights), spec, ctx)
     assert not torch.equal(faked.weights["head.weight"], plain.weights["head.weight"])
-
-
-# --- quantization --------------------------------------------------------------------------------
 
 
 def test_qat_trains_the_masters(ctx: Context) -> None:

@@ -27,8 +27,6 @@ from tests.support.chains import FAST, TWO_KINDS
 from tests.support.tiny import tiny
 from training.losses import cross_entropy
 
-# --- the criterion -------------------------------------------------------------------------------
-
 
 def criterion(ctx: Context, **options: Any) -> tuple[Distillation, HybridCNNTransformer]:
     """A criterion with a tiny teacher of another width, and an attached student."""
@@ -71,9 +69,6 @@ def test_features_and_attention_add_up(ctx: Context) -> None:
     loss.backward()
     assert all(p.grad is not None and p.grad.any() for p in made.projections.parameters())
     assert all(p.grad is None for p in made.teacher.network.parameters())
-
-
-# --- the teacher's memory ------------------------------------------------------------------------
 
 
 def test_remembered_logits_are_the_online_ones(ctx: Context) -> None:
@@ -131,9 +126,6 @@ def test_memory_changes_nothing_but_the_time(digits: Any, monkeypatch: pytest.Mo
         torch.testing.assert_close(remembered.weights[name], value, rtol=1e-3, atol=1e-4)
 
 
-# --- the student ---------------------------------------------------------------------------------
-
-
 def test_a_teachers_options_need_a_teacher() -> None:
     with pytest.raises(ValidationError, match="alpha needs a teacher"):
         FinetuneSpec(alpha=0.5)
@@ -142,9 +134,6 @@ def test_a_teachers_options_need_a_teacher() -> None:
     assert not FinetuneSpec().settings().keys() & {"teacher", "alpha", "temperature"}
     said = FinetuneSpec(teacher="current").settings()
     assert said["alpha"] == 0.9 and "dkd_beta" not in said and "feature_weight" not in said
-
-
-# --- the stage -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stage", ["finetune", "qat"])

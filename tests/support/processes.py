@@ -1,4 +1,4 @@
-"""Work in several processes that share one network.
+"""Work in new processes: alone, or several that share one network.
 
 They are forked from a server that has imported all once, with the variables that torchrun sets.
 """
@@ -28,6 +28,13 @@ def forkserver() -> Any:
         ]
     )
     return context
+
+
+def in_new_process(work: Callable[..., None], *arguments: Any) -> None:
+    """`work(*arguments)` where nothing of this process is left but what is on disk."""
+    process = forkserver().Process(target=work, args=arguments)
+    process.start()
+    assert finish([process]) == [0]
 
 
 def start(size: int, work: Callable[..., None], *arguments: Any) -> list[Any]:

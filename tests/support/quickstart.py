@@ -1,4 +1,4 @@
-"""The quickstart with folders of its own, a smaller network and fewer epochs."""
+"""The quickstart in small, with folders of its own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.support.home import HOME
 
 
 def quickstart(folder: Path) -> Path:
-    """The quickstart with folders of its own, a smaller network and fewer epochs."""
+    """The baseline and three chains with every kind of stage, of a smaller network."""
     text = (HOME / "configs" / "quickstart.py").read_text()
     text += f"""
 DEVICE = "cpu"
@@ -18,6 +18,8 @@ DEFAULT_MODEL_PARAMS.update(num_layers=1, num_heads=2)
 DEFAULT_TRAINING_PARAMS["initial_train_epochs"] = 4
 DEFAULT_COMPRESSION_PARAMS["finetune_epochs"] = 2
 DEFAULT_COMPRESSION_PARAMS["qat_epochs"] = 2
+CHAINS = ("Digits_Baseline_FP32", "Digits_P_F_QAT", "Digits_QAT_P_F", "Digits_S_F_Q")
+EXPERIMENT_CONFIGS = [config for config in EXPERIMENT_CONFIGS if config["name"] in CHAINS]
 """
     folder.mkdir()
     path = folder / "suite.py"

@@ -10,40 +10,35 @@ import main
 from experiment.running.store import Store
 from tests.support.suites import CHAINS, Suites
 
-# --- the store's commands ------------------------------------------------------------------------
 
-
-def test_store_ls_verify_and_gc(stored: Suites, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = str(stored.write(CHAINS.replace("0.4", "0.3")))  # now names other stages
-    stored.capsys.readouterr()
+def test_store_ls_verify_and_gc(run_before: Suites, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(run_before.write(CHAINS.replace("0.4", "0.3")))  # now names other stages
+    run_before.capsys.readouterr()
     assert main.main(["store", "ls", "--config", path]) == 0
-    printed = stored.capsys.readouterr().out
+    printed = run_before.capsys.readouterr().out
     assert "Base_fp32_baseline" in printed and "no name is left" not in printed
     assert "PFQ_pruned_40_finetuned" in printed and "PFQat_pruned_40_finetuned" in printed
     assert "8 stages" in printed
     assert main.main(["store", "verify", "--config", path]) == 0
     assert main.main(["store", "gc", "--config", path]) == 2  # no terminal to ask on
-    assert "add --yes" in stored.capsys.readouterr().err
-    package = Store(stored.models).compiled / "0123.pt2"
+    assert "add --yes" in run_before.capsys.readouterr().err
+    package = Store(run_before.models).compiled / "0123.pt2"
     package.parent.mkdir(exist_ok=True)
     package.touch()
     assert main.main(["store", "gc", "--config", path, "--yes"]) == 0
     assert not package.exists()
-    left = {p.name for p in stored.models.glob("*.pth")}
+    left = {p.name for p in run_before.models.glob("*.pth")}
     assert left == {"Base_fp32_baseline.pth", "QatPF_quantized_qat_int8.pth"}
-    assert len(Store(stored.models).keys()) == 2
+    assert len(Store(run_before.models).keys()) == 2
     assert main.main(["store", "gc", "--config", path]) == 0
-    assert "nothing to remove" in stored.capsys.readouterr().out
-    victim = next((stored.models / "store").glob("*.pth"))
+    assert "nothing to remove" in run_before.capsys.readouterr().out
+    victim = next((run_before.models / "store").glob("*.pth"))
     victim.write_bytes(victim.read_bytes()[:-1])
     assert main.main(["store", "verify", "--config", path]) == 1
     assert f"{victim}: its sha256 is not the recorded one; set aside" in (
-        stored.capsys.readouterr().out
+        run_before.capsys.readouterr().out
     )
     assert main.main(["store", "sl"]) == 2
-
-
-# --- whole studies -------------------------------------------------------------------------------
 
 
 def test_gc_keeps_what_a_study_names(tiny_study: Path, capsys: pytest.CaptureFixture[str]) -> None:

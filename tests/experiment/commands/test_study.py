@@ -9,8 +9,6 @@ import pytest
 from tests.support.studies import STUDY, study
 from tests.support.suites import Suites
 
-# --- whole studies -------------------------------------------------------------------------------
-
 
 def test_a_dry_run_shows_what_is_shared(
     tiny_study: Path, capsys: pytest.CaptureFixture[str]
@@ -27,15 +25,9 @@ def test_studies_are_listed(tiny_study: Path, capsys: pytest.CaptureFixture[str]
     assert "Tiny " in (said := capsys.readouterr().out) and "P = prune → finetune" in said
 
 
-# --- mistakes ------------------------------------------------------------------------------------
-
-
 def test_an_unknown_study(suites: Suites) -> None:
     assert study(suites.write(STUDY), "Tin") == 2
     assert "'Tin' is not a study; did you mean 'Tiny'?" in suites.capsys.readouterr().err
-
-
-# --- wishes --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,6 @@ from experiment.report.write import html
 from tests.support.html import Tags
 from tests.support.report_samples import EVIL, hostile, metrics, write
 
-# --- what was found ------------------------------------------------------------------------------
-
 
 def test_what_the_page_says_was_found(small: Path) -> None:
     said = page(read_folder(small))
@@ -28,9 +26,6 @@ def test_what_the_page_says_was_found(small: Path) -> None:
     assert [limit["within"] for limit in (half, one, two)] == [2, 3, 4]
     assert [item["name"] for item in two["bests"]] == ["PFQ", "PFQ", "E"]
     assert two["bests"][0]["times"] == "32× fewer BitOps"
-
-
-# --- reading -------------------------------------------------------------------------------------
 
 
 def test_partial_results_are_shown_as_far_as_they_go(tmp_path: Path) -> None:
@@ -73,9 +68,6 @@ def test_warnings_that_differ_in_figures_are_told_once(tmp_path: Path) -> None:
         write(tmp_path, name, [("ptq", slow)])
     (told,) = page(read_folder(tmp_path))["warnings"]
     assert told == {"text": "int8 speed over its float form: 0.48", "names": ["A", "B"]}
-
-
-# --- the page ------------------------------------------------------------------------------------
 
 
 def test_every_text_is_escaped(tmp_path: Path) -> None:

@@ -26,8 +26,6 @@ from tests.support.exits import learned
 from tests.support.int8 import Compiled
 from tests.support.tiny import TINY, tiny
 
-# --- costs ---------------------------------------------------------------------------------------
-
 
 def test_mean_macs_are_the_sum_over_samples(ctx: Context) -> None:
     state = learned("serial")
@@ -64,9 +62,6 @@ def _chain(model: HybridCNNTransformer) -> list[tuple[Any, tuple[Tensor, ...]]]:
     return found
 
 
-# --- compiled ------------------------------------------------------------------------------------
-
-
 def test_metrics_compare_int8_with_its_float_form(int8: Compiled, ctx: Context) -> None:
     test = ctx.loaders(batch_size=256).test
     metrics = measure.measure(deploy(int8.state, "cpu", int8.folder), test)
@@ -77,9 +72,6 @@ def test_metrics_compare_int8_with_its_float_form(int8: Compiled, ctx: Context) 
     for took in metrics["inference_time_ms"].values():
         assert took["speedup_over_float"] == pytest.approx(took["float_median"] / took["median"])
         assert "avx2" in took["isa"]
-
-
-# --- what stands in the way ----------------------------------------------------------------------
 
 
 def test_slow_int8_is_told_with_its_cause() -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from tests.support.suites import CHAINS, Suites, results, summary
-
-# --- what a run writes ---------------------------------------------------------------------------
 
 
 def test_seeds_run_each_and_are_summed_up(suites: Suites) -> None:
@@ -22,14 +22,12 @@ def test_seeds_run_each_and_are_summed_up(suites: Suites) -> None:
     assert base["stages"][0]["metrics"]["loss"] != base["stages"][1]["metrics"]["loss"]
 
 
-# --- baselines -----------------------------------------------------------------------------------
-
-
-def test_the_summary_keeps_what_other_runs_left(suites: Suites) -> None:
-    assert suites.run(CHAINS, "--only", "PFQ") == 0
-    assert suites.run(CHAINS, "--only", "PFQat") == 0
-    rows = {row["experiment"]: row for row in summary(suites)["experiments"]}
+def test_the_summary_keeps_what_other_runs_left(run_before: Suites) -> None:
+    shutil.rmtree(run_before.results)
+    assert run_before.run(CHAINS, "--only", "PFQ") == 0
+    assert run_before.run(CHAINS, "--only", "PFQat") == 0
+    rows = {row["experiment"]: row for row in summary(run_before)["experiments"]}
     assert rows.keys() == {"Base", "PFQ", "PFQat"}
     assert "against_baseline" in rows["PFQ"]
-    (suites.results / "odd_results.json").write_text("[1, 2")
-    assert suites.run(CHAINS, "--only", "PFQ") == 0
+    (run_before.results / "odd_results.json").write_text("[1, 2")
+    assert run_before.run(CHAINS, "--only", "PFQ") == 0

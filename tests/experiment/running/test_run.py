@@ -14,8 +14,6 @@ import torch
 
 from tests.support.suites import CHAINS, Ran, Suites, cached, results, summary
 
-# --- predict -------------------------------------------------------------------------------------
-
 
 def test_measuring_again_leaves_checkpoints_as_they_are(suites: Suites) -> None:
     chains = 'EXPERIMENT_CONFIGS.append(chain("Q", "ptq"))'
@@ -25,9 +23,6 @@ def test_measuring_again_leaves_checkpoints_as_they_are(suites: Suites) -> None:
     assert before == {p: p.read_bytes() for p in (suites.models / "store").glob("*.pth")}
     results = json.loads((suites.results / "Q_results.json").read_text())
     assert [stage["cached"] for stage in results["stages"]] == [True]
-
-
-# --- what a run writes ---------------------------------------------------------------------------
 
 
 def test_a_suite_runs_end_to_end(finished: Ran) -> None:
@@ -83,30 +78,30 @@ def test_chains_share_their_beginning(finished: Ran) -> None:
 
 
 def test_a_second_run_computes_nothing_and_says_the_same(
-    stored: Suites, monkeypatch: pytest.MonkeyPatch
+    run_before: Suites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = {name: results(stored, name) for name in ("Base", "PFQ", "QatPF")}
+    first = {name: results(run_before, name) for name in ("Base", "PFQ", "QatPF")}
 
     def refuse(*args: Any) -> None:
         raise AssertionError("a cached stage ran")
 
     monkeypatch.setattr("experiment.running.step.Context", refuse)
-    assert stored.run(CHAINS) == 0
+    assert run_before.run(CHAINS) == 0
     for name, before in first.items():
-        after = results(stored, name)
-        assert all(cached(stored, name))
+        after = results(run_before, name)
+        assert all(cached(run_before, name))
         for old, new in zip(before["stages"], after["stages"], strict=True):
             assert {**old, "cached": True} == new
 
 
-def test_a_changed_setting_recomputes_that_stage_and_what_follows(stored: Suites) -> None:
+def test_a_changed_setting_recomputes_that_stage_and_what_follows(run_before: Suites) -> None:
     changed = CHAINS.replace(
         '{"finetune": {"epochs": 1}}, "ptq"', '{"finetune": {"epochs": 2}}, "ptq"'
     )
-    assert stored.run(changed) == 0
-    assert cached(stored, "PFQ") == [True, False, False]
-    assert all(cached(stored, "PFQat")) and all(cached(stored, "Base"))
-    said = stored.capsys.readouterr().out
+    assert run_before.run(changed) == 0
+    assert cached(run_before, "PFQ") == [True, False, False]
+    assert all(cached(run_before, "PFQat")) and all(cached(run_before, "Base"))
+    said = run_before.capsys.readouterr().out
     assert re.search(r"PFQ_pruned_40_finetuned.pth held other settings' result; that stays", said)
 
 
@@ -140,9 +135,6 @@ def test_remeasuring_keeps_weights_and_keys(suites: Suites) -> None:
     assert after["metrics"]["inference_time_ms"] != before["metrics"]["inference_time_ms"]
 
 
-# --- what goes wrong -----------------------------------------------------------------------------
-
-
 def test_spoilt_data_stops_before_anything_starts(suites: Suites, tmp_path: Path) -> None:
     from PIL import Image
 
@@ -174,10 +166,10 @@ def test_a_folder_that_is_a_file_is_told_before_the_start(suites: Suites) -> Non
 
 
 def test_a_full_disk_is_one_line_and_harms_nothing(
-    suites: Suites, monkeypatch: pytest.MonkeyPatch
+    run_before: Suites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert suites.run(CHAINS, "--only", "PFQ") == 0
-    before = {p: p.read_bytes() for p in suites.models.rglob("*.pth")}
+    more = CHAINS + 'EXPERIMENT_CONFIGS.append(chain("Q", "ptq"))'
+    before = {p: p.read_bytes() for p in run_before.models.rglob("*.pth")}
     real = os.fsync
 
     def full(descriptor: int) -> None:
@@ -187,16 +179,16 @@ def test_a_full_disk_is_one_line_and_harms_nothing(
         real(descriptor)
 
     monkeypatch.setattr("os.fsync", full)
-    suites.capsys.readouterr()
-    assert suites.run(CHAINS) == 1
-    captured = suites.capsys.readouterr()
+    run_before.capsys.readouterr()
+    assert run_before.run(more) == 1
+    captured = run_before.capsys.readouterr()
     assert captured.err.count("\n") == 1
     assert "No space left on device" in captured.err and "are intact" in captured.err
     monkeypatch.setattr("os.fsync", real)
     for path, content in before.items():
         assert path.read_bytes() == content
-    assert not list(suites.models.rglob("*.tmp"))
-    assert suites.run(CHAINS) == 0
+    assert not list(run_before.models.rglob("*.tmp"))
+    assert run_before.run(more) == 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")

@@ -13,22 +13,21 @@ from tests.support.store_samples import stored
 from tests.support.suites import CHAINS, Suites, results
 
 
-def test_every_flipped_byte_is_found(suites: Suites) -> None:
+def test_every_flipped_byte_is_found(run_before: Suites) -> None:
     """One byte of each file of the store in turn: told, set aside, computed again, same result."""
-    assert suites.run(CHAINS, "--only", "PFQ") == 0
-    before = {s["stage"]: s["metrics"]["accuracy"] for s in results(suites, "PFQ")["stages"]}
-    files = [
-        p for p in sorted((suites.models / "store").iterdir()) if p.suffix in (".pth", ".json")
-    ]
+    before = {s["stage"]: s["metrics"]["accuracy"] for s in results(run_before, "PFQ")["stages"]}
+    keys = {s["key"] for name in ("Base", "PFQ") for s in results(run_before, name)["stages"]}
+    folder = run_before.models / "store"
+    files = sorted(folder / f"{key}{suffix}" for key in keys for suffix in (".pth", ".json"))
     assert len(files) == 8
     for number, path in enumerate(files):
         content = bytearray(path.read_bytes())
         content[len(content) * (number + 1) // 10] ^= 1
         path.write_bytes(content)
-        suites.capsys.readouterr()
-        assert suites.run(CHAINS, "--only", "PFQ") == 0
-        assert "set aside as" in suites.capsys.readouterr().out, path
-        stages = results(suites, "PFQ")["stages"] + results(suites, "Base")["stages"]
+        run_before.capsys.readouterr()
+        assert run_before.run(CHAINS, "--only", "PFQ") == 0
+        assert "set aside as" in run_before.capsys.readouterr().out, path
+        stages = results(run_before, "PFQ")["stages"] + results(run_before, "Base")["stages"]
         assert [stage["cached"] for stage in stages].count(False) == 1
         assert {
             s["stage"]: s["metrics"]["accuracy"] for s in stages if s["stage"] != "train"

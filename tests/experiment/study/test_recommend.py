@@ -12,8 +12,6 @@ import main
 from experiment.study.recommend import parse_wish, recommendation
 from tests.support.studies import study
 
-# --- whole studies -------------------------------------------------------------------------------
-
 
 def test_a_recommended_chain_is_a_ready_entry(
     tiny_study: Path, capsys: pytest.CaptureFixture[str]
@@ -27,9 +25,6 @@ def test_a_recommended_chain_is_a_ready_entry(
     more.write_text(f"{tiny_study.read_text()}\nEXPERIMENT_CONFIGS += [\n{text}]\n")
     assert main.main(["--config", str(more), "--only", entry["name"], "--dry-run"]) == 0
     assert "0 resumable, 0 to run" in capsys.readouterr().out
-
-
-# --- wishes --------------------------------------------------------------------------------------
 
 
 def row(name: str, drop: float, latency: float, bitops: float = 1.0) -> dict[str, Any]:

@@ -15,8 +15,6 @@ from experiment.study.validation import OnValidation, with_shared_latency
 from experiment.suite.schema import load_suite
 from utils import load_model
 
-# --- intervals -----------------------------------------------------------------------------------
-
 
 def test_equal_networks_share_their_latency() -> None:
     def run(form: str, time: float) -> OnValidation:
@@ -31,9 +29,6 @@ def test_equal_networks_share_their_latency() -> None:
     }
     assert taken == {"PQ": [2.0, 2.0], "QP": [2.0, 2.0]}
     assert found["PQ"][0].metrics["inference_time_ms"]["batch_1"]["median"] == 1.0
-
-
-# --- whole studies -------------------------------------------------------------------------------
 
 
 def test_figures_are_of_the_validation_share(report: dict[str, Any], tiny_study: Path) -> None:

@@ -12,9 +12,6 @@ from methods.distillation.students import inherited, student_args
 from model import HybridCNNTransformer
 from tests.support.tiny import tiny
 
-# --- the student ---------------------------------------------------------------------------------
-
-
 DEFAULT = {"cnn_channels": [32, 64, 64, 128], "cnn_pools": [2, 1, 2, 2]}
 
 
@@ -58,9 +55,6 @@ def test_own_arguments_go_over_the_scaled_ones() -> None:
     assert (student["num_heads"], student["head_dim"]) == ([2, 2, 2], [24, 24, 24])
     other = student_args(teacher, 1.0, 1.0, {"fusion": "parallel", "mlp_dims": [32]})
     assert other["fusion"] == "parallel" and other["mlp_dims"] == [32]
-
-
-# --- the stage -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("fusion", ["serial", "parallel", "parallel_attention"])

@@ -16,8 +16,6 @@ from stages.state import build
 from tests.support.exits import learned, network_of, some_digits, with_exits
 from tests.support.tiny import FUSIONS
 
-# --- decisions -----------------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("criterion", ["confidence", "entropy"])
@@ -104,9 +102,6 @@ def test_layers_are_really_skipped() -> None:
     with torch.inference_mode():
         network(images)
     assert set(seen.values()) == {0}
-
-
-# --- thresholds ----------------------------------------------------------------------------------
 
 
 def test_certainty_by_hand() -> None:

@@ -13,8 +13,6 @@ from stages.state import state_of
 from tests.support.cutting import cut_of
 from tests.support.tiny import tiny
 
-# --- how much ------------------------------------------------------------------------------------
-
 
 def test_latency_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a clock that counts MACs: the bisection is what is tested."""
@@ -50,9 +48,6 @@ def test_head_size_shrinks_by_each_heads_own_choice() -> None:
     scores = torch.tensor([0.0, 9, 9, 9, 9, 9, 9, 9, 9.0, 9, 9, 0, 9, 9, 9, 9])
     removed = choose([dimension], [scores], 1 / 8, Amount())
     assert removed[0][1].tolist() == [0, 11]
-
-
-# --- with the other stages -----------------------------------------------------------------------
 
 
 def test_global_ties_take_exactly_the_ratio() -> None:

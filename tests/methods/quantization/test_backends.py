@@ -25,9 +25,6 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 
 
-# --- simulation and graph ------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("name", "reduce_range"), [*((n, False) for n in NETWORKS), ("serial", True)]
 )
@@ -80,9 +77,6 @@ def test_ranges_of_another_backend_or_network_are_refused() -> None:
         backends.to_int8(model, Quant("ptq", "x86", ranges=mine.ranges))
     with pytest.raises(ValueError, match="saw no image"):
         fake_quant.observed_ranges(fake_quant.prepare(model, [], "minmax", train=False))
-
-
-# --- quantization --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("backend", ["x86", "fbgemm", "qnnpack"])

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
-import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from experiment.running.checkpoint import load_checkpoint
 from experiment.running.store import Store
 from machine.processor import has_vnni
 from methods.quantization import backends, compiled
 from methods.quantization.compiled import CompiledNetwork
 from methods.quantization.record import quantizable_layers
 from stages.deployment import deploy
-from tests.support.home import HOME
 from tests.support.int8 import Compiled, calibrated_on, off
+from tests.support.processes import in_new_process
 from tests.support.tiny import tiny
-
-# --- compiled ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [1, 5, 64, 70])
@@ -78,9 +78,17 @@ def test_weights_begin_at_a_cache_line(tmp_path: Path) -> None:
         assert subprocess.run([program]).returncode == expected
 
 
-def test_damaged_code_is_compiled_again(int8: Compiled, tmp_path: Path) -> None:
+def test_damaged_code_is_compiled_again(
+    int8: Compiled, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compile_again(graph: Any, inputs: Any, path: Path) -> None:
+        """What compiling has made before from the same graph for the same inputs."""
+        assert graph is network.graph and inputs[0].shape == (64, 1, 8, 8)
+        shutil.copy(int8.network.package(64), path)
+
     network = int8.new()
     network.folder = tmp_path
+    monkeypatch.setattr(compiled, "compile_package", compile_again)
     (tmp_path / f"{network.key(64)}.pt2").write_bytes(b"not a package")
     with torch.inference_mode():
         assert torch.equal(network(int8.images[:5]), int8.network(int8.images[:5]))
@@ -99,28 +107,22 @@ def test_wrong_code_is_found_out(int8: Compiled) -> None:
         int8.network._verify(lambda inputs: [-int8.network.graph(*inputs)], 1)
 
 
+def _logits(folder: Path, compiled_code: Path) -> None:
+    torch.set_num_threads(1)
+    state = load_checkpoint(Store(folder).path("k"))
+    network = deploy(state, "cpu", compiled_code).network
+    with torch.inference_mode():
+        logits = network(torch.load(folder / "images.pt", weights_only=True))
+    torch.save(logits, folder / "logits.pt")
+
+
 def test_a_new_process_gives_the_same_logits(int8: Compiled, tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    store.put("k", int8.state, {"metrics": {}})
+    Store(tmp_path).put("k", int8.state, {"metrics": {}})
     torch.save(int8.images, tmp_path / "images.pt")
-    code = f"""
-import torch; torch.set_num_threads(1)
-from pathlib import Path
-from experiment.running.checkpoint import load_checkpoint
-from stages.deployment import deploy
-state = load_checkpoint({str(store.path("k"))!r})
-network = deploy(state, "cpu", Path({str(int8.folder)!r})).network
-with torch.inference_mode():
-    logits = network(torch.load({str(tmp_path / "images.pt")!r}, weights_only=True))
-torch.save(logits, {str(tmp_path / "logits.pt")!r})
-"""
-    subprocess.run([sys.executable, "-c", code], cwd=HOME, check=True, timeout=200)
+    in_new_process(_logits, tmp_path, int8.folder)
     with torch.inference_mode():
         expected = deploy(int8.state, "cpu", int8.folder).network(int8.images)
     assert torch.equal(torch.load(tmp_path / "logits.pt", weights_only=True), expected)
-
-
-# --- processors without VNNI ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("reduce_range", [True, pytest.param(False, marks=pytest.mark.slow)])
