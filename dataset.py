@@ -22,6 +22,12 @@ from data_sets.image_folder import describe_folder, load_folder
 from data_sets.images import channel_statistics
 from data_sets.source import Arrays, DataError, DataInfo, DatasetArgs, DatasetEntry
 
+__all__ = [  # what a notebook takes from here; some of it is made behind the door
+    *("DATASET_REGISTRY", "DatasetEntry", "Arrays", "DataError", "DataInfo", "DatasetArgs"),
+    *("Dataset", "DataLoaders", "describe", "get_dataloaders", "load_dataset"),
+    *("channel_statistics", "fastest_evaluation_batch", "preprocessing", "read_image"),
+]
+
 
 @dataclass(frozen=True)
 class Dataset:

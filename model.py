@@ -17,9 +17,12 @@ from torch import Tensor, nn
 from machine.noise import drop_remarks
 from networks.args import ModelArgs
 from networks.convolution import ConvBlock
-from networks.transformer import PositionalEncoding, TokenTransformer
+from networks.transformer import TokenTransformer
 
-__all__ = ["HybridCNNTransformer", "LightweightCNN", "ModelArgs", "PositionalEncoding"]
+__all__ = [  # what a notebook takes from here; some of it is made behind the door
+    *("HybridCNNTransformer", "LightweightCNN", "ModelArgs", "PositionalEncoding"),
+    *("ConvBlock", "ExitHead", "blueprint", "exit_places", "fuse_blocks"),
+]
 
 
 # Parts of torch that are imported later remark on a missing CUDA, which nothing here needs.

@@ -18,8 +18,18 @@ from data_sets.batches import BatchLoader
 from machine.errors import Failed
 from training.cuda_graph import Step
 from training.losses import Criterion, cross_entropy, final_logits
-from training.optimizers import Schedule
+from training.optimizers import (
+    Schedule,
+)
 from training.whole_batch import Shard
+
+__all__ = [  # what a notebook takes from here; some of it is made behind the door
+    *("Recipe", "TrainingArgs", "resolve_precision", "wants_compiling"),
+    *("get_optimizer", "get_scheduler", "Schedule", "ExponentialMovingAverage"),
+    *("Criterion", "cross_entropy", "final_logits", "over_exits"),
+    *("EpochProgress", "Evaluation", "NonFiniteLossError", "TrainResult"),
+    *("compile_step", "evaluate", "take_step", "train_one_epoch"),
+]
 
 
 class NonFiniteLossError(Failed):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
 from data_sets.source import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 def read_image(path: Path, in_channels: int, size: tuple[int, int] | None = None) -> Tensor:
@@ -17,6 +20,8 @@ def read_image(path: Path, in_channels: int, size: tuple[int, int] | None = None
 
     `size` is height and width; None leaves it as it is stored. Raises DataError.
     """
+    from PIL import Image, ImageOps  # only folders of images need it
+
     try:
         with Image.open(path) as image:
             upright = _eight_bits(ImageOps.exif_transpose(image), image.format)
@@ -32,6 +37,8 @@ def read_image(path: Path, in_channels: int, size: tuple[int, int] | None = None
 def _eight_bits(image: Image.Image, kind: str | None) -> Image.Image:
     """The image with 16-bit greys scaled down, which Pillow's conversion clips to white."""
     if image.mode.startswith("I;16") or (image.mode == "I" and kind == "PNG"):  # Pillow 10: I
+        from PIL import Image
+
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
         raise ValueError("32-bit values, whose range nothing tells; save it with 8 or 16 bits")

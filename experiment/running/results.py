@@ -59,7 +59,7 @@ class Results(Follower):
             self.of(chain)["status"] = "running"
 
     def stage_done(self, chain: Chain, done: Done) -> None:
-        """Note a finished stage and write it out."""
+        """Note a finished stage; one that was computed now is written out at once."""
         step, record = done.step, done.record
         kept = [
             "stage",
@@ -79,7 +79,8 @@ class Results(Follower):
             "spec": step.spec.settings(),
         }
         self.of(chain)["stages"].append(entry)
-        self.write(chain.experiment.name)
+        if not done.cached:  # the chain's end writes what the store had
+            self.write(chain.experiment.name)
 
     def finish(self, chain: Chain) -> None:
         """A chain ran to its end; the experiment is done with its last seed."""

@@ -1,7 +1,8 @@
-"""Results and checkpoints that an earlier version wrote are read as they were meant."""
+"""What an earlier version wrote is read as it was meant, and what its doors offered is there."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import shutil
 from pathlib import Path
@@ -27,6 +28,28 @@ CHECKPOINTS = {  # file → experiment, position of the stage
     "Cut_F_Q_p25_f_quantized_ptq_int8.pth": ("Cut_F_Q", 2),
     "E_QAT_e_quantized_qat_int8.pth": ("E_QAT", 1),
 }
+
+
+OFFERED = {  # by the doors of the version before, for notebooks
+    "dataset": "DATASET_REGISTRY Arrays DataError DataInfo DataLoaders Dataset DatasetArgs "
+    "DatasetEntry channel_statistics describe fastest_evaluation_batch get_dataloaders "
+    "load_dataset preprocessing read_image",
+    "model": "ConvBlock ExitHead HybridCNNTransformer LightweightCNN ModelArgs ModelPart "
+    "PositionalEncoding check_images exit_places fuse_blocks",
+    "train_eval": "Criterion EpochProgress Evaluation ExponentialMovingAverage NonFiniteLossError "
+    "Recipe Schedule TrainResult TrainingArgs compile_step cross_entropy evaluate final_logits "
+    "get_optimizer get_scheduler over_exits resolve_precision take_step train_one_epoch "
+    "wants_compiling",
+    "utils": "apply_channel_pruning calibrate_model_ptq convert_to_quantized_model "
+    "get_model_stats load_model prepare_model_for_quantization",
+    "main": "get_optimizer get_scheduler main run_experiment run_suite",
+}
+
+
+@pytest.mark.parametrize("door", OFFERED)
+def test_a_door_offers_what_it_offered(door: str) -> None:
+    module = importlib.import_module(door)
+    assert [name for name in OFFERED[door].split() if not hasattr(module, name)] == []
 
 
 @pytest.fixture
