@@ -19,14 +19,26 @@ from data_sets.batches import BatchLoader
 from data_sets.cifar import cifar
 from data_sets.digits import describe_digits, load_digits_arrays
 from data_sets.image_folder import describe_folder, load_folder
-from data_sets.images import channel_statistics
+from data_sets.images import channel_statistics, read_image
 from data_sets.source import Arrays, DataError, DataInfo, DatasetArgs, DatasetEntry
 
 __all__ = [  # what a notebook takes from here; some of it is made behind the door
-    *("DATASET_REGISTRY", "DatasetEntry", "Arrays", "DataError", "DataInfo", "DatasetArgs"),
-    *("Dataset", "DataLoaders", "describe", "get_dataloaders", "load_dataset"),
-    *("channel_statistics", "fastest_evaluation_batch", "preprocessing", "read_image"),
-]
+    "DATASET_REGISTRY",
+    "Arrays",
+    "DataError",
+    "DataInfo",
+    "DataLoaders",
+    "Dataset",
+    "DatasetArgs",
+    "DatasetEntry",
+    "channel_statistics",
+    "describe",
+    "fastest_evaluation_batch",
+    "get_dataloaders",
+    "load_dataset",
+    "preprocessing",
+    "read_image"
+]  # fmt: skip
 
 
 @dataclass(frozen=True)

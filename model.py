@@ -15,14 +15,21 @@ import torch
 from torch import Tensor, nn
 
 from machine.noise import drop_remarks
-from networks.args import ModelArgs
-from networks.convolution import ConvBlock
-from networks.transformer import TokenTransformer
+from networks.args import ModelArgs, exit_places
+from networks.convolution import ConvBlock, fuse_blocks
+from networks.transformer import PositionalEncoding, TokenTransformer
 
 __all__ = [  # what a notebook takes from here; some of it is made behind the door
-    *("HybridCNNTransformer", "LightweightCNN", "ModelArgs", "PositionalEncoding"),
-    *("ConvBlock", "ExitHead", "blueprint", "exit_places", "fuse_blocks"),
-]
+    "ConvBlock",
+    "ExitHead",
+    "HybridCNNTransformer",
+    "LightweightCNN",
+    "ModelArgs",
+    "PositionalEncoding",
+    "blueprint",
+    "exit_places",
+    "fuse_blocks"
+]  # fmt: skip
 
 
 # Parts of torch that are imported later remark on a missing CUDA, which nothing here needs.

@@ -17,19 +17,33 @@ from tqdm import tqdm
 from data_sets.batches import BatchLoader
 from machine.errors import Failed
 from training.cuda_graph import Step
-from training.losses import Criterion, cross_entropy, final_logits
-from training.optimizers import (
-    Schedule,
-)
+from training.losses import Criterion, cross_entropy, final_logits, over_exits
+from training.optimizers import ExponentialMovingAverage, Schedule, get_optimizer, get_scheduler
+from training.recipe import Recipe, TrainingArgs, resolve_precision, wants_compiling
 from training.whole_batch import Shard
 
 __all__ = [  # what a notebook takes from here; some of it is made behind the door
-    *("Recipe", "TrainingArgs", "resolve_precision", "wants_compiling"),
-    *("get_optimizer", "get_scheduler", "Schedule", "ExponentialMovingAverage"),
-    *("Criterion", "cross_entropy", "final_logits", "over_exits"),
-    *("EpochProgress", "Evaluation", "NonFiniteLossError", "TrainResult"),
-    *("compile_step", "evaluate", "take_step", "train_one_epoch"),
-]
+    "Criterion",
+    "EpochProgress",
+    "Evaluation",
+    "ExponentialMovingAverage",
+    "NonFiniteLossError",
+    "Recipe",
+    "Schedule",
+    "TrainResult",
+    "TrainingArgs",
+    "compile_step",
+    "cross_entropy",
+    "evaluate",
+    "final_logits",
+    "get_optimizer",
+    "get_scheduler",
+    "over_exits",
+    "resolve_precision",
+    "take_step",
+    "train_one_epoch",
+    "wants_compiling"
+]  # fmt: skip
 
 
 class NonFiniteLossError(Failed):
