@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from data_sets.batches import BatchLoader
 from machine.errors import Failed
-from training.cuda_graph import Step
+from training.cuda_graph import TrainingStep
 from training.losses import Criterion, cross_entropy, final_logits, over_exits
 from training.optimizers import ExponentialMovingAverage, Schedule, get_optimizer, get_scheduler
 from training.recipe import Recipe, TrainingArgs, resolve_precision, wants_compiling
@@ -144,7 +144,7 @@ def train_one_epoch(
     after_step: Callable[[EpochProgress], None] | None = None,
     description: str = "train",
     shard: Shard | None = None,
-    step: Step | None = None,
+    step: TrainingStep | None = None,
 ) -> TrainResult:
     """One pass over `loader`, from `progress.step` on; the model is left in training mode.
 

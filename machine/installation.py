@@ -27,7 +27,7 @@ ON_TORCH = ("torchvision", "torchao")  # packages that import torch, and fail wh
 INSTALL = "pip install -r requirements.txt"
 
 
-class Finding(NamedTuple):
+class Diagnosis(NamedTuple):
     """One thing looked at: 'ok', 'note' (works, but see), or 'bad' (must be mended)."""
 
     mark: str
@@ -43,15 +43,15 @@ def requirements() -> dict[str, str]:
     return {match[1]: match[2] or "" for match in found if match}
 
 
-def python() -> Finding:
+def python() -> Diagnosis:
     version = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info < OLDEST_PYTHON:
         oldest = ".".join(map(str, OLDEST_PYTHON))
-        return Finding("bad", "Python", version, f"install Python {oldest} or newer")
-    return Finding("ok", "Python", f"{version} ({sys.executable})")
+        return Diagnosis("bad", "Python", version, f"install Python {oldest} or newer")
+    return Diagnosis("ok", "Python", f"{version} ({sys.executable})")
 
 
-def packages() -> list[Finding]:
+def packages() -> list[Diagnosis]:
     """A finding for each package of requirements.txt, every one imported in its own process."""
     ranges = requirements()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -60,14 +60,14 @@ def packages() -> list[Finding]:
     for name, allowed in ranges.items():
         version, error = installed(name), errors[name]
         if error and name in ON_TORCH and errors.get("torch"):
-            found.append(Finding("note", name, f"{version or 'none'}: not tried without torch"))
+            found.append(Diagnosis("note", name, f"{version or 'none'}: not tried without torch"))
         elif error:
-            found.append(Finding("bad", name, *explain(name, error)))
+            found.append(Diagnosis("bad", name, *explain(name, error)))
         elif version and not _within(version, allowed):
             text = f"{version} is outside of {allowed}, which this project is made for"
-            found.append(Finding("note", name, text, INSTALL))
+            found.append(Diagnosis("note", name, text, INSTALL))
         else:
-            found.append(Finding("ok", name, version or "unknown version"))
+            found.append(Diagnosis("ok", name, version or "unknown version"))
     return found
 
 

@@ -36,7 +36,7 @@ from train_eval import (
     train_one_epoch,
 )
 from training import whole_batch
-from training.cuda_graph import CapturedStep, Step
+from training.cuda_graph import CapturedStep, TrainingStep
 from training.losses import Criterion, cross_entropy, over_exits
 from training.optimizers import ExponentialMovingAverage, get_optimizer, get_scheduler
 from training.recipe import Recipe, TrainingArgs, resolve_precision, wants_compiling
@@ -199,7 +199,7 @@ class _Training:
 
     def set_step(self, criterion: Criterion) -> None:
         """What trains on a batch; on a GPU, where it is compiled, as one CUDA graph."""
-        self.step: Step = partial(
+        self.step: TrainingStep = partial(
             take_step, self.stepped, self.optimizer, criterion=criterion, precision=self.precision,
             grad_clip=self.recipe.grad_clip, shard=self.shard,
         )  # fmt: skip

@@ -17,7 +17,7 @@ from torch import Tensor
 from data_sets.source import Arrays
 from dataset import Dataset
 from machine.errors import Interrupted
-from methods.distillation.features import Place
+from methods.distillation.features import FeaturePair
 from stages.stage import Context, StageError
 from stages.state import ModelState
 from stages.teaching import Distillation, Teacher, TeacherSpec
@@ -38,7 +38,7 @@ class Teaching(NamedTuple):
 
     spec: TeacherSpec
     state: ModelState
-    at: list[Place]
+    at: list[FeaturePair]
     known: tuple[Tensor, Tensor] | None
 
 

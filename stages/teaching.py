@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from methods.distillation.features import Place, Watch, places
+from methods.distillation.features import FeaturePair, Watch, places
 from methods.distillation.losses import attention_loss, dkd_loss, feature_loss, kd_loss
 from stages.deployment import deploy
 from stages.stage import Context, StageError, StageSpec
@@ -100,7 +100,7 @@ class Teacher:
     It is what `deploy` makes of its state, none of its exits taken: an int8 one answers on the CPU.
     """
 
-    def __init__(self, state: ModelState, ctx: Context, precision: str, watched: list[Place]):
+    def __init__(self, state: ModelState, ctx: Context, precision: str, watched: list[FeaturePair]):
         self.state = state
         deployed = deploy(state, ctx.device, ctx.artefacts)
         self.device = deployed.device
@@ -158,7 +158,9 @@ class Distillation(nn.Module):
     with the student, and they are dropped with it.
     """
 
-    def __init__(self, spec: TeacherSpec, labels: Criterion, teacher: Teacher, at: list[Place]):
+    def __init__(
+        self, spec: TeacherSpec, labels: Criterion, teacher: Teacher, at: list[FeaturePair]
+    ):
         super().__init__()
         self.spec, self.labels, self.teacher, self.at = spec, labels, teacher, at
         self.asked: tuple[Tensor, Tensor] | None = None  # the last images, and the answer

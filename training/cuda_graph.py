@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 WARM_UP = 3  # plain steps first, in which code is compiled and optimizers make their state
-Step = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # images, labels → loss, right answers
+TrainingStep = Callable[
+    [Tensor, Tensor], tuple[Tensor, Tensor]
+]  # images, labels → loss, right answers
 
 
 @dataclass
@@ -38,7 +40,7 @@ class CapturedStep:
     a step that waits for the GPU.
     """
 
-    def __init__(self, step: Step, optimizer: torch.optim.Optimizer, device: torch.device):
+    def __init__(self, step: TrainingStep, optimizer: torch.optim.Optimizer, device: torch.device):
         self.step, self.optimizer = step, optimizer
         self.stream = _stream(device)
         self.rates = [torch.zeros((), device=device) for _ in optimizer.param_groups]

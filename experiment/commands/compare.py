@@ -19,7 +19,7 @@ from experiment.report.one_result import read_result, specs, stats_after, stats_
 from experiment.report.reader import Result
 from experiment.running.console import Console
 from experiment.running.metrics import against
-from experiment.running.tables import COLUMNS, Row, cell, headings, options
+from experiment.running.tables import COLUMNS, TableRow, cell, headings, options
 
 Pair = tuple[str, int | None, int | None]  # stage, its positions in A and in B
 MACHINE = ("device", "cpu", "isa", "threads", "torch", "torchao")  # what latency depends on
@@ -103,17 +103,17 @@ def _differing(
             yield f"{prefix}{key}", first.get(key), second.get(key)
 
 
-def _stages(first: Result, second: Result) -> list[Row]:
+def _stages(first: Result, second: Result) -> list[TableRow]:
     """A row a pair of stages, then the ends of both chains."""
     rows = []
     for name, a, b in paired(first.sequence, second.sequence):
         only = "" if None not in (a, b) else f" ({'A' if b is None else 'B'} only)"
         mine = stats_after(first, a) if a is not None else {}
         its = stats_after(second, b) if b is not None else {}
-        rows.append(Row([f"{name}{only}"], _cells(mine, its)))
+        rows.append(TableRow([f"{name}{only}"], _cells(mine, its)))
     rows[-1:] = [row._replace(ends_section=True) for row in rows[-1:]]
     ends = _cells(stats_at_end(first), stats_at_end(second))
-    return [*rows, Row(["end"], ends, style="bold")]
+    return [*rows, TableRow(["end"], ends, style="bold")]
 
 
 def _cells(first: dict[str, Any], second: dict[str, Any]) -> list[str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from machine.compiler import trial
-from machine.installation import Finding, installed, packages, python
+from machine.installation import Diagnosis, installed, packages, python
 
 if TYPE_CHECKING:
     from experiment.suite.records import Suite
@@ -50,12 +50,12 @@ def doctor_command(arguments: list[str], console: object = None) -> int:
     return 1 if bad else 0
 
 
-def _findings(config: str) -> Iterator[Finding]:
+def _findings(config: str) -> Iterator[Diagnosis]:
     yield python()
     found = packages()
     yield from found
     if any(finding.mark == "bad" for finding in found):
-        yield Finding("note", "machine, suite", "not looked at while packages are missing")
+        yield Diagnosis("note", "machine, suite", "not looked at while packages are missing")
         yield folder("this folder", Path.cwd())
         return
     yield _optional()
@@ -63,14 +63,14 @@ def _findings(config: str) -> Iterator[Finding]:
     yield from _suite(config)
 
 
-def _optional() -> Finding:
+def _optional() -> Diagnosis:
     there = [f"{name} {version}" for name in OPTIONAL if (version := installed(name))]
     lacking = [f"{name} (for {use})" for name, use in OPTIONAL.items() if not installed(name)]
     text = f"{', '.join(there) or 'none'}"
-    return Finding("ok", "optional", text + (f"; not: {', '.join(lacking)}" if lacking else ""))
+    return Diagnosis("ok", "optional", text + (f"; not: {', '.join(lacking)}" if lacking else ""))
 
 
-def _machine() -> Iterator[Finding]:
+def _machine() -> Iterator[Diagnosis]:
     """Processor, memory, GPUs and compiler."""
     import torch
 
@@ -81,40 +81,40 @@ def _machine() -> Iterator[Finding]:
     text += " ".join(flags) or "none of the int8 and bf16 instructions"
     text += f"; trains in {'bf16' if bf16_is_fast('cpu') else 'fp32'}"
     if has_vnni():
-        yield Finding("ok", "processor", text)
+        yield Diagnosis("ok", "processor", text)
     else:
-        yield Finding("note", "processor", f"{text}; no VNNI: int8 gains less, in 7 bits")
+        yield Diagnosis("note", "processor", f"{text}; no VNNI: int8 gains less, in 7 bits")
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    yield Finding("ok", "memory", f"{memory / 1e9:.1f} GB")
+    yield Diagnosis("ok", "memory", f"{memory / 1e9:.1f} GB")
     for number in range(torch.cuda.device_count()):
         about = torch.cuda.get_device_properties(number)
-        yield Finding("ok", f"cuda:{number}", f"{about.name}, {about.total_memory / 1e9:.0f} GB")
+        yield Diagnosis("ok", f"cuda:{number}", f"{about.name}, {about.total_memory / 1e9:.0f} GB")
     if torch.cuda.device_count() == 0:
         build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "a CPU build"
         if shutil.which("nvidia-smi"):
             text = f"torch ({build}) sees none, though nvidia-smi is here"
             remedy = "a newer driver, or torch and torchvision for your CUDA version (README)"
-            yield Finding("note", "GPU", text, remedy)
+            yield Diagnosis("note", "GPU", text, remedy)
         else:
-            yield Finding("ok", "GPU", f"none; torch ({build}) runs on the processor")
+            yield Diagnosis("ok", "GPU", f"none; torch ({build}) runs on the processor")
     yield compiler()
 
 
-def compiler() -> Finding:
+def compiler() -> Diagnosis:
     """Whether a C++ compiler makes programs that run, with OpenMP, as Inductor needs it."""
     from methods.quantization.backends import unavailable
 
     reason = unavailable("inductor")
     if reason is not None:
-        return Finding("note", "compiler", f"quantization_backend 'inductor' {reason}")
+        return Diagnosis("note", "compiler", f"quantization_backend 'inductor' {reason}")
     works, text = trial()
     if works:
-        return Finding("ok", "compiler", text)
+        return Diagnosis("ok", "compiler", text)
     remedy = "install g++ with OpenMP, or use quantization_backend 'x86'"
-    return Finding("note", "compiler", text, remedy)
+    return Diagnosis("note", "compiler", text, remedy)
 
 
-def _suite(config: str) -> Iterator[Finding]:
+def _suite(config: str) -> Iterator[Diagnosis]:
     """The suite, its data sets and its folders."""
     from experiment.suite.messages import ConfigError
     from experiment.suite.schema import load_suite
@@ -123,16 +123,16 @@ def _suite(config: str) -> Iterator[Finding]:
         suite = load_suite(config)
     except ConfigError as error:
         for problem in error.problems:
-            yield Finding("bad", "suite", problem)
+            yield Diagnosis("bad", "suite", problem)
         return
-    yield Finding("ok", "suite", f"{config}: {len(suite.experiments)} experiments, no mistakes")
+    yield Diagnosis("ok", "suite", f"{config}: {len(suite.experiments)} experiments, no mistakes")
     yield from _data(suite)
     yield folder("DATA_DIR", suite.data_dir)
     yield folder("MODEL_SAVE_DIR", suite.model_dir)
     yield folder("RESULTS_DIR", suite.results_dir)
 
 
-def _data(suite: Suite) -> Iterator[Finding]:
+def _data(suite: Suite) -> Iterator[Diagnosis]:
     from data_sets.cifar import ARCHIVES
 
     for info in {e.dataset_args: e.data for e in suite.experiments}.values():
@@ -140,9 +140,9 @@ def _data(suite: Suite) -> Iterator[Finding]:
         text = f"{info.name}, {len(info.classes)} classes, {shape}"
         archive = ARCHIVES.get(info.name)
         if archive is None or (suite.data_dir / archive.file).exists():
-            yield Finding("ok", "data", f"{text}: found")
+            yield Diagnosis("ok", "data", f"{text}: found")
             continue
-        yield Finding(
+        yield Diagnosis(
             "note",
             "data",
             f"{text}: {archive.file} is not in {suite.data_dir}/; the first run downloads it",
@@ -150,7 +150,7 @@ def _data(suite: Suite) -> Iterator[Finding]:
         )
 
 
-def folder(name: str, path: Path) -> Finding:
+def folder(name: str, path: Path) -> Diagnosis:
     """Whether a folder, there already or not, can be written, and how much room it has."""
     there = path.absolute()
     while not there.exists():
@@ -159,11 +159,11 @@ def folder(name: str, path: Path) -> Finding:
         with tempfile.TemporaryFile(dir=there):
             free = shutil.disk_usage(there).free
     except OSError as error:
-        return Finding("bad", name, f"{path} cannot be written ({error.strerror})", "use another")
+        return Diagnosis("bad", name, f"{path} cannot be written ({error.strerror})", "use another")
     text = f"{path} can be written, {free / 1e9:.1f} GB free"
     if free < LEAST_FREE:
-        return Finding("note", name, text, "make room, or name a folder on another disk")
-    return Finding("ok", name, text)
+        return Diagnosis("note", name, text, "make room, or name a folder on another disk")
+    return Diagnosis("ok", name, text)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -16,7 +16,14 @@ from rich.table import Table
 
 from dataset import Dataset, load_dataset
 from experiment.commands.parser import Parser, suite_options
-from experiment.export.compare import Comparison, ExportError, Subject, compare, export, reference
+from experiment.export.compare import (
+    ExportError,
+    FileComparison,
+    Subject,
+    compare_file,
+    export,
+    reference,
+)
 from experiment.export.formats import FORMATS, missing
 from experiment.running.console import Console
 from experiment.running.store import Store
@@ -81,7 +88,7 @@ def export_command(arguments: list[str], console: Console) -> int:
     test = deployed.loaders(Context(dataset, deployed.device, step.seed)).test
     subject = Subject(deployed, test, about)
     expected = reference(subject)
-    found: dict[Path, Comparison] = {}
+    found: dict[Path, FileComparison] = {}
     for file in wanted:
         form = FORMATS[file.format]
         kept = there.get(file, False)
@@ -89,7 +96,7 @@ def export_command(arguments: list[str], console: Console) -> int:
         try:
             if kept:
                 runtime = form.read(file.path)
-                found[file.path] = compare(runtime, subject, file.batch, expected)
+                found[file.path] = compare_file(runtime, subject, file.batch, expected)
             else:
                 found[file.path] = export(subject, form, file.path, file.batch, expected)
         except ExportError as error:
@@ -192,7 +199,7 @@ def _wanted(args: Namespace, folder: Path, name: str) -> list[Wanted]:
     return files
 
 
-def _table(found: dict[Path, Comparison]) -> Table:
+def _table(found: dict[Path, FileComparison]) -> Table:
     table = Table(title="Written, and compared with the network on the test split")
     table.add_column("file", overflow="fold")
     for heading in ("MB", "largest logit difference", "other class %", "accuracy %", "network's %"):

@@ -13,7 +13,7 @@ from experiment.report.one_result import at, read_result, specs, stats_after, st
 from experiment.report.reader import Result, StageEntry
 from experiment.running.console import Console
 from experiment.running.metrics import against
-from experiment.running.tables import STATUS_STYLE, Row, cell, headings, number, options
+from experiment.running.tables import STATUS_STYLE, TableRow, cell, headings, number, options
 from experiment.suite.config_file import config_values, folder_of
 from experiment.suite.messages import ConfigError, Mistake, stop_at
 
@@ -91,13 +91,13 @@ def _show_stages(result: Result, baseline: Result | None, console: Console) -> N
         len(result.of_seed(error.get("seed", 0))) for error in result.errors if error.get("stage")
     }
     if baseline is not None:
-        rows.append(Row([baseline.experiment], [*_cells(base, {}), ""], ends_section=True))
+        rows.append(TableRow([baseline.experiment], [*_cells(base, {}), ""], ends_section=True))
     for position, stage in enumerate(result.sequence):
         entries, stats = at(result, position), stats_after(result, position)
         missing = "failed" if position in failed else "did not run"
         took = f"{sum(e.seconds or 0 for e in entries):,.1f}" if entries else missing
         cells = [*_cells(stats, against(stats, base)), took]
-        rows.append(Row([f"{position + 1} {stage}"], cells, style="" if entries else "dim"))
+        rows.append(TableRow([f"{position + 1} {stage}"], cells, style="" if entries else "dim"))
     title = "Stages (change against the baseline)" if base else "Stages"
     console.figures(title, ["stage"], [*headings(COLUMNS), "seconds"], rows)
 

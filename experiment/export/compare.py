@@ -38,7 +38,7 @@ class Runtime(NamedTuple):
     about: dict[str, str]  # what the file says of itself
 
 
-class Reference(NamedTuple):
+class Expected(NamedTuple):
     """What files are compared with, and how far they may be from it."""
 
     logits: Tensor  # the network's own on the test split, `[N, num_classes]`
@@ -46,7 +46,7 @@ class Reference(NamedTuple):
     other_class: float  # largest share of the images, 0 to 1
 
 
-class Comparison(NamedTuple):
+class FileComparison(NamedTuple):
     """A file against the network that it was made from, on the whole test split."""
 
     largest: float  # difference of a logit
@@ -90,8 +90,8 @@ class Format:
 
 
 def export(
-    subject: Subject, format_: Format, path: Path, batch: int | None, expected: Reference
-) -> Comparison:
+    subject: Subject, format_: Format, path: Path, batch: int | None, expected: Expected
+) -> FileComparison:
     """Write a file, read it again, compare it with the network, and only then put it at `path`.
 
     Raises ExportError; then there is no new file.
@@ -106,14 +106,14 @@ def export(
         except RuntimeError as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ExportError(f"cannot be written and read again: {reason}") from error
-        found = compare(runtime, subject, batch, expected)
+        found = compare_file(runtime, subject, batch, expected)
         for file in sorted(draft.parent.iterdir(), key=lambda file: file == draft):
             file.replace(path.parent / file.name)  # weights first, then what refers to them
     return found
 
 
 @torch.inference_mode()
-def reference(subject: Subject) -> Reference:
+def reference(subject: Subject) -> Expected:
     """The network's logits on the test split, with the tolerance.
 
     Every runtime sums in its own order, so that some values round to the neighbouring int8 level,
@@ -122,16 +122,16 @@ def reference(subject: Subject) -> Reference:
     network, plain = subject.deployed.network, subject.deployed.float_network
     logits = torch.cat([network(images) for images, _ in subject.test])
     if subject.deployed.state.quant is None:
-        return Reference(logits, *FLOAT_TOLERANCE)
+        return Expected(logits, *FLOAT_TOLERANCE)
     moved = relative_norm(logits, torch.cat([plain(images) for images, _ in subject.test]))
     relative, other_class = INT8_TOLERANCE
-    return Reference(logits, min(relative, INT8_ROUNDING * moved), other_class)
+    return Expected(logits, min(relative, INT8_ROUNDING * moved), other_class)
 
 
 @torch.inference_mode()
-def compare(
-    runtime: Runtime, subject: Subject, batch: int | None, expected: Reference
-) -> Comparison:
+def compare_file(
+    runtime: Runtime, subject: Subject, batch: int | None, expected: Expected
+) -> FileComparison:
     """Run the test split through a file. Raises ExportError where it does not give the network's
     logits, or others when it is run again."""
     images, labels = (t[subject.test.index] for t in (subject.test.images, subject.test.labels))
@@ -160,7 +160,7 @@ def compare(
             f"{expected.relative:.2%}), at {other:.2%} of the images in the class (allowed "
             f"{expected.other_class:.2%}){_likely_cause(subject)}"
         )
-    return Comparison(
+    return FileComparison(
         largest=float((found - expected.logits).abs().max()),
         relative=relative,
         other_class=other,

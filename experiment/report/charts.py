@@ -6,7 +6,7 @@ import statistics
 from typing import Any
 
 from experiment.report.reader import Folder, Sensitivity
-from experiment.report.rows import COSTS, Row, Step, front, groups
+from experiment.report.rows import COSTS, Row, StageFigures, front, groups
 from experiment.running.metrics import FIGURES
 from machine.files import finite
 
@@ -88,7 +88,7 @@ def _curves(row: Row) -> list[dict[str, Any]]:
     return curves
 
 
-def _widths(step: Step) -> dict[str, Any]:
+def _widths(step: StageFigures) -> dict[str, Any]:
     """Names of dimensions with sizes before and after, and layers with MACs; of the first seed."""
     details = step.entries[0].details
     found: dict[str, Any] = {}

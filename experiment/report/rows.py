@@ -85,12 +85,12 @@ class Row:
         return sum(spent) / max(1, len({e.seed for e in self.result.stages})) if spent else None
 
     @cached_property
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[StageFigures]:
         """The stages in order, each with its mean over the seeds that came so far."""
         chains = [self.result.of_seed(seed) for seed in self.result.seeds]
         longest = max((len(chain) for chain in chains), default=0)
         return [
-            Step.of([chain[position] for chain in chains if len(chain) > position])
+            StageFigures.of([chain[position] for chain in chains if len(chain) > position])
             for position in range(longest)
         ]
 
@@ -101,7 +101,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Step:
+class StageFigures:
     """A stage of a chain, over its seeds."""
 
     stage: str
@@ -110,7 +110,7 @@ class Step:
     entries: list[StageEntry] = field(repr=False)
 
     @classmethod
-    def of(cls, entries: list[StageEntry]) -> Step:
+    def of(cls, entries: list[StageEntry]) -> StageFigures:
         stats = summarised([entry.metrics for entry in entries])
         means = {name: stat["mean"] for name, stat in stats.items()}
         return cls(entries[0].stage, entries[0].spec, means, entries)
@@ -201,7 +201,7 @@ def effects(rows: Iterable[Row]) -> list[Effect]:
     return [_effect(kind, list(found.values())) for kind, found in sorted(uses.items())]
 
 
-def _kind(steps: list[Step], position: int) -> tuple[str, int]:
+def _kind(steps: list[StageFigures], position: int) -> tuple[str, int]:
     """The kind of a stage, and how many stages belong to it."""
     step = steps[position]
     if step.stage in ("ptq", "qat"):

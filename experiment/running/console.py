@@ -11,7 +11,7 @@ from rich.prompt import Confirm
 from rich.text import Text
 from tqdm import tqdm
 
-from experiment.running.tables import Row, figure_tables
+from experiment.running.tables import TableRow, figure_tables
 
 if TYPE_CHECKING:
     from experiment.running.progress import Progress
@@ -52,7 +52,7 @@ class Console:
         return _Question.ask(Text(question), console=self.rich, default=default)
 
     def figures(
-        self, title: str, names: Sequence[str], figures: Sequence[str], rows: Sequence[Row]
+        self, title: str, names: Sequence[str], figures: Sequence[str], rows: Sequence[TableRow]
     ) -> None:
         """A table of figures; as several, where it is wider than the terminal."""
         for table in figure_tables(self.rich, title, names, figures, rows):

@@ -18,7 +18,7 @@ import torch
 
 from experiment.running.executor import SerialExecutor
 from experiment.running.executor_options import Execution
-from experiment.running.ray_task import Finished, Place, run_stage
+from experiment.running.ray_task import Finished, WorkerFolders, run_stage
 from experiment.suite.chains import Chain, Step
 from experiment.suite.keys import HOME
 from experiment.suite.messages import ConfigError
@@ -91,7 +91,7 @@ class Tasks:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.lines = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
         suite, folder = executor.suite, Path.cwd()
-        self.place = Place(
+        self.place = WorkerFolders(
             folder, folder / suite.model_dir, folder / suite.data_dir, suite.device, needs.cpus
         )
         self.start = ray.remote(run_stage).options(

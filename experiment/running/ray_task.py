@@ -23,7 +23,7 @@ _datasets: dict[DatasetArgs, Dataset] = {}  # of this process, which runs many s
 
 
 @dataclass(frozen=True)
-class Place:
+class WorkerFolders:
     """Where a worker finds and puts things: the same paths on every machine."""
 
     folder: Path  # that relative paths start from
@@ -41,7 +41,9 @@ class Finished(NamedTuple):
     host: str
 
 
-def run_stage(step: Step, place: Place, how: dict[str, bool], lines: Any) -> Finished | None:
+def run_stage(
+    step: Step, place: WorkerFolders, how: dict[str, bool], lines: Any
+) -> Finished | None:
     """Run `step`, whose predecessors are in the store; None where it was told to stop.
 
     What it says goes to the queue `lines` as (key, text). Ray's cancel comes as SIGINT: then it

@@ -16,7 +16,15 @@ from experiment.running.executor import Done, Follower
 from experiment.running.progress import Forecast, Progress
 from experiment.running.results import SUMMARY_NAME, Results, experiment_sequence
 from experiment.running.store import Store
-from experiment.running.tables import COLUMNS, STATUS_STYLE, Row, cell, headings, number, options
+from experiment.running.tables import (
+    COLUMNS,
+    STATUS_STYLE,
+    TableRow,
+    cell,
+    headings,
+    number,
+    options,
+)
 from experiment.suite.chains import Chain, Step
 from experiment.suite.records import Suite
 
@@ -134,7 +142,7 @@ class RunView(Follower):
             figures = [cell(row["final"], change, name) for name in COLUMNS]
             status = Text(row["status"], style=STATUS_STYLE.get(row["status"], ""))
             names = row["experiment"], " → ".join(row["sequence"])
-            table.append(Row(names, [*figures, status]))
+            table.append(TableRow(names, [*figures, status]))
         self.console.say("")
         self.console.figures(
             "Results (change against the baseline)",

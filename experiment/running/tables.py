@@ -18,7 +18,7 @@ STATUS_STYLE = {"done": "green", "failed": "red", "skipped": "yellow", "interrup
 COLUMNS = ("accuracy", "model_size_mb", "bitops", "latency_ms_batch_1", "latency_ms_batch_64")
 
 
-class Row(NamedTuple):
+class TableRow(NamedTuple):
     """A row of a table of figures."""
 
     names: Sequence[Cell]
@@ -32,7 +32,7 @@ def figure_tables(
     title: str,
     names: Sequence[str],
     figures: Sequence[str],
-    rows: Sequence[Row],
+    rows: Sequence[TableRow],
 ) -> list[Table]:
     """One table, or several with the same names where its figures do not fit the width."""
     table = Table(title=title, title_justify="left")

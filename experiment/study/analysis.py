@@ -16,11 +16,11 @@ import numpy as np
 from experiment.study.statistics import (
     TOLERANCE,
     Array,
-    Comparison,
     Estimate,
+    OrderComparison,
     Points,
     Resampling,
-    compare,
+    compare_orders,
     hypervolume,
     kendall,
     predicted_score,
@@ -42,7 +42,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Reference:
+class ScoreScale:
     """What hypervolumes are bounded by: guessing, and the largest cost of any chain or baseline."""
 
     accuracy: float  # percent
@@ -57,7 +57,7 @@ class Analysis:
         letters: Sequence[str],
         orders: Sequence[str],
         evidence: Sequence[Evidence],
-        reference: Reference,
+        reference: ScoreScale,
         *,
         cost: str = "bitops",
         confidence: float = 0.95,
@@ -93,7 +93,7 @@ class Analysis:
         if not strengths:
             return {**nothing, "decided": False, "reason": "chains of these orders failed"}
         a, b = (self.points(order, strengths, cost) for order in (first, second))
-        found = compare(a, b, TOLERANCE[cost])
+        found = compare_orders(a, b, TOLERANCE[cost])
         entry = {"cost_ratio": found.cost_ratio, "cost_range": found.cost_range}
         reason = _not_comparable(found)
         if reason is not None or found.differences is None:
@@ -263,13 +263,13 @@ class Analysis:
             return None
         a, b = (self.points(order, strengths, self.cost) for order in (first, second))
         bare = [Points(p.accuracy, p.resampled[:0], p.cost) for p in (a, b)]
-        found = compare(bare[0], bare[1], TOLERANCE[self.cost])
+        found = compare_orders(bare[0], bare[1], TOLERANCE[self.cost])
         if found.differences is None or _not_comparable(found):
             return None
         return found.differences[0]
 
 
-def _not_comparable(found: Comparison) -> str | None:
+def _not_comparable(found: OrderComparison) -> str | None:
     """Why there is no difference at equal cost; None where there is one."""
     if found.method == "none":
         return "there are no common costs, and seeds differ in which order is cheaper"

@@ -23,7 +23,7 @@ from experiment.suite.schema import suite_of
 
 BASELINE_KEY = "load_fp32_baseline_from_experiment"
 
-Written = str | dict[str, dict[str, Any]]  # a stage as a sequence names it
+WrittenStage = str | dict[str, dict[str, Any]]  # a stage as a sequence names it
 
 
 class StudyConfig(BaseModel):
@@ -33,7 +33,9 @@ class StudyConfig(BaseModel):
 
     name: str = Field(min_length=1, max_length=60)
     baseline: str  # the experiment that every chain starts from
-    stages: dict[str, Written | list[Written]] = Field(min_length=1)  # letter → stage or stages
+    stages: dict[str, WrittenStage | list[WrittenStage]] = Field(
+        min_length=1
+    )  # letter → stage or stages
     # 'pairs': each stage alone and every order of two; 'permutations': of two or more;
     # or a list, e.g. ['PQ', 'QP', 'DPQ']
     orders: Literal["pairs", "permutations"] | list[str] = "pairs"
@@ -47,7 +49,7 @@ class StudyConfig(BaseModel):
     _file_name = field_validator("name")(file_name)
     _distinct = field_validator("seeds")(distinct_seeds)
 
-    def sequence(self, letter: str) -> list[Written]:
+    def sequence(self, letter: str) -> list[WrittenStage]:
         written = self.stages[letter]
         return written if isinstance(written, list) else [written]
 
@@ -113,7 +115,7 @@ class Link:
     name: str
     order: str  # e.g. 'PQ'
     strengths: tuple[tuple[str, int], ...]  # (letter, number of its strength), by letter
-    written: tuple[Written, ...]  # the sequence as a config says it
+    written: tuple[WrittenStage, ...]  # the sequence as a config says it
     origins: tuple[Origin, ...]  # of each of these
 
     def config(self, study: StudyConfig) -> dict[str, Any]:
@@ -209,9 +211,9 @@ def _links(study: StudyConfig) -> list[Link]:
 
 def _written(
     study: StudyConfig, order: str, strengths: dict[str, int]
-) -> tuple[tuple[Written, ...], tuple[Origin, ...]]:
+) -> tuple[tuple[WrittenStage, ...], tuple[Origin, ...]]:
     """The sequence of an order, and where each of its stages stands in the study."""
-    written: list[Written] = []
+    written: list[WrittenStage] = []
     origins = []
     for letter in order:
         for index, item in enumerate(study.sequence(letter)):

@@ -22,7 +22,7 @@ from experiment.running.results import Results
 from experiment.running.run import run_chains
 from experiment.running.store import Store
 from experiment.running.study_result import COSTS, RATIOS, StudyResult
-from experiment.study.analysis import Analysis, Evidence, Reference
+from experiment.study.analysis import Analysis, Evidence, ScoreScale
 from experiment.study.plan import Link, Study
 from experiment.study.statistics import RESAMPLES, TOLERANCE
 from experiment.study.validation import OnValidation, finals_on_validation, with_shared_latency
@@ -84,7 +84,7 @@ def _report(study: Study, results: Results, found: dict[str, list[OnValidation]]
         list(config.stages),
         config.all_orders(),
         evidence,
-        Reference(100 / classes, largest),
+        ScoreScale(100 / classes, largest),
         cost=config.cost,
         confidence=config.confidence,
     )

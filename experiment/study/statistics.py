@@ -94,7 +94,7 @@ class Resampling:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class OrderComparison:
     """Two orders at equal cost."""
 
     method: str  # 'matched', 'interpolated', 'dominance', 'none'
@@ -103,7 +103,7 @@ class Comparison:
     differences: Array | None  # [1 + R, S]; dominance: a bound, see `compare`
 
 
-def compare(first: Points, second: Points, tolerance: float) -> Comparison:
+def compare_orders(first: Points, second: Points, tolerance: float) -> OrderComparison:
     """Accuracy of `first` minus that of `second` at equal cost, a seed.
 
     'matched': at every strength both cost the same within `tolerance`, so strengths are compared
@@ -118,7 +118,7 @@ def compare(first: Points, second: Points, tolerance: float) -> Comparison:
     near = np.log10(1 + tolerance)
     a, b = first.stacked(), second.stacked()
     if np.all(np.abs(log_first - log_second) <= near):
-        return Comparison("matched", ratio, None, (a - b).mean(axis=1))
+        return OrderComparison("matched", ratio, None, (a - b).mean(axis=1))
     low = np.maximum(log_first.min(axis=0), log_second.min(axis=0))  # [S]
     high = np.minimum(log_first.max(axis=0), log_second.max(axis=0))
     if np.all(high >= low - near):
@@ -129,12 +129,12 @@ def compare(first: Points, second: Points, tolerance: float) -> Comparison:
             for s in seeds
         ]
         span = float(10 ** low.mean()), float(10 ** high.mean())
-        return Comparison("interpolated", ratio, span, np.stack(columns, axis=1))
+        return OrderComparison("interpolated", ratio, span, np.stack(columns, axis=1))
     if np.all(log_first.max(axis=0) < log_second.min(axis=0)):
-        return Comparison("dominance", ratio, None, _lead(first, second))
+        return OrderComparison("dominance", ratio, None, _lead(first, second))
     if np.all(log_second.max(axis=0) < log_first.min(axis=0)):
-        return Comparison("dominance", ratio, None, -_lead(second, first))
-    return Comparison("none", ratio, None, None)
+        return OrderComparison("dominance", ratio, None, -_lead(second, first))
+    return OrderComparison("none", ratio, None, None)
 
 
 def _lead(cheap: Points, dear: Points) -> Array:

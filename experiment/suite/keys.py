@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from experiment.suite.records import Experiment, Passage
-from experiment.suite.sources import Place, Sources
+from experiment.suite.sources import Location, Sources
 from stages import STAGES
 from stages.state import initial_state
 
@@ -80,11 +80,11 @@ def code_of(spec: Any, run: Any, facts: frozenset[str], sources: Sources) -> str
     opened = {part for fact in facts for part in DECLARED[fact]}
     closed = tuple({part for parts in DECLARED.values() for part in parts} - opened)
 
-    def follows(module: str, meant: Place) -> bool:
+    def follows(module: str, meant: Location) -> bool:
         """What a stage's own file takes from `methods` counts, declared or not."""
         if meant.within(closed):
             taken = module in own and meant.within(("methods.",))
-            return taken or Place(module, "").within(closed)
+            return taken or Location(module, "").within(closed)
         return not meant.within(LEFT_OUT)
 
     return sources.digest([spec, run, initial_state], opened, follows)

@@ -21,7 +21,7 @@ ON_IMPORT = ""  # in the same place: statements that define nothing but act, and
 NATIVE = (".cpp", ".h")  # endings of sources that the Python files of their folder build
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Where a definition is."""
 
     module: str
@@ -36,7 +36,7 @@ class Definition(NamedTuple):
     """A top-level statement, digested."""
 
     digest: str  # of its text
-    means: list[Place]  # what its names stand for, in the order of the text
+    means: list[Location]  # what its names stand for, in the order of the text
 
 
 class File(NamedTuple):
@@ -53,14 +53,14 @@ class Sources:
         self.home = home
         self.tops = {path.stem for path in home.iterdir()}  # torch is not among them
         self.files: dict[str, File | None] = {}
-        self.places: dict[str, Place | None] = {}
-        self.definitions: dict[Place, list[Definition]] = {}
+        self.places: dict[str, Location | None] = {}
+        self.definitions: dict[Location, list[Definition]] = {}
 
     def digest(
         self,
         roots: Iterable[Callable[..., object]],
         whole: Iterable[str],
-        follows: Callable[[str, Place], bool],
+        follows: Callable[[str, Location], bool],
     ) -> str:
         """Digest of the `whole` modules and folders and the `roots`, and of all that they rest on.
 
@@ -68,13 +68,13 @@ class Sources:
         root that no file holds.
         """
         waiting = [self.root(each) for each in roots]
-        waiting += [Place(module, WHOLE) for part in whole for module in self.modules(part)]
+        waiting += [Location(module, WHOLE) for part in whole for module in self.modules(part)]
         seen, told = set(waiting), set()
         while waiting:
             place = waiting.pop()
-            found = [Place(place.module, ON_IMPORT)]
+            found = [Location(place.module, ON_IMPORT)]
             if place.name == WHOLE:
-                found += [Place(place.module, name) for name in self.parsed(place).statements]
+                found += [Location(place.module, name) for name in self.parsed(place).statements]
             for definition in self.at(place):
                 means = [meant for meant in definition.means if follows(place.module, meant)]
                 said = (part.digest for meant in means for part in self.at(meant))
@@ -84,7 +84,7 @@ class Sources:
             seen.update(found)
         return sha256("\n".join(sorted(told)).encode())
 
-    def root(self, each: Callable[..., object]) -> Place:
+    def root(self, each: Callable[..., object]) -> Location:
         """Where a function or class is; its module may be another's than the project's."""
         module, name = each.__module__, each.__qualname__.partition(".")[0]
         if self.file(module) is None:
@@ -92,10 +92,10 @@ class Sources:
             if path is None:
                 raise LookupError(f"{module}.{name} is in no file, so no key can tell its code")
             self.files[module] = parsed(Path(path), module)
-        place = Place(module, name)
-        return place if name in self.parsed(place).statements else Place(module, WHOLE)
+        place = Location(module, name)
+        return place if name in self.parsed(place).statements else Location(module, WHOLE)
 
-    def place(self, dotted: str) -> Place | None:
+    def place(self, dotted: str) -> Location | None:
         """Where what a dotted name stands for is defined; None where that is not in the project.
 
         What a module has otherwise than by a definition stands for the whole of it.
@@ -109,7 +109,7 @@ class Sources:
             elif name in file.names and name not in file.statements:
                 self.places[dotted] = self.place(file.names[name])
             else:
-                self.places[dotted] = Place(module, name if name in file.statements else WHOLE)
+                self.places[dotted] = Location(module, name if name in file.statements else WHOLE)
         return self.places[dotted]
 
     def file(self, module: str) -> File | None:
@@ -122,7 +122,7 @@ class Sources:
             self.files[module] = parsed(found, module) if found is not None else None
         return self.files[module]
 
-    def parsed(self, place: Place) -> File:
+    def parsed(self, place: Location) -> File:
         file = self.file(place.module)
         assert file is not None  # a place is in a file
         return file
@@ -133,7 +133,7 @@ class Sources:
         folder = self.home / part.replace(".", "/")
         return [f"{part}.{p.stem}" for p in sorted(folder.glob("[!_]*.py"))] or [part]
 
-    def at(self, place: Place) -> list[Definition]:
+    def at(self, place: Location) -> list[Definition]:
         """What stands at a place; nothing for a whole module, which is told part by part."""
         if place not in self.definitions:
             file = self.parsed(place)
@@ -149,7 +149,7 @@ class Sources:
         """A statement of a file in which `names` stand for something."""
         names = dict(names)  # imports within a function come on top
         text: list[str] = []
-        means: list[Place] = []
+        means: list[Location] = []
 
         def dotted(node: ast.AST) -> str | None:
             """What a name stands for, or an attribute of a module of this project."""

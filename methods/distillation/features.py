@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from networks.args import ModelArgs
 
 
-class Place(NamedTuple):
+class FeaturePair(NamedTuple):
     """Two modules whose outputs have the same positions, with their numbers of channels."""
 
     student: str
@@ -19,12 +19,12 @@ class Place(NamedTuple):
     channels: tuple[int, int]  # student's, teacher's
 
 
-def places(student_args: dict[str, Any], teacher_args: dict[str, Any]) -> list[Place]:
+def places(student_args: dict[str, Any], teacher_args: dict[str, Any]) -> list[FeaturePair]:
     """Where two networks can be compared: the last CNN block of each size of feature map that both
     have, and the last tokens where both have as many (the class token apart)."""
     mine, theirs = _maps(student_args), _maps(teacher_args)
     return [
-        Place(mine[at][0], theirs[at][0], at[1] * at[2], (mine[at][1], theirs[at][1]))
+        FeaturePair(mine[at][0], theirs[at][0], at[1] * at[2], (mine[at][1], theirs[at][1]))
         for at in mine
         if at in theirs
     ]

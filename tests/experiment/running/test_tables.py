@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console as RichConsole
 
-from experiment.running.tables import Row, figure_tables
+from experiment.running.tables import TableRow, figure_tables
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
@@ -16,7 +16,7 @@ def test_a_narrow_terminal_gets_every_figure(width: int) -> None:
     rich = RichConsole(file=screen, width=width, soft_wrap=True)
     figures = [f"{number}.125 (×{number}.50)" for number in range(9)]
     names = [str(number) for number in range(9)]
-    rows = [Row(["A"], figures), Row(["B"], figures)]
+    rows = [TableRow(["A"], figures), TableRow(["B"], figures)]
     tables = figure_tables(rich, "Figures", ["stage"], names, rows)
     for table in tables:
         rich.print(table)

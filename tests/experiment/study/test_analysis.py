@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from experiment.study.analysis import Analysis, Evidence, Reference
+from experiment.study.analysis import Analysis, Evidence, ScoreScale
 
 SEEDS, IMAGES = 2, 1500
 
@@ -44,7 +44,7 @@ def planted(
                     {"bitops": costs, "latency_ms": costs / 1e6},
                 )
             )  # fmt: skip
-    return Analysis(letters, orders, evidence, Reference(10.0, {"bitops": 2e6, "latency_ms": 2.0}))
+    return Analysis(letters, orders, evidence, ScoreScale(10.0, {"bitops": 2e6, "latency_ms": 2.0}))
 
 
 def by_pairs(*better: str) -> Callable[[str], float]:

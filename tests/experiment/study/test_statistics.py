@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiment.study.statistics import Points, Resampling, compare, hypervolume, kendall, rank
+from experiment.study.statistics import (
+    Points,
+    Resampling,
+    compare_orders,
+    hypervolume,
+    kendall,
+    rank,
+)
 
 # --- by hand -------------------------------------------------------------------------------------
 
@@ -24,7 +31,7 @@ def test_curves_are_compared_where_both_have_costs() -> None:
 
     Both have 10 to 100; there the first rises from 85 to 90, the second from 70 to 80.
     """
-    found = compare(points([1, 100], [80, 90]), points([10, 1000], [70, 90]), 0.05)
+    found = compare_orders(points([1, 100], [80, 90]), points([10, 1000], [70, 90]), 0.05)
     assert found.method == "interpolated" and found.cost_range == pytest.approx((10, 100))
     assert found.differences is not None
     assert found.differences[:, 0] == pytest.approx([87.5 - 75] * 4)
@@ -32,24 +39,26 @@ def test_curves_are_compared_where_both_have_costs() -> None:
 
 def test_curves_are_made_monotone() -> None:
     """84 then 82 fall; isotonic regression makes them 83 and 83, so the second decade is flat."""
-    found = compare(points([1, 10, 100], [80, 84, 82]), points([10, 100, 1000], [70] * 3), 0.05)
+    found = compare_orders(
+        points([1, 10, 100], [80, 84, 82]), points([10, 100, 1000], [70] * 3), 0.05
+    )
     assert found.differences is not None
     assert found.differences[0, 0] == pytest.approx(83 - 70)
 
 
 def test_one_point_is_compared_with_the_curve_at_its_cost() -> None:
-    found = compare(points([10], [80]), points([1, 100], [70, 80]), 0.05)
+    found = compare_orders(points([10], [80]), points([1, 100], [70, 80]), 0.05)
     assert found.method == "interpolated" and found.differences is not None
     assert found.differences[0, 0] == pytest.approx(80 - 75)
 
 
 def test_nearly_equal_costs_count_as_equal() -> None:
     one, other = points([100, 10], [90, 80]), points([104, 9.7], [89, 78])
-    found = compare(one, other, 0.05)
+    found = compare_orders(one, other, 0.05)
     assert found.method == "matched" and found.differences is not None
     assert found.differences[0, 0] == pytest.approx((1 + 2) / 2)
-    assert compare(one, points([110, 10], [89, 78]), 0.05).method == "interpolated"
-    alone = compare(points([100], [90]), points([120], [80]), 0.05)
+    assert compare_orders(one, points([110, 10], [89, 78]), 0.05).method == "interpolated"
+    alone = compare_orders(points([100], [90]), points([120], [80]), 0.05)
     assert alone.method == "dominance"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from experiment.suite.sources import Place, Sources
+from experiment.suite.sources import Location, Sources
 
 STAGE = """
 from methods import tools
@@ -140,6 +140,6 @@ def test_code_without_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_places_are_within_parts() -> None:
-    assert Place("methods.costs", "count_macs").within(("methods.",))
-    assert Place("machine.files", "").within(("machine.files.",))
-    assert not Place("machine.filesystem", "").within(("machine.files.",))
+    assert Location("methods.costs", "count_macs").within(("methods.",))
+    assert Location("machine.files", "").within(("machine.files.",))
+    assert not Location("machine.filesystem", "").within(("machine.files.",))
