@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
-import time
+from typing import Any
 
+import pytest
+
+from experiment.running.store import StoredSnapshot
 from tests.support.suites import Suites, results, summary
 
 
-def test_interrupt_saves_says_how_to_go_on_and_resumes(suites: Suites) -> None:
-    """A real SIGINT in the middle of training."""
+def test_interrupt_saves_says_how_to_go_on_and_resumes(
+    suites: Suites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real SIGINT in the middle of training, as soon as there is a snapshot."""
     slow = 'BASE["training_args"] = {"initial_train_epochs": 12}\n'
+    save, pressed = StoredSnapshot.save, []
 
-    def press() -> None:
-        while not list((suites.models / "store").glob("*.snapshot")):
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
+    def press(snapshot: StoredSnapshot, value: dict[str, Any]) -> None:
+        save(snapshot, value)
+        if not pressed:
+            pressed.append(True)
+            os.kill(os.getpid(), signal.SIGINT)
 
-    thread = threading.Thread(target=press)
-    thread.start()
+    monkeypatch.setattr(StoredSnapshot, "save", press)
     code = suites.run(slow)
-    thread.join()
     assert code == 130
     printed = suites.capsys.readouterr().out
     assert "stopping after the current step" in printed
