@@ -23,21 +23,9 @@ from data_sets.images import channel_statistics, read_image
 from data_sets.source import Arrays, DataError, DataInfo, DatasetArgs, DatasetEntry
 
 __all__ = [  # what a notebook takes from here; some of it is made behind the door
-    "DATASET_REGISTRY",
-    "Arrays",
-    "DataError",
-    "DataInfo",
-    "DataLoaders",
-    "Dataset",
-    "DatasetArgs",
-    "DatasetEntry",
-    "channel_statistics",
-    "describe",
-    "fastest_evaluation_batch",
-    "get_dataloaders",
-    "load_dataset",
-    "preprocessing",
-    "read_image"
+    "DATASET_REGISTRY", "Arrays", "DataError", "DataInfo", "DataLoaders", "Dataset",
+    "DatasetArgs", "DatasetEntry", "channel_statistics", "describe", "fastest_evaluation_batch",
+    "get_dataloaders", "load_dataset", "preprocessing", "read_image",
 ]  # fmt: skip
 
 

@@ -20,15 +20,8 @@ from networks.convolution import ConvBlock, fuse_blocks
 from networks.transformer import PositionalEncoding, TokenTransformer
 
 __all__ = [  # what a notebook takes from here; some of it is made behind the door
-    "ConvBlock",
-    "ExitHead",
-    "HybridCNNTransformer",
-    "LightweightCNN",
-    "ModelArgs",
-    "PositionalEncoding",
-    "blueprint",
-    "exit_places",
-    "fuse_blocks"
+    "ConvBlock", "ExitHead", "HybridCNNTransformer", "LightweightCNN", "ModelArgs",
+    "PositionalEncoding", "blueprint", "exit_places", "fuse_blocks",
 ]  # fmt: skip
 
 

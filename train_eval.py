@@ -23,26 +23,10 @@ from training.recipe import Recipe, TrainingArgs, resolve_precision, wants_compi
 from training.whole_batch import Shard
 
 __all__ = [  # what a notebook takes from here; some of it is made behind the door
-    "Criterion",
-    "EpochProgress",
-    "Evaluation",
-    "ExponentialMovingAverage",
-    "NonFiniteLossError",
-    "Recipe",
-    "Schedule",
-    "TrainResult",
-    "TrainingArgs",
-    "compile_step",
-    "cross_entropy",
-    "evaluate",
-    "final_logits",
-    "get_optimizer",
-    "get_scheduler",
-    "over_exits",
-    "resolve_precision",
-    "take_step",
-    "train_one_epoch",
-    "wants_compiling"
+    "Criterion", "EpochProgress", "Evaluation", "ExponentialMovingAverage", "NonFiniteLossError",
+    "Recipe", "Schedule", "TrainResult", "TrainingArgs", "compile_step", "cross_entropy",
+    "evaluate", "final_logits", "get_optimizer", "get_scheduler", "over_exits",
+    "resolve_precision", "take_step", "train_one_epoch", "wants_compiling",
 ]  # fmt: skip
 
 
