@@ -21,13 +21,13 @@ from __future__ import annotations
 
 import importlib
 import io
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from machine.errors import Failed, Interrupted, Refused
 from machine.installation import starting
+from machine.processor import one_of_several
 
 if TYPE_CHECKING:
     from experiment.commands.run import run_suite
@@ -43,7 +43,7 @@ COMMANDS = ("store", "sensitivity", "export", "study", "show", "compare", "predi
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code. Under torchrun the first process does that."""
     arguments = sys.argv[1:] if argv is None else argv
-    if "RANK" not in os.environ:  # what torchrun sets
+    if not one_of_several():
         return _main(arguments)
     from experiment.running.torchrun import led_by_the_first
 

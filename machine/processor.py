@@ -62,3 +62,9 @@ def build_cache() -> Path:
     """The folder of what was made for this machine: TORCH_EXTENSIONS_DIR, or one in ~/.cache."""
     named = os.environ.get("TORCH_EXTENSIONS_DIR")
     return Path(named) if named else Path.home() / ".cache" / "torch_extensions"
+
+
+def one_of_several() -> bool:
+    """Whether torchrun has started this process beside others."""
+    wanted = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    return all(name in os.environ for name in wanted) and os.environ["WORLD_SIZE"] != "1"

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from machine.errors import Failed
+from machine.processor import one_of_several
 
 CONTROL_TIMEOUT = timedelta(days=365)  # longest wait for the first process, which may be busy
 
@@ -70,8 +71,7 @@ def current_team() -> Team | None:
 def join() -> Team | None:
     """Meet the other processes of a torchrun; None where this one runs alone."""
     global _team
-    wanted = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    if not all(name in os.environ for name in wanted) or os.environ["WORLD_SIZE"] == "1":
+    if not one_of_several():
         return None
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     on_gpus = torch.cuda.is_available() and here <= torch.cuda.device_count()

@@ -14,12 +14,13 @@ from typing import Any
 from rich.table import Table
 
 from experiment.commands.parser import Parser, config_option
-from experiment.commands.show import heading, results_folder
+from experiment.commands.show import heading
 from experiment.report.one_result import read_result, specs, stats_after, stats_at_end
 from experiment.report.reader import Result
 from experiment.running.console import Console
 from experiment.running.metrics import against
 from experiment.running.tables import COLUMNS, TableRow, cell, headings, options
+from experiment.suite.config_file import folder_named
 
 Pair = tuple[str, int | None, int | None]  # stage, its positions in A and in B
 MACHINE = ("device", "cpu", "isa", "threads", "torch", "torchao")  # what latency depends on
@@ -28,7 +29,7 @@ MACHINE = ("device", "cpu", "isa", "threads", "torch", "torchao")  # what latenc
 def compare_command(arguments: list[str], console: Console) -> int:
     """Run the subcommand; returns the exit code."""
     args = _parser().parse_args(arguments)
-    folder = results_folder(args.config)
+    folder = folder_named(args.config, "RESULTS_DIR")
     first, second = (read_result(name, folder) for name in (args.first, args.second))
     for letter, result in (("A", first), ("B", second)):
         console.show(heading(result, f"{letter} "))

@@ -26,8 +26,8 @@ from experiment.commands.parser import Parser, config_option
 from experiment.running.checkpoint import CheckpointError, read_checkpoint
 from experiment.running.console import Console
 from experiment.running.store import Store
-from experiment.suite.config_file import config_values, folder_of
-from experiment.suite.messages import ConfigError, Mistake, stop_at
+from experiment.suite.config_file import folder_named
+from experiment.suite.messages import ConfigError, stop_at
 from experiment.suite.schema import load_suite
 from methods.early_exit.exits import EarlyExitNetwork
 from stages.deployment import deploy
@@ -68,9 +68,7 @@ class Prediction(NamedTuple):
 def predict_command(arguments: list[str], console: Console) -> int:
     """Run the subcommand; returns the exit code."""
     args = _parser().parse_args(arguments)
-    mistakes: list[Mistake] = []
-    folder = folder_of(config_values(Path(args.config)), "MODEL_SAVE_DIR", mistakes)
-    stop_at(mistakes)
+    folder = folder_named(args.config, "MODEL_SAVE_DIR")
     state, _, found = _checkpoint(Path(args.checkpoint))
     data = _data(found, args.checkpoint, args.data_of, args.config)
     data.check(state.model_args, args.checkpoint)

@@ -14,8 +14,8 @@ from experiment.report.reader import Result, StageEntry
 from experiment.running.console import Console
 from experiment.running.metrics import against
 from experiment.running.tables import STATUS_STYLE, TableRow, cell, headings, number, options
-from experiment.suite.config_file import config_values, folder_of
-from experiment.suite.messages import ConfigError, Mistake, stop_at
+from experiment.suite.config_file import folder_named
+from experiment.suite.messages import ConfigError
 
 LINE = 120  # characters, of settings
 COLUMNS = (
@@ -27,7 +27,7 @@ COLUMNS = (
 def show_command(arguments: list[str], console: Console) -> int:
     """Run the subcommand; returns the exit code."""
     args = _parser().parse_args(arguments)
-    folder = results_folder(args.config)
+    folder = folder_named(args.config, "RESULTS_DIR")
     result = read_result(args.experiment, folder)
     baseline, remark = _baseline(result, args.experiment, folder)
     console.show(heading(result))
@@ -53,14 +53,6 @@ def show_command(arguments: list[str], console: Console) -> int:
     for entry in ends:
         console.say(f"network after {entry.stage}{_of_seed(result, entry)}: {entry.checkpoint}")
     return 0
-
-
-def results_folder(config: str) -> Path:
-    """RESULTS_DIR of a config. Raises ConfigError."""
-    mistakes: list[Mistake] = []
-    folder = folder_of(config_values(Path(config)), "RESULTS_DIR", mistakes)
-    stop_at(mistakes)
-    return folder
 
 
 def heading(result: Result, mark: str = "━━ ") -> Text:

@@ -10,8 +10,8 @@ from rich.table import Table
 from experiment.commands.parser import Parser
 from experiment.running.console import Console
 from experiment.running.store import Store
-from experiment.suite.config_file import config_values, folder_of
-from experiment.suite.messages import ConfigError, Mistake, stop_at
+from experiment.suite.config_file import folder_named
+from experiment.suite.messages import ConfigError
 
 HOME = Path(__file__).parents[2]
 
@@ -52,10 +52,8 @@ def _folder(paths: list[Path], console: Console) -> Path:
     """The MODEL_SAVE_DIR that all suites share; one that cannot be read gets a remark."""
     folders: set[Path] = set()
     for path in paths:
-        mistakes: list[Mistake] = []
         try:
-            folder = folder_of(config_values(path), "MODEL_SAVE_DIR", mistakes)
-            stop_at(mistakes)
+            folder = folder_named(path, "MODEL_SAVE_DIR")
         except ConfigError as error:
             console.say(f"{path} cannot be read: {error.problems[0]}")
             continue

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
 import socket
 from dataclasses import dataclass
 from typing import Literal
 
 from experiment.suite.messages import ConfigError
+from machine.processor import one_of_several
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def execution(args: argparse.Namespace) -> Execution:
         for name in ("workers", "address"):
             if getattr(args, name) is not None:
                 problems.append(f"command line: --{name} needs --executor ray; add it")
-    elif "RANK" in os.environ:  # what torchrun sets
+    elif one_of_several():
         problems.append(
             "command line: --executor ray under torchrun; use torchrun to train one network with "
             "several processes, or Ray to run several stages at once"

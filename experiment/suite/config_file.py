@@ -69,6 +69,14 @@ def _import(path: Path) -> ModuleType:
     return module
 
 
+def folder_named(config: Path | str, key: str) -> Path:
+    """A config's DATA_DIR, MODEL_SAVE_DIR or RESULTS_DIR, all else aside. Raises ConfigError."""
+    mistakes: list[Mistake] = []
+    folder = folder_of(config_values(Path(config)), key, mistakes)
+    stop_at(mistakes)
+    return folder
+
+
 def folder_of(values: dict[str, Any], key: str, mistakes: list[Mistake]) -> Path:
     value = values[key]
     if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):

@@ -51,6 +51,7 @@ def prepare(
     faked = copy.deepcopy(model).cpu().train(train)
     for name, module in list(faked.named_modules()):
         if type(module) in KINDS:
+            # Another class, not another module: its name, hooks and parameters stay what they are.
             module.__class__ = KINDS[type(module)]
             assert isinstance(module, _Conv2d | _Linear)
             module.quantizer = InputQuantizer(observer)

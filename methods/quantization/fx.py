@@ -123,6 +123,7 @@ def observe_together(prepared: nn.Module, extremes: Callable[[Tensor], Tensor]) 
     """Activations' ranges move by `extremes`: those of a batch in several processes."""
     for module in prepared.modules():
         if type(module) is FusedMovingAvgObsFakeQuantize and not module.is_per_channel:
+            # Another class, not another module: its name, hooks and parameters stay what they are.
             module.__class__ = _ObservesTogether
             module.extremes = extremes  # type: ignore[assignment]
 

@@ -57,6 +57,10 @@ def test_an_address_has_a_port(address: str) -> None:
 
 
 def test_ray_and_torchrun_exclude_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "0")  # as torchrun sets it
+    for name, value in {"RANK": "0", "MASTER_ADDR": "x", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert options("--executor", "ray").kind == "ray"  # alone, it is in nobody's way
+    monkeypatch.setenv("WORLD_SIZE", "2")
     (line,) = problems("--executor", "ray")
     assert "under torchrun" in line
