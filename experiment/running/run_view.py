@@ -107,7 +107,9 @@ class RunView(Follower):
         if reference is not None:
             line += f" (baseline {_latency(reference, 1):.3f}, {_latency(reference, 64):.2f})"
         self.console.say(f"{line} | {how}")
-        for warning in metrics.get("warnings", []):
+        shown = step.spec.warnings()  # before the stage ran
+        own = [text for text in record["details"].get("warnings", []) if text not in shown]
+        for warning in [*own, *metrics.get("warnings", [])]:
             if not (cached and self.console.quiet):  # it was shown when the stage ran
                 self.console.warn(warning)
 

@@ -106,12 +106,22 @@ def _computed(step: Step, before: ModelState | None, ctx: Context) -> Deployed:
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
     torch.use_deterministic_algorithms(deterministic)
-    if step.spec.warnings():
-        ctx.details["warnings"] = step.spec.warnings()
+    for warning in step.spec.warnings():
+        ctx.warn(warning)
     before = before or initial_state(step.experiment.model_args, step.seed)
     after = STAGES[step.stage].run(before, step.spec, ctx)
     _check_declared(step, after, ctx)
+    if _settings(after) == _settings(before) and all(
+        torch.equal(value, before.weights[name]) for name, value in after.weights.items()
+    ):
+        ctx.warn(f"{step.stage} changed nothing: {step.spec.why_nothing}")
     return calibrated(after, ctx)
+
+
+def _settings(state: ModelState) -> list[Any]:
+    """A state but for its weights, and for the ranges and thresholds that are found by these."""
+    exits = state.exits and state.exits.stale(len(state.model_args["exits"]))
+    return [state.model_args, state.quant and state.quant.settings(), exits]
 
 
 def _check_declared(step: Step, after: ModelState, ctx: Context) -> None:
