@@ -95,7 +95,7 @@ def _found(baseline: str, chains: list[Row]) -> dict[str, Any]:
     return {
         "baseline": baseline,
         "dataset": chains[0].dataset,
-        "accuracy": f"{start[JUDGE].mean:.2f} %, test {start['accuracy'].mean:.2f} %",
+        "accuracy": f"validation {start[JUDGE].mean:.2f} %, test {start['accuracy'].mean:.2f} %",
         "chains": len(chains),
         "limits": limits,
         "closest": f"{closest.name}, {_accuracy(closest)}",

@@ -188,9 +188,14 @@ def pareto(points: Sequence[tuple[str, float, float]]) -> list[str]:
 def front(rows: Iterable[Row], cost: str) -> list[str]:
     """The Pareto front of validation accuracy against a cost, of the experiments that are done.
 
-    Times that were taken under unlike conditions have none.
+    Times that were taken under unlike conditions have none; a chain whose baseline is not here is
+    on none.
     """
-    judged = [row for row in rows if row.done and cost in row.final and JUDGE in row.final]
+    judged = [
+        row
+        for row in rows
+        if row.done and row.not_compared is None and cost in row.final and JUDGE in row.final
+    ]
     if FIGURES[cost].timed and len(set().union(*(row.conditions for row in judged))) > 1:
         return []
     return pareto([(row.name, row.final[cost].mean, row.final[JUDGE].mean) for row in judged])
