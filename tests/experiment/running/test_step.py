@@ -42,7 +42,10 @@ def test_what_follows_other_weights_is_computed_anew(run_before: Suites) -> None
 
 
 def test_a_step_makes_its_networks_once(suites: Suites, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calibrated, exits' thresholds included, and measured: one float network, one int8 form."""
+    """Calibrated, exits' thresholds included, and measured: one float network, one int8 form.
+
+    Then the baseline, which it is timed in turn with.
+    """
     exits = '{"early_exit": {"epochs": 1, "max_accuracy_drop": 5.0}}'
     path = suites.write(f'EXPERIMENT_CONFIGS.append(chain("EQ", {exits}, "ptq"))')
     suite = load_suite(str(path))
@@ -65,12 +68,12 @@ def test_a_step_makes_its_networks_once(suites: Suites, monkeypatch: pytest.Monk
     monkeypatch.setattr(HybridCNNTransformer, "__init__", build)
     monkeypatch.setattr(backends, "to_int8", counted("int8", backends.to_int8))
     record, cached = runner.run(steps[-1])
-    assert not cached and made == ["float", "int8"]
+    assert not cached and made == ["float", "int8", "float"]
     assert sum(record["metrics"]["exits"]["share"]) == pytest.approx(1)
     assert record["metrics"]["warnings"] is not None
     made.clear()
     record, cached = runner.run(steps[-1], remeasure=True)
-    assert cached and made == ["float", "int8"]
+    assert cached and made == ["float", "int8", "float"]
 
 
 class SilentSpec(StageSpec):
@@ -136,7 +139,7 @@ def test_a_stage_that_changes_nothing_says_so(suites: Suites) -> None:
         for name, stages in SAID.items():
             for stage, said in zip(results(suites, name)["stages"], stages, strict=True):
                 told = stage["details"].get("warnings", []) + stage["metrics"].get("warnings", [])
-                told = [text for text in told if not text.startswith("int8 speed")]
+                told = [text for text in told if not text.startswith(("int8 speed", "p95 is"))]
                 assert len(told) == len(said)
                 assert all(a.startswith(b) for a, b in zip(told, said, strict=True)), told
                 assert all(f"warning: {text}" in printed for text in told)
@@ -151,5 +154,5 @@ def test_exits_that_everybody_takes_say_so(suites: Suites) -> None:
     assert suites.run(IDLE % 0.0, "--only", "Never") == 0
     (stage,) = results(suites, "Never")["stages"]
     assert stage["metrics"]["exits"]["share"][0] == 1
-    (told,) = stage["metrics"]["warnings"]
-    assert told == "every image leaves at exit 'cnn', so what lies behind it never runs"
+    told = "every image leaves at exit 'cnn', so what lies behind it never runs"
+    assert told in stage["metrics"]["warnings"]
