@@ -132,6 +132,9 @@ def _computed(step: Step, before: ModelState | None, ctx: Context) -> Deployed:
         torch.equal(value, before.weights[name]) for name, value in after.weights.items()
     ):
         ctx.warn(f"{step.stage} changed nothing: {step.spec.why_nothing}")
+    exits, left = len(before.model_args["exits"]), len(after.model_args["exits"])
+    if left < exits:
+        ctx.warn(f"{step.stage} took {exits - left} of {exits} early exits along with their layers")
     return calibrated(after, ctx)
 
 

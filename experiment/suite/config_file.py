@@ -63,7 +63,7 @@ def _import(path: Path) -> ModuleType:
         raise ConfigError([f"{path}: is not a Python file; --config takes a name ending in .py"])
     module = importlib.util.module_from_spec(spec)
     try:
-        with _as_a_script(module, path.parent.resolve()):
+        with _as_a_script(module, path.resolve().parent):
             spec.loader.exec_module(module)
     except SyntaxError as error:  # its own, or of a file that it imports
         place = error.filename or path

@@ -150,6 +150,20 @@ def test_a_stage_that_changes_nothing_says_so(suites: Suites) -> None:
     assert "2 prune: prune changed nothing" in suites.capsys.readouterr().out
 
 
+def test_exits_that_go_with_their_layers_are_told(suites: Suites) -> None:
+    text = """
+    BASE["model_args"] = {"num_layers": 2}
+    SURE = {"early_exit": {"epochs": 1, "thresholds": 0.9}}
+    EXPERIMENT_CONFIGS.append(chain("ED", SURE, {"distill": {"depth": 0.5, "epochs": 1}}))
+    """
+    assert suites.run(text) == 0
+    exits, student = results(suites, "ED")["stages"]
+    assert exits["metrics"]["exits"]["places"] == ["cnn", "layer_0", "end"]
+    assert student["metrics"]["exits"]["places"] == ["cnn", "end"]
+    told = "distill took 1 of 2 early exits along with their layers"
+    assert student["details"]["warnings"] == [told]
+
+
 def test_exits_that_everybody_takes_say_so(suites: Suites) -> None:
     assert suites.run(IDLE % 0.0, "--only", "Never") == 0
     (stage,) = results(suites, "Never")["stages"]
