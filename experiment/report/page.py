@@ -257,6 +257,10 @@ def _cautions(rows: list[Row]) -> list[str]:
     )
     for name in lost:
         lines.append(f"{name}: no results here; its chains are shown without their change")
+    for row in rows:
+        data = row.result.data
+        told = [f"{data.get('name')}: {text}" for text in data.get("warnings") or []]
+        lines += [text for text in told if text not in lines]
     machines = {(e.get("device"), e.get("cpu"), e.get("threads")) for e in _all_environments(rows)}
     if len(machines) > 1:
         lines.append(

@@ -46,6 +46,7 @@ class Result(BaseModel):
     status: str = "unknown"
     baseline: str | None = None
     config: dict[str, Any] = {}
+    data: dict[str, Any] = {}
     seeds: list[int] = [0]
     stages: list[StageEntry] = []
     final: Stats = {}
