@@ -96,7 +96,7 @@ def _room_for(image: Image.Image) -> AbstractContextManager[object]:
     if image.width * image.height > MOST_PIXELS:
         raise ValueError(
             f"{image.width}×{image.height} pixels, and at most {MOST_PIXELS / 1e6:.0f} million are "
-            "decoded, 2 GiB in colour"
+            "decoded, 2 GiB in colour: save it smaller"
         )
     return _large if _is_large(image) else nullcontext()
 

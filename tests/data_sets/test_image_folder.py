@@ -113,6 +113,8 @@ def test_images_of_equal_name_size_and_time_are_told_apart(
             assert loaded.arrays.train_images[2].unique().tolist() == [grey]
             seen.add(loaded.info.fingerprint)
         assert len(seen) == 8
+        remembered = list((tmp_path / "data" / "cache").glob("survey_*.json"))
+        assert len(remembered) == (8 if tick == 0 else 0)
 
 
 def test_files_are_opened_again_only_when_one_has_changed(
