@@ -82,17 +82,16 @@ def _look(args: DatasetArgs, data_dir: Path) -> ImageFolder:
         if number == 0
     ]
     refuse(empty, "class folders hold no image")
+    passed = tuple(sorted(passed_over.items(), key=lambda each: (-each[1], each[0])))
     info = DataInfo(
         "ImageFolder",
         found.classes,
         args.in_channels or 3,
         _image_size(args, images, survey.bits),
         _fingerprint(args, survey),
-        Listing(
-            train, test, tuple(sorted(passed_over.items(), key=lambda each: (-each[1], each[0])))
-        ),
-        survey.bits,
-        tuple(survey.warnings),
+        listing=Listing(train, test, passed),
+        bits=survey.bits,
+        warnings=tuple(survey.warnings),
     )
     return ImageFolder(info, images)
 
