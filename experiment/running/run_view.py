@@ -63,6 +63,14 @@ class RunView(Follower):
         )
         stages = {step.key for chain in chains for step in chain.steps}
         self.console.say(f"stages      {len(stages)} different ones in {len(chains)} chains")
+        self.data(chains)
+
+    def data(self, chains: list[Chain]) -> None:
+        """A line for each data set, and what to know of it."""
+        for data in dict.fromkeys(chain.experiment.data for chain in chains):
+            self.console.say(f"data        {data.name}: {data.summary()}")
+            for warning in data.warnings:
+                self.console.show(Text(f"{data.name}: warning: {warning}", style="yellow"))
 
     def begin(self, chain: Chain) -> None:
         self.console.chain, experiment = chain.name, chain.experiment
@@ -187,6 +195,7 @@ class RunView(Follower):
                     )
                 if position == len(chain.steps) - 1:
                     branches[step.key].add(Text(f"= {chain.name}", style="bold"))
+        self.data(chains)
         self.console.show(root)
         line = ", ".join(f"{count} {status}" for status, count in counts.items())
         self.console.note(f"{line}{f'; about {known:.0f} s by earlier runs' if known else ''}")
