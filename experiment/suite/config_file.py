@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib.machinery
 import importlib.util
 import sys
 import traceback
@@ -66,13 +67,23 @@ def _import(path: Path) -> ModuleType:
         with _as_a_script(module, path.resolve().parent):
             spec.loader.exec_module(module)
     except SyntaxError as error:  # its own, or of a file that it imports
-        place = error.filename or path
-        raise ConfigError([f"{place}:{error.lineno}: {error.msg}"]) from None
+        place = _place(path, error.filename, error.lineno)
+        raise ConfigError([f"{place}: {error.msg}"]) from None
     except Exception as error:  # whatever a user's module raises
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
-        where = f"{path}:{frames[-1].lineno}" if frames else str(path)
-        raise ConfigError([f"{where}: {type(error).__name__}: {error}"]) from None
+        frames = [
+            (frame.filename, frame.lineno)
+            for frame in traceback.extract_tb(error.__traceback__)
+            if Path(frame.filename).resolve().parent == path.resolve().parent
+        ]
+        place = _place(path, *frames[-1]) if frames else str(path)
+        raise ConfigError([f"{place}: {type(error).__name__}: {error}"]) from None
     return module
+
+
+def _place(config: Path, file: str | None, line: int | None) -> str:
+    """The file and line of a mistake; the config itself under the name that the user gave it."""
+    own = file is None or Path(file).absolute() == config.absolute()
+    return f"{config if own else file}:{line}"
 
 
 @contextmanager
@@ -83,9 +94,10 @@ def _as_a_script(module: ModuleType, folder: Path) -> Iterator[None]:
     that a file of the same name beside another config is another module, and one that is called as
     one of the project's (utils.py) stands for that in the config alone.
     """
-    beside = [path.stem for path in folder.glob("*.py")]
-    beside += [path.parent.name for path in folder.glob("*/*.py")]
-    names = {module.__name__, *(beside if folder != HOME else [])}
+    names = {module.__name__}
+    if folder != HOME:
+        names |= {path.stem for path in folder.glob("*.py")} | _packages(folder)
+        names -= set(sys.builtin_module_names)  # which Python takes from nowhere else
 
     def taken_out() -> dict[str, ModuleType]:
         found = [name for name in sys.modules if name.partition(".")[0] in names]
@@ -101,6 +113,14 @@ def _as_a_script(module: ModuleType, folder: Path) -> Iterator[None]:
         sys.path[:] = search
         taken_out()
         sys.modules.update(others)
+
+
+def _packages(folder: Path) -> set[str]:
+    """Names of packages in a folder, which without an __init__.py come after all installed ones."""
+    regular = {path.parent.name for path in folder.glob("*/__init__.py")}
+    others = {path.parent.name for path in folder.glob("*/*.py")} - regular
+    installed = {name: importlib.machinery.PathFinder.find_spec(name) for name in others}
+    return regular | {n for n, spec in installed.items() if spec is None or spec.origin is None}
 
 
 def folder_named(config: Path | str, key: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -83,10 +84,30 @@ def test_what_is_wrong_beside_a_config_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^\S*utils\.py:1: '\(' was never closed$"):
         config_values(path)
     (tmp_path / "one" / "utils.py").write_text("name = 1 / 0\n")
-    with pytest.raises(ConfigError, match=r"^\S*suite\.py:2: ZeroDivisionError: division by zero$"):
+    with pytest.raises(ConfigError, match=r"^\S*utils\.py:1: ZeroDivisionError: division by zero$"):
         config_values(path)
     (tmp_path / "one" / "utils.py").unlink()
     assert "utils" in sys.modules  # the project's
+
+
+def test_a_config_is_named_as_the_user_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for text, said in (("x = 1\ny = 1 / 0\n", "ZeroDivision"), ("x = 1\ny = (\n", "'('")):
+        Path("suite.py").write_text(text)
+        with pytest.raises(ConfigError, match=rf"^suite\.py:2: {re.escape(said)}"):
+            config_values(Path("suite.py"))
+
+
+def test_a_folder_beside_a_config_stands_for_no_installed_package(tmp_path: Path) -> None:
+    """Python prefers those to a folder without __init__.py; NumPy cannot be imported twice."""
+    for name in ("numpy", "sys"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes.py").write_text("")
+    path = tmp_path / "suite.py"
+    path.write_text("import sys, numpy\nRESULTS_DIR = numpy.array(['r'])[0] + sys.byteorder\n")
+    assert config_values(path)["RESULTS_DIR"] == "r" + sys.byteorder
 
 
 def test_a_name_too_long_for_a_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
