@@ -100,9 +100,7 @@ class Evaluation(NamedTuple):
     accuracy: float
     inference_time_ms: float
     images: int
-    by_class: (
-        Tensor  # int64 [2, K]: how many images of each class are right, and how many there are
-    )
+    by_class: Tensor  # int64 [2, K]: images of each class that are right, and all of them
 
     @property
     def balanced_accuracy(self) -> float:

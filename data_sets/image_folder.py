@@ -62,7 +62,8 @@ def describe_folder(args: DatasetArgs, data_dir: Path) -> DataInfo:
 def _look(args: DatasetArgs, data_dir: Path) -> ImageFolder:
     if args.root is None:
         raise DataError("ImageFolder needs the folder with train/ and test/", "root")
-    found = list_files(Path(args.root).expanduser())
+    root = Path(args.root).expanduser()
+    found = list_files(root)
     survey = _survey(found, data_dir)
     passed_over, no_images = found.passed_over.copy(), set(survey.no_images)
     images = []
@@ -76,7 +77,7 @@ def _look(args: DatasetArgs, data_dir: Path) -> ImageFolder:
         tuple(counts[split, label] for label in range(len(found.classes))) for split in SPLITS
     )
     empty = [
-        holds_no_image(Path(args.root, split, name))
+        holds_no_image(root / split / name)
         for split, numbers in zip(SPLITS, (train, test), strict=True)
         for name, number in zip(found.classes, numbers, strict=True)
         if number == 0

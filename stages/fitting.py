@@ -372,10 +372,10 @@ def evaluate_shard(model: nn.Module, loader: BatchLoader, shard: Shard | None) -
     whole, loader.index = loader.index, part_of(loader.index, shard.team)
     mine = evaluate(model, loader)
     loader.index = whole
-    sums = torch.tensor([mine.loss * mine.images, mine.inference_time_ms * mine.images])
+    sums = [mine.loss * mine.images, mine.inference_time_ms * mine.images]
     by_class = torch.zeros(2, loader.num_classes)  # also where this process has no image
     by_class[:, : mine.by_class.shape[1]] = mine.by_class
-    total = torch.cat([sums.double(), by_class.double().flatten()])
+    total = torch.cat([torch.tensor(sums, dtype=torch.float64), by_class.double().flatten()])
     dist.all_reduce(total)
     loss, ms = total[:2].tolist()
     by_class = total[2:].round().long().view(2, -1)

@@ -90,17 +90,17 @@ def config_differences(first: Result, second: Result) -> Iterator[tuple[str, Any
 def root_differences(first: Result, second: Result) -> Iterator[tuple[str, str, str]]:
     """The networks that the two began from, where these are not the same: their keys, a seed."""
     mine, its = _roots(first), _roots(second)
-    for seed in mine.keys() & its.keys():
+    for seed in sorted(mine.keys() & its.keys()):
         if mine[seed] != its[seed]:
             yield f"began from (seed {seed})", mine[seed][:12], its[seed][:12]
 
 
 def _roots(result: Result) -> dict[int, str]:
     """Seed → key of the baseline's network, as far as the file says which it was."""
-    begun = {seed: chain[0] for seed in result.seeds if (chain := result.of_seed(seed))}
-    roots = {
-        seed: e.parent or (e.key if result.baseline is None else "") for seed, e in begun.items()
-    }
+    roots = {}
+    for seed in result.seeds:
+        for first in result.of_seed(seed)[:1]:
+            roots[seed] = first.key if result.baseline is None else first.parent
     return {seed: key for seed, key in roots.items() if key}
 
 

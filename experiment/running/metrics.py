@@ -193,15 +193,16 @@ def not_its_baseline(result: dict[str, Any], baseline: dict[str, Any] | None) ->
             continue
         if not its:
             return f"the results of its baseline {name} have no seed {seed}"
-        if (mine["parent"], mine.get("parent_sha256")) != (
-            its[-1]["key"],
-            its[-1].get("checkpoint_sha256"),
+        for what, begun, here in (
+            ("key", mine["parent"], its[-1].get("key")),
+            ("sha256", mine.get("parent_sha256"), its[-1].get("checkpoint_sha256")),
         ):
-            return (
-                f"it began from another {name} than the one whose results are here "
-                f"(key {mine['parent'][:12]}, not {its[-1]['key'][:12]}); "
-                "run it again, by --only, to have it from this one"
-            )
+            if begun != here:
+                return (
+                    f"it began from another {name} than the one whose results are here "
+                    f"({what} {str(begun)[:12]}, not {str(here)[:12]}); "
+                    "run it again, by --only, to have it from this one"
+                )
     return None
 
 
@@ -211,8 +212,9 @@ def moved_times(metrics: dict[str, Any], baseline: dict[str, Any]) -> str | None
     Then the two were measured under unlike conditions, and only ratios in turn tell anything.
     """
     apart = []
-    for batch, time in metrics["inference_time_ms"].items():
-        own = baseline["inference_time_ms"].get(batch, {})
+    own_times = baseline.get("inference_time_ms", {})
+    for batch, time in metrics.get("inference_time_ms", {}).items():
+        own = own_times.get(batch, {})
         here, there = time.get("baseline_median"), own.get("median")
         if not here or not there or time.get("device") != own.get("device"):
             continue

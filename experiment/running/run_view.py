@@ -146,8 +146,8 @@ class RunView(Follower):
 
     def closing(self, results: Results) -> None:
         """The summary table over all experiments."""
-        rows = results.summary()["experiments"]
-        rows = [row for row in rows if row["experiment"] in results.experiments]
+        everything, ran = results.summary()["experiments"], results.experiments.keys()
+        rows = [row for row in everything if row["experiment"] in results.experiments]
         table = []
         names = shown_columns([row["final"] for row in rows])
         for row in rows:
@@ -163,9 +163,10 @@ class RunView(Follower):
             (*headings(names), "status"),
             table,
         )
-        for row in rows:
-            if "not_compared" in row:
+        for row in everything:  # an earlier run's chain may have lost its baseline to this run
+            if "not_compared" in row and {row["experiment"], row["baseline"]} & ran:
                 self.console.note(f"{row['experiment']}: no change shown: {row['not_compared']}")
+        for row in rows:
             for error in row["errors"]:
                 self.console.note(f"{row['experiment']}: {row['status']}: {error['message']}")
         self.console.note(

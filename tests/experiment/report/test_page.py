@@ -40,6 +40,9 @@ def test_partial_results_are_shown_as_far_as_they_go(tmp_path: Path) -> None:
         config={"sequence": [{"prune": {}}, {"finetune": {}}, {"ptq": {}}]},
     )
     write(tmp_path, "Orphan", [("ptq", metrics(80.0))], baseline="Gone")
+    untimed = metrics(80.0)
+    del untimed["inference_time_ms"]
+    write(tmp_path, "Untimed", [("ptq", untimed)])
     error = {"seed": 1, "stage": "prune", "error": "ValueError", "message": EVIL}
     nothing: dict[str, Any] = {"status": "failed", "final": {}, "stages": [], "errors": [error]}
     write(tmp_path, "Nothing", [("ptq", metrics(1.0))], **nothing)

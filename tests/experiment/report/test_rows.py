@@ -10,7 +10,7 @@ import pytest
 from experiment.report.page import page, times
 from experiment.report.reader import read_folder
 from experiment.report.rows import best, effects, front, pareto, signed
-from experiment.running.metrics import FIGURES
+from experiment.running.metrics import FIGURES, not_its_baseline
 from tests.support.report_rows import rows
 from tests.support.report_samples import metrics, write
 
@@ -131,6 +131,11 @@ def test_a_chain_is_compared_with_the_network_it_began_from_alone(tmp_path: Path
         write(tmp_path, name, [("ptq", metrics(87.0, bitops=10**6))], parent=parent)
     write(tmp_path, "Seeds", [("ptq", metrics(87.0))], seeds=(0, 1), parent="new")
     by_name = rows(tmp_path)
+    weights = by_name["Own"].result.plain()
+    weights["stages"][0]["parent_sha256"] = "other weights under the same key"
+    assert by_name["Own"].baseline is not None
+    said_of_weights = not_its_baseline(weights, by_name["Own"].baseline.plain())
+    assert "(sha256 other weight, not None)" in str(said_of_weights)
     assert by_name["Own"].drop == pytest.approx(23 - 87)
     assert by_name["Other"].drop is None and by_name["Other"].ratio("bitops") is None
     assert "another Base than the one whose results are here" in str(by_name["Other"].not_compared)

@@ -113,6 +113,12 @@ def test_only_and_set(suites: Suites) -> None:
     assert suites.run(CHAINS, *arguments) == 0
     assert {row["experiment"] for row in summary(suites)["experiments"]} == {"Base", "PFQ"}
     assert results(suites, "Base")["config"]["sequence"][0]["train"]["epochs"] == 1
+    suites.capsys.readouterr()
+    assert suites.run(CHAINS, "--only", "Base") == 0  # two epochs: not the one PFQ began from
+    said = suites.capsys.readouterr().out
+    assert "PFQ: no change shown: it began from another Base than the one whose" in said
+    by_name = {row["experiment"]: row for row in summary(suites)["experiments"]}
+    assert by_name["PFQ"]["not_compared"] in said and "against_baseline" not in by_name["PFQ"]
 
 
 def test_dry_run_shows_the_plan_and_runs_nothing(suites: Suites) -> None:
