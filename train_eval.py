@@ -97,10 +97,16 @@ class Evaluation(NamedTuple):
     """One pass over a split: mean cross-entropy, top-1 in percent, mean ms an image (forward)."""
 
     loss: float
-    accuracy: float
     inference_time_ms: float
-    images: int
     by_class: Tensor  # int64 [2, K]: images of each class that are right, and all of them
+
+    @property
+    def images(self) -> int:
+        return int(self.by_class[1].sum())
+
+    @property
+    def accuracy(self) -> float:
+        return 100 * int(self.by_class[0].sum()) / max(1, self.images)
 
     @property
     def balanced_accuracy(self) -> float:
@@ -247,6 +253,5 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> Evalu
         of_right = labels[logits.argmax(1) == labels]
         counts = [each.bincount(minlength=logits.shape[1]) for each in (of_right, labels)]
         by_class = torch.stack(counts).cpu() + (by_class if by_class.numel() else 0)
-    correct, count = by_class.sum(1).tolist()
-    some = max(1, count)
-    return Evaluation(loss / some, 100 * correct / some, 1e3 * seconds / some, count, by_class)
+    some = max(1, int(by_class[1].sum()))
+    return Evaluation(loss / some, 1e3 * seconds / some, by_class)

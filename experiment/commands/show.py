@@ -13,7 +13,7 @@ from experiment.commands.parser import Parser, config_option
 from experiment.report.one_result import at, read_result, specs, stats_after, stats_at_end
 from experiment.report.reader import Result, StageEntry
 from experiment.running.console import Console
-from experiment.running.metrics import against, moved_times, not_its_baseline
+from experiment.running.metrics import against, not_its_baseline
 from experiment.running.tables import (
     STATUS_STYLE,
     TableRow,
@@ -116,10 +116,7 @@ def _warnings(result: Result, baseline: Result | None) -> list[str]:
     found = []
     for position, stage in enumerate(result.sequence):
         for entry in at(result, position):
-            told = [*entry.details.get("warnings", []), *entry.metrics.get("warnings", [])]
-            its = baseline.of_seed(entry.seed)[-1:] if baseline is not None else []
-            told += [text for base in its if (text := moved_times(entry.metrics, base.metrics))]
-            found += [f"{position + 1} {stage}: {warning}" for warning in told]
+            found += [f"{position + 1} {stage}: {text}" for text in entry.warnings(baseline)]
     return list(dict.fromkeys(found))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 from typing import Any
 
@@ -22,7 +21,7 @@ from experiment.report.rows import (
     signed,
 )
 from experiment.report.study_view import study_view
-from experiment.running.metrics import FIGURES, Figure, moved_times
+from experiment.running.metrics import FIGURES, Figure
 from machine.files import canonical_json, finite
 
 
@@ -180,7 +179,7 @@ def _brought(effect: Effect) -> str:
         shown.append(f"{1 - effect.ratios['nonzero_params'][0]:.0%} of the parameters zero")
     what = f"median of {effect.uses} uses" if effect.uses > 1 else "one use"
     assert effect.points is not None
-    change = f"{signed(effect.points[0])} points"
+    change = f"{signed(effect.points[0])} points of test accuracy"
     kind = effect.kind[0].upper() + effect.kind[1:]
     return f"{kind}: {', '.join([change, *shown])} ({what})."
 
@@ -326,10 +325,7 @@ def _stage_warnings(rows: list[Row]) -> list[dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
         for entry in row.result.stages:
-            base = row.baseline.of_seed(entry.seed)[-1:] if row.baseline else []
-            moved = [text for its in base if (text := moved_times(entry.metrics, its.metrics))]
-            told = [entry.details.get("warnings") or [], entry.metrics.get("warnings") or [], moved]
-            for text in map(str, itertools.chain(*told)):
+            for text in entry.warnings(row.baseline):
                 alike = found.setdefault(re.sub(r"[\d.]+", "", text), {"text": text, "names": []})
                 if row.name not in alike["names"]:
                     alike["names"].append(row.name)

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from experiment.running.metrics import FIGURES, Stat, Stats, final_metrics, metric
+from experiment.running.metrics import FIGURES, Stat, Stats, final_metrics, metric, moved_times
 from experiment.running.study_result import StudyResult
 
 
@@ -55,6 +55,13 @@ class StageEntry(BaseModel):
                 raise ValueError(f"{name} is not a number")
         _Times.model_validate(metrics)
         return metrics
+
+    def warnings(self, baseline: Result | None) -> list[str]:
+        """What the user should know of it, beside its baseline on the same seed as well."""
+        told = [*(self.details.get("warnings") or []), *(self.metrics.get("warnings") or [])]
+        ends = baseline.of_seed(self.seed)[-1:] if baseline is not None else []
+        moved = [moved_times(self.metrics, end.metrics) for end in ends]
+        return [str(text) for text in [*told, *moved] if text]
 
 
 class Result(BaseModel):

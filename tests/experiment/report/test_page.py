@@ -23,6 +23,7 @@ def test_what_the_page_says_was_found(small: Path) -> None:
         "batch 1; validation 89.50\N{NO-BREAK SPACE}% (−0.50), "
         "test 89.50\N{NO-BREAK SPACE}% (−0.50)."
     )
+    assert all("points of test accuracy" in line for line in said["headlines"][1:])
     half, one, two = said["found"][0]["limits"]
     assert [limit["within"] for limit in (half, one, two)] == [2, 3, 4]
     assert [item["name"] for item in two["bests"]] == ["PFQ", "PFQ", "E"]
