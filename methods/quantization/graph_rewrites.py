@@ -94,6 +94,30 @@ def convolutions_as_products(graph: fx.GraphModule) -> None:
     graph.recompile()
 
 
+def features_as_tokens(graph: fx.GraphModule) -> None:
+    """Let int8 linear layers on features `[B, C]` take them as one token, `[B, 1, C]`.
+
+    Written as ONNX, such a layer is then a MatMul, which ONNX Runtime computes in int8, and not a
+    Gemm, which it does only where the output is int8 as well (seen in 1.32: the head ran in float).
+    """
+    for node in list(graph.graph.nodes):
+        if node.target is not aten.linear.default or node.meta["val"].ndim != 2:
+            continue
+        features = node.args[0]
+        if features.target is not quantized.dequantize_per_tensor.default:
+            continue
+        with graph.graph.inserting_before(node):
+            token = graph.graph.call_function(aten.unsqueeze.default, (features.args[0], 1))
+            args = (token, *features.args[1:])
+            token = graph.graph.call_function(features.target, args, features.kwargs)
+        node.update_arg(0, token)
+        with graph.graph.inserting_after(node):
+            flat = graph.graph.call_function(aten.squeeze.dim, (node, 1))
+        node.replace_all_uses_with(flat, delete_user_cb=lambda user, flat=flat: user is not flat)
+    graph.graph.eliminate_dead_code()
+    graph.recompile()
+
+
 def attention_in_bf16(graph: fx.GraphModule) -> None:
     """Let attention's core between int8 layers run in bfloat16.
 
