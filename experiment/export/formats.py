@@ -16,7 +16,11 @@ from torch import fx
 from experiment.export.compare import Format, Runtime, Subject
 from machine import compiler
 from methods.quantization.compiled import compile_package
-from methods.quantization.graph_rewrites import features_as_tokens, subtract_what_must_stay
+from methods.quantization.graph_rewrites import (
+    features_as_tokens,
+    scales_that_biases_fit,
+    subtract_what_must_stay,
+)
 from methods.quantization.pt2e import LARGEST_BATCH
 
 
@@ -51,6 +55,7 @@ def _onnx_program(subject: Subject) -> torch.onnx.ONNXProgram:
     module = subject.module(torch.contiguous_format)
     network = module.get_submodule("network")
     if isinstance(network, fx.GraphModule):
+        scales_that_biases_fit(network)
         features_as_tokens(network)
     with torch.no_grad():
         exported = torch.export.export(module, (images,), dynamic_shapes=({0: size},))
