@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 SHEAR = 0.09  # pixels a pixel; torchvision's RandAugment at its magnitude, 9 of 30 steps to 0.3
@@ -29,7 +30,7 @@ def random_crop(images: Tensor, padding: tuple[int, int]) -> Tensor:
     """
     batch, _, height, width = images.shape
     rows, columns = padding
-    padded = torch.nn.functional.pad(images, (columns, columns, rows, rows))
+    padded = F.pad(images, (columns, columns, rows, rows))
     device = images.device
     top = torch.randint(0, 2 * rows + 1, (batch, 1), device=device).squeeze(1)
     left = torch.randint(0, 2 * columns + 1, (batch, 1), device=device).squeeze(1)

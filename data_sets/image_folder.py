@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import pickle
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data_sets.images import read_image
+from data_sets.fit import Shape, cut_away
+from data_sets.images import read_image, shape_of
 from data_sets.source import Arrays, DataError, DataInfo, DatasetArgs
 from machine.files import save_atomically, write_json
 
@@ -57,21 +59,28 @@ def _list_folder(args: DatasetArgs) -> tuple[tuple[str, ...], dict[str, list[tup
 
 def describe_folder(args: DatasetArgs, data_dir: Path) -> DataInfo:
     classes, splits = _list_folder(args)
-    size = args.image_size
+    size = args.height_and_width()
+    fingerprint, shapes = _folder_fingerprint(args, splits, data_dir)
+    crops = size is not None and args.fit == "crop" and shapes
     if size is None:
         height, width = _decode(splits["train"][0][0], args).shape[1:]
     else:
-        height = width = size
-    fingerprint = _folder_fingerprint(args, splits, data_dir)
+        height, width = size
     return DataInfo(
-        "ImageFolder", classes, args.in_channels or 3, (int(height), int(width)), fingerprint
+        "ImageFolder",
+        classes,
+        args.in_channels or 3,
+        (int(height), int(width)),
+        fingerprint,
+        args.fit,
+        cut_away(shapes, size) if size is not None and crops else 0.0,
     )
 
 
 def _folder_fingerprint(
     args: DatasetArgs, splits: dict[str, list[tuple[Path, int]]], data_dir: Path
-) -> str:
-    """sha256 over every file's name and bytes, with the decoding options.
+) -> tuple[str, Counter[Shape]]:
+    """sha256 over every file's name and bytes, with the decoding options; shapes of the images.
 
     Read again only when a name, size or modification time has changed since the last time.
     """
@@ -84,15 +93,23 @@ def _folder_fingerprint(
         listing.update(line.encode())
     note = data_dir / "cache" / f"fingerprint_{listing.hexdigest()[:24]}.json"
     try:
-        digest = json.loads(note.read_text())["content"]
+        known = json.loads(note.read_text())
+        digest, shapes = known["content"], Counter({(h, w): n for h, w, n in known["shapes"]})
     except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: read the files
+        shapes = Counter()
         for path in tqdm(files, desc="fingerprint", unit="img", disable=None, leave=False):
             content.update(f"{path.relative_to(root)}\0".encode())
             content.update(path.read_bytes())
+            with path.open("rb") as file:
+                shape = shape_of(file)
+            shapes += Counter([shape] if shape else [])
         digest = content.hexdigest()
-        write_json(note, {"content": digest, "files": len(files)})
+        counted = [[*shape, count] for shape, count in shapes.items()]
+        write_json(note, {"content": digest, "files": len(files), "shapes": counted})
     options = f"{digest} size={args.image_size} channels={args.in_channels or 3}"
-    return hashlib.sha256(options.encode()).hexdigest()
+    if args.image_size is not None and args.fit != "crop":
+        options += f" fit={args.fit}"
+    return hashlib.sha256(options.encode()).hexdigest(), shapes
 
 
 def load_folder(args: DatasetArgs, data_dir: Path) -> Arrays:
@@ -138,5 +155,4 @@ def load_folder(args: DatasetArgs, data_dir: Path) -> Arrays:
 
 
 def _decode(path: Path, args: DatasetArgs) -> Tensor:
-    size = None if args.image_size is None else (args.image_size, args.image_size)
-    return read_image(path, args.in_channels or 3, size)
+    return read_image(path, args.in_channels or 3, args.height_and_width(), args.fit)

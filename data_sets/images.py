@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from data_sets.fit import Fit, fitted
 from data_sets.source import DataError
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
-def read_image(path: Path, in_channels: int, size: tuple[int, int] | None = None) -> Tensor:
-    """One image as uint8 `[C, H, W]`: upright, shorter side resized, centre cropped.
+def read_image(
+    path: Path, in_channels: int, size: tuple[int, int] | None = None, fit: Fit = "crop"
+) -> Tensor:
+    """One image as uint8 `[C, H, W]`, upright, brought to `size` as `fit` says.
 
     `size` is height and width; None leaves it as it is stored. Raises DataError.
     """
@@ -27,11 +30,23 @@ def read_image(path: Path, in_channels: int, size: tuple[int, int] | None = None
             upright = _eight_bits(ImageOps.exif_transpose(image), image.format)
             upright = upright.convert("L" if in_channels == 1 else "RGB")
             if size is not None:
-                upright = ImageOps.fit(upright, size[::-1], Image.Resampling.BICUBIC)
+                upright = fitted(upright, size, fit)
             pixels = np.array(upright)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is not a readable image ({error}); repair or remove it") from None
     return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
+
+
+def shape_of(file: BinaryIO) -> tuple[int, int] | None:
+    """Height and width of an image, upright, by its header; None where it has none."""
+    from PIL import ExifTags, Image
+
+    try:
+        with Image.open(file) as image:
+            lying = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            return image.size if lying else image.size[::-1]
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
 
 
 def _eight_bits(image: Image.Image, kind: str | None) -> Image.Image:
