@@ -36,6 +36,11 @@ STRUCTURAL_ONLY = (
 class PruneSpec(StageSpec):
     """What to remove, by which criterion, and how much: `ratio`, or a cost to `keep`."""
 
+    takes = {
+        "ratio": "compression_args.pruning_ratio",
+        "mode": "compression_args.pruning_mode",
+    }
+
     ratio: float | None = Field(None, ge=0, lt=1)  # of the channels; at least one stays
     mode: Literal["mask", "structural"] = "mask"
     criterion: Literal[
@@ -60,6 +65,11 @@ class PruneSpec(StageSpec):
         return (self.iterations - 1) * between
 
     @property
+    def flips(self) -> Literal["auto"] | bool:
+        between = None if "finetune" in self.idle() else self.finetune
+        return between is not None and between.flips
+
+    @property
     def renumbers_layers(self) -> bool:
         return "depth" in self.targets
 
@@ -70,9 +80,9 @@ class PruneSpec(StageSpec):
     @classmethod
     def defaults(cls, training: TrainingArgs, compression: CompressionArgs) -> dict[str, Any]:
         between = FinetuneSpec.defaults(training, compression)
-        given = {"mode": compression.pruning_mode}
-        if compression.pruning_ratio:
-            given["ratio"] = compression.pruning_ratio  # type: ignore[assignment]
+        given = super().defaults(training, compression)
+        if not compression.pruning_ratio:
+            del given["ratio"]
         return {**given, "finetune": {**between, "epochs": max(1, between["epochs"])}}
 
     @field_validator("keep")
@@ -133,18 +143,26 @@ class PruneSpec(StageSpec):
             amount = f"{100 * (self.ratio or 0):g}"
         return f"p{amount}", f"pruned_{amount}"
 
-    def settings(self) -> dict[str, Any]:
-        """Only what has a say, so that an idle setting does not make another stage."""
+    def idle(self) -> dict[str, str]:
         if self.mode == "mask":
-            return {"ratio": self.ratio, "mode": self.mode}
-        idle = {"ratio"} if self.keep else {"keep"}
+            others = PruneSpec.model_fields.keys() - {"ratio", "mode"}
+            return dict.fromkeys(others, "with mode 'mask', which cuts once")
+        found = {"ratio": "beside keep"} if self.keep else {}
         if self.iterations == 1:
-            idle |= {"schedule", "finetune"}
+            found["schedule"] = "with iterations 1"
+            found["finetune"] = "with iterations 1, as it comes between cuts"
         if self.criterion not in ("taylor", "hessian", "activation"):
-            idle.add("calibration_batches")
-        return self.model_dump(exclude=idle)
+            found["calibration_batches"] = f"with criterion {self.criterion!r}"
+        return found
+
+    def remarks(self, model_args: dict[str, Any]) -> list[str]:
+        if self.finetune is None or "finetune" in self.idle():
+            return []
+        return self.finetune.remarks(model_args)
 
     def check(self, model_args: dict[str, Any]) -> None:
+        if self.finetune is not None and "finetune" not in self.idle():
+            self.finetune.check(model_args)
         if self.mode == "structural":
             dims = self.dimensions(blueprint(model_args))
             if self.criterion in ("bn_scale", "fpgm"):

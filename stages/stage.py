@@ -44,6 +44,10 @@ class Context:
     earlier_seconds: float = 0.0  # spent on the stage before it was interrupted
     teacher: ModelState | None = None  # the network that the Spec's teacher names, if it names one
 
+    def warn(self, text: str) -> None:
+        """Note what the user should know of this run of the stage; shown and kept with it."""
+        self.details.setdefault("warnings", []).append(text)
+
     @property
     def evaluation_batch(self) -> int:
         """Images a batch at which a float network is evaluated fastest."""
@@ -67,6 +71,7 @@ class Context:
             recipe.batch_size,
             evaluation_batch_size=self.evaluation_batch,
             augmentation=recipe.augmentation,
+            flip=recipe.flip,
             cutout=recipe.cutout,
             mixup=recipe.mixup,
             seed=self.seed,
@@ -107,6 +112,8 @@ class StageSpec(BaseModel):
 
     quantizes: ClassVar[bool] = False  # whether what it returns is deployed as int8
     adds_exits: ClassVar[bool] = False  # whether what it returns may be left early
+    # option → the key that gives it where the sequence does not: 'compression_args.qat_epochs'
+    takes: ClassVar[dict[str, str]] = {}
 
     @property
     def epochs_trained(self) -> int:
@@ -124,6 +131,11 @@ class StageSpec(BaseModel):
         return None
 
     @property
+    def flips(self) -> Literal["auto"] | bool:
+        """Whether it trains on mirrored images as well; 'auto': where the data set allows it."""
+        return False
+
+    @property
     def renumbers_layers(self) -> bool:
         """Whether names of layers mean others afterwards."""
         return False
@@ -135,15 +147,28 @@ class StageSpec(BaseModel):
     @classmethod
     def defaults(cls, training: TrainingArgs, compression: CompressionArgs) -> dict[str, Any]:
         """Field values where the sequence says nothing; the class's own defaults come last."""
-        return {}
+        sections = {"training_args": training, "compression_args": compression}
+        keys = {option: place.split(".") for option, place in cls.takes.items()}
+        return {option: getattr(sections[section], key) for option, (section, key) in keys.items()}
 
     def tags(self) -> tuple[str, str]:
         """Short and long tag of the stage in file names."""
         raise NotImplementedError
 
+    def idle(self) -> dict[str, str]:
+        """Options that others leave without effect → why, as in 'with criterion 'l1''.
+
+        They are out of the stage's key, and who writes one is told.
+        """
+        return {}
+
     def settings(self) -> dict[str, Any]:
         """What the stage's result depends on, as plain data."""
-        return self.model_dump()
+        return self.model_dump(exclude=set(self.idle()))
+
+    def remarks(self, model_args: dict[str, Any]) -> list[str]:
+        """What is allowed and seldom meant, told when a suite is checked."""
+        return []
 
     def warnings(self) -> list[str]:
         """What the user should know before the stage starts; goes into the results as well."""

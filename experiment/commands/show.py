@@ -99,7 +99,7 @@ def _cells(stats: dict[str, Any], change: dict[str, float]) -> list[str]:
 
 
 def _warnings(result: Result) -> list[str]:
-    found = []
+    found = list(result.remarks)
     for position, stage in enumerate(result.sequence):
         for entry in at(result, position):
             told = [*entry.details.get("warnings", []), *entry.metrics.get("warnings", [])]

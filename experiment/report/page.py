@@ -267,14 +267,16 @@ def _cautions(rows: list[Row]) -> list[str]:
 
 
 def _stage_warnings(rows: list[Row]) -> list[dict[str, Any]]:
-    """The warnings among the stages' metrics; those that differ in figures only, once."""
+    """Remarks and warnings, of the check, the stages and their figures; alike ones once."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
+        told: list[Any] = [row.result.remarks]
         for entry in row.result.stages:
-            for text in map(str, entry.metrics.get("warnings") or []):
-                alike = found.setdefault(re.sub(r"[\d.]+", "", text), {"text": text, "names": []})
-                if row.name not in alike["names"]:
-                    alike["names"].append(row.name)
+            told += [entry.details.get("warnings"), entry.metrics.get("warnings")]
+        for text in (str(text) for texts in told for text in texts or []):
+            alike = found.setdefault(re.sub(r"[\d.]+", "", text), {"text": text, "names": []})
+            if row.name not in alike["names"]:
+                alike["names"].append(row.name)
     return list(found.values())
 
 

@@ -62,6 +62,12 @@ class RunView(Follower):
         )
         stages = {step.key for chain in chains for step in chain.steps}
         self.console.say(f"stages      {len(stages)} different ones in {len(chains)} chains")
+        self.remarks(suite)
+
+    def remarks(self, suite: Suite) -> None:
+        """What the check of the suite found odd."""
+        for remark in suite.remarks():
+            self.console.warn(remark)
 
     def begin(self, chain: Chain) -> None:
         self.console.chain, experiment = chain.name, chain.experiment
@@ -71,11 +77,12 @@ class RunView(Follower):
             return
         where = f"  ({self.progress.begin_chain()})" if self.progress is not None else ""
         self.console.show(Text.assemble((f"━━ {chain.name}", "bold"), where))
+        cut = f" (crop drops {data.cut_away:.1%})" if data.cut_away else ""
         start = f"from {experiment.baseline}: " if experiment.baseline else ""
         self.console.say(f"   {start}{experiment_sequence(experiment)}")
         self.console.say(
             f"   {data.name}, {len(data.classes)} classes, {data.in_channels}×{data.image_size[0]}×"
-            f"{data.image_size[1]} | {model['fusion']}, CNN {model['cnn_channels']}, "
+            f"{data.image_size[1]}{cut} | {model['fusion']}, CNN {model['cnn_channels']}, "
             f"{model['num_layers']} layers of width {model['embed_dim']} | batch "
             f"{training.batch_size}, {training.optimizer}, {training.scheduler}, seed {chain.seed}"
         )
@@ -107,7 +114,9 @@ class RunView(Follower):
         if reference is not None:
             line += f" (baseline {_latency(reference, 1):.3f}, {_latency(reference, 64):.2f})"
         self.console.say(f"{line} | {how}")
-        for warning in metrics.get("warnings", []):
+        shown = step.spec.warnings()  # before the stage ran
+        own = [text for text in record["details"].get("warnings", []) if text not in shown]
+        for warning in [*own, *metrics.get("warnings", [])]:
             if not (cached and self.console.quiet):  # it was shown when the stage ran
                 self.console.warn(warning)
 
