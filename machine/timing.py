@@ -19,7 +19,7 @@ from torch import nn
 from machine.processor import cpu_model, isa
 
 Network = nn.Module | Callable[[torch.Tensor], torch.Tensor]
-LATENCY_SECONDS = 0.5  # shortest time that one network is timed for
+LATENCY_SECONDS = 0.3  # shortest time that one network is timed for
 BLOCK_SECONDS = 0.002  # length of a block of calls that are timed together
 
 

@@ -23,47 +23,87 @@ from stages.deployment import Deployed
 from train_eval import evaluate
 
 LATENCY_BATCHES = (1, 64)
+UNEQUAL = 1.5  # times as many images in one class as in another: accuracy alone would hide classes
+SCATTERED = 3.0  # times the median: a p95 beyond it is not the network's
 
 
-def measure(deployed: Deployed, test: BatchLoader) -> dict[str, Any]:
+def measure(
+    deployed: Deployed, split: BatchLoader, baseline: nn.Module | None = None
+) -> dict[str, Any]:
     """Every metric of a deployed network, on the whole of a split, which is where it runs.
 
-    An int8 network is timed in turn with its float form; 'warnings' says where it is no faster.
+    It is timed in turn with the network `baseline` that its chain began from, and an int8 network
+    with its float form as well; 'warnings' says where int8 is no faster, or times vary too much.
     With early exits, MACs and BitOps are means over the split; 'exits' says who left where.
     """
     network, quant = deployed.network, deployed.state.quant
-    if isinstance(network, EarlyExitNetwork):
-        network.reset()
-    quality = evaluate(network, test)
-    images = _spread(test, max(LATENCY_BATCHES))
+    qualities = quality(network, split)
+    images = _spread(split, max(LATENCY_BATCHES))
     metrics = {
-        "accuracy": quality.accuracy,
-        "loss": quality.loss,
+        **qualities,
         **static_metrics(deployed),
         "inference_time_ms": {
-            f"batch_{size}": timed([network], images, size)[0] for size in LATENCY_BATCHES
-        }
-        if quant is None
-        else against_float(deployed, images),
+            f"batch_{size}": in_turn(deployed, baseline, images, size) for size in LATENCY_BATCHES
+        },
     }
+    warnings = varying(metrics["inference_time_ms"])
     if quant is not None:
         kernels = onednn_kernels(network, images[:1])
         slow = [kernel for kernel in kernels if kernel.split()[1].startswith("ref")]
-        metrics["warnings"] = int8_warnings(metrics["inference_time_ms"], slow, quant.backend)
-    return metrics
+        warnings += int8_warnings(metrics["inference_time_ms"], slow, quant.backend)
+    return {**metrics, "warnings": warnings} if warnings else metrics
 
 
-def against_float(deployed: Deployed, images: torch.Tensor) -> dict[str, Any]:
-    """Latencies of an int8 network, each with that of its float form, timed in turn."""
-    found = {}
-    for size in LATENCY_BATCHES:
-        mine, its = timed([deployed.network, deployed.float_form], images, size)
-        found[f"batch_{size}"] = {
-            **mine,
-            "float_median": its["median"],
-            "speedup_over_float": its["median"] / mine["median"],
-        }
-    return found
+def quality(network: nn.Module, split: BatchLoader) -> dict[str, float]:
+    """How well a network does on a split: accuracies in percent, mean cross-entropy.
+
+    'balanced_accuracy' is there where some class has UNEQUAL times the images of another.
+    """
+    if isinstance(network, EarlyExitNetwork):
+        network.reset()
+    found = evaluate(network, split)
+    there = found.by_class[1]
+    return {
+        "accuracy": found.accuracy,
+        "loss": found.loss,
+        **({"balanced_accuracy": found.balanced_accuracy} if _unequal(there) else {}),
+    }
+
+
+def _unequal(images: torch.Tensor) -> bool:
+    there = images[images > 0]
+    return bool(len(there)) and int(there.max()) >= UNEQUAL * int(there.min())
+
+
+def in_turn(
+    deployed: Deployed, baseline: nn.Module | None, images: torch.Tensor, size: int
+) -> dict[str, Any]:
+    """Milliseconds a batch, and those of the float form and the baseline, timed in turn with it.
+
+    A ratio to these is fair whatever else the machine does; one to a time of another day is not.
+    """
+    beside = {}
+    if deployed.state.quant is not None:
+        beside["float_median", "speedup_over_float"] = deployed.float_form
+    if baseline is not None:
+        beside["baseline_median", "speedup_over_baseline"] = baseline
+    mine, *others = timed([deployed.network, *beside.values()], images, size)
+    for (name, speedup), its in zip(beside, others, strict=True):
+        mine |= {name: its["median"], speedup: its["median"] / mine["median"]}
+    return mine
+
+
+def varying(times: dict[str, Any]) -> list[str]:
+    """Says of latencies that scatter by several times that something else had the processor."""
+    scattered = [
+        f"p95 is {time['p95'] / time['median']:.1f} times the median at {name}"
+        for name, time in times.items()
+        if time["p95"] >= SCATTERED * time["median"]
+    ]
+    if not scattered:
+        return []
+    cause = "other work was on the machine; take the times again with --remeasure when it is quiet"
+    return [f"{', '.join(scattered)}: {cause}"]
 
 
 def timed(networks: list[nn.Module], images: torch.Tensor, size: int) -> list[dict[str, Any]]:

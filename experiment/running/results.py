@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiment.running.executor import Done, Follower
-from experiment.running.metrics import against, final_metrics
+from experiment.running.metrics import against, final_metrics, not_its_baseline
 from experiment.suite.chains import Chain, Step
 from experiment.suite.records import Experiment, Suite
 from machine.environment import environment, git_commit
@@ -65,6 +65,9 @@ class Results(Follower):
         kept = [
             "stage",
             "key",
+            "parent",
+            "parent_sha256",
+            "checkpoint_sha256",
             "seconds",
             "resumed",
             "metrics",
@@ -153,10 +156,15 @@ class Results(Follower):
                 "errors": result["errors"],
                 "results_file": self.path(name).name,
             }
-            if result["baseline"] in everything and result["final"]:
-                # of the chain's own seeds, so that seeds do not count as a change
-                base = final_metrics(everything[result["baseline"]], result["seeds"])
-                row["against_baseline"] = against(result["final"], base)
+            if result["baseline"] is not None and result["final"]:
+                base = everything.get(result["baseline"])
+                reason = not_its_baseline(result, base)
+                if base is not None and reason is None:
+                    # of the chain's own seeds, so that seeds do not count as a change
+                    its = final_metrics(base, result["seeds"])
+                    row["against_baseline"] = against(result["final"], its)
+                else:
+                    row["not_compared"] = reason
             rows.append(row)
         return {**self.shared, "written": _now(), "experiments": rows}
 

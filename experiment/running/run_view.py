@@ -13,17 +13,18 @@ from rich.tree import Tree
 
 from experiment.running.console import Console, NoTerminal
 from experiment.running.executor import Done, Follower
+from experiment.running.metrics import moved_times, ratio_in_turn
 from experiment.running.progress import Forecast, Progress
 from experiment.running.results import SUMMARY_NAME, Results, experiment_sequence
 from experiment.running.store import Store
 from experiment.running.tables import (
-    COLUMNS,
     STATUS_STYLE,
     TableRow,
     cell,
     headings,
     number,
     options,
+    shown_columns,
 )
 from experiment.suite.chains import Chain, Step
 from experiment.suite.records import Suite
@@ -105,18 +106,20 @@ class RunView(Follower):
         how = "from the store" if cached else f"{record['seconds']:.1f} s"
         line = (
             f"       accuracy {metrics['accuracy']:.2f} %{_points(metrics, reference)}"
+            f"{_balanced(metrics, reference)}"
+            f" | validation {metrics['validation']['accuracy']:.2f} %"
             f" | loss {number(metrics['loss'], 4)}"
             f" | {metrics['model_size_mb']:.3f} MB{_ratio(metrics, reference, 'model_size_mb')}"
             f" | nonzero {metrics['nonzero_params'] / 1e3:.1f} of {metrics['params'] / 1e3:.1f} k"
             f" | {metrics['macs'] / 1e6:.2f} M MACs"
-            f" | {_latency(metrics, 1):.3f} ms at 1, {_latency(metrics, 64):.2f} ms at 64"
+            f" | {_latency(metrics, 1, 3)} at 1, {_latency(metrics, 64, 2)} at 64"
         )
-        if reference is not None:
-            line += f" (baseline {_latency(reference, 1):.3f}, {_latency(reference, 64):.2f})"
         self.console.say(f"{line} | {how}")
         shown = step.spec.warnings()  # before the stage ran
         own = [text for text in record["details"].get("warnings", []) if text not in shown]
-        for warning in [*own, *metrics.get("warnings", [])]:
+        moved = moved_times(metrics, reference) if reference is not None else None
+        told = [*own, *metrics.get("warnings", []), *([moved] if moved else [])]
+        for warning in told:
             if not (cached and self.console.quiet):  # it was shown when the stage ran
                 self.console.warn(warning)
 
@@ -146,20 +149,23 @@ class RunView(Follower):
         rows = results.summary()["experiments"]
         rows = [row for row in rows if row["experiment"] in results.experiments]
         table = []
+        names = shown_columns([row["final"] for row in rows])
         for row in rows:
             change = row.get("against_baseline", {})
-            figures = [cell(row["final"], change, name) for name in COLUMNS]
+            figures = [cell(row["final"], change, name) for name in names]
             status = Text(row["status"], style=STATUS_STYLE.get(row["status"], ""))
-            names = row["experiment"], " → ".join(row["sequence"])
-            table.append(TableRow(names, [*figures, status]))
+            about = row["experiment"], " → ".join(row["sequence"])
+            table.append(TableRow(about, [*figures, status]))
         self.console.say("")
         self.console.figures(
             "Results (change against the baseline)",
             ("experiment", "stages"),
-            (*headings(COLUMNS), "status"),
+            (*headings(names), "status"),
             table,
         )
         for row in rows:
+            if "not_compared" in row:
+                self.console.note(f"{row['experiment']}: no change shown: {row['not_compared']}")
             for error in row["errors"]:
                 self.console.note(f"{row['experiment']}: {row['status']}: {error['message']}")
         self.console.note(
@@ -205,13 +211,27 @@ def spec_differences(step: Step) -> str:
     return options(step.spec.settings(), step.experiment.training.model_dump())
 
 
-def _points(metrics: dict[str, Any], reference: dict[str, Any] | None) -> str:
-    return f" ({metrics['accuracy'] - reference['accuracy']:+.2f})" if reference else ""
+def _points(
+    metrics: dict[str, Any], reference: dict[str, Any] | None, name: str = "accuracy"
+) -> str:
+    if reference is None or name not in reference:
+        return ""
+    return f" ({metrics[name] - reference[name]:+.2f})"
+
+
+def _balanced(metrics: dict[str, Any], reference: dict[str, Any] | None) -> str:
+    """The mean over classes, where these are of unequal sizes."""
+    name = "balanced_accuracy"
+    if name not in metrics:
+        return ""
+    return f", balanced {metrics[name]:.2f} %{_points(metrics, reference, name)}"
 
 
 def _ratio(metrics: dict[str, Any], reference: dict[str, Any] | None, name: str) -> str:
     return f" (×{metrics[name] / reference[name]:.2f})" if reference and reference[name] else ""
 
 
-def _latency(metrics: dict[str, Any], batch: int) -> float:
-    return metrics["inference_time_ms"][f"batch_{batch}"]["median"]
+def _latency(metrics: dict[str, Any], batch: int, digits: int) -> str:
+    ratio = ratio_in_turn(metrics, f"latency_ms_batch_{batch}")
+    beside = f" (×{ratio:.2f})" if ratio else ""
+    return f"{metrics['inference_time_ms'][f'batch_{batch}']['median']:.{digits}f} ms{beside}"

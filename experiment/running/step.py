@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from dataset import Dataset, preprocessing
-from experiment.running.measure import measure
+from dataset import DataLoaders, Dataset, preprocessing
+from experiment.running.measure import measure, quality
 from experiment.running.store import Store
 from experiment.suite.chains import Step
 from machine.files import canonical_json, sha256
@@ -54,10 +54,12 @@ def run_step(
         if found is not None and origin != {name: found.get(name) for name in origin}:
             aside = "was made from other weights than its parent or teacher now has"
         if found is not None and aside is None:
-            if remeasure and (loaded := store.load(step.key)) is not None:
+            lacking = "validation" not in found["metrics"]  # of a version that did not take it
+            if (remeasure or lacking) and (loaded := store.load(step.key)) is not None:
                 deployed = deploy(loaded[0], device, store.compiled)
-                test = deployed.loaders(Context(dataset(), device, step.seed)).test
-                found = store.put_record(step.key, {**found, "metrics": measure(deployed, test)})
+                loaders = deployed.loaders(Context(dataset(), device, step.seed))
+                metrics = _measured(step, deployed, loaders, outcome)
+                found = store.put_record(step.key, {**found, "metrics": metrics})
             store.name(step.key, step.checkpoint)
             return found, True
         started = time.perf_counter()
@@ -78,7 +80,7 @@ def run_step(
         resumed = snapshot.exists()
         deployed = _computed(step, parent[0] if parent else None, ctx)
         seconds = time.perf_counter() - started + ctx.earlier_seconds
-        metrics = measure(deployed, deployed.loaders(ctx).test)
+        metrics = _measured(step, deployed, deployed.loaders(ctx), outcome)
         if found is not None:
             for path in (store.path(step.key), store.record_path(step.key)):
                 store.set_aside(path, f"{path.name}: {aside}")
@@ -94,6 +96,21 @@ def run_step(
         record = store.put(step.key, deployed.state, record, preprocessing(ctx.dataset))
         store.name(step.key, step.checkpoint)
         return record, False
+
+
+def _measured(
+    step: Step, deployed: Deployed, loaders: DataLoaders, outcome: Callable[[Step], Outcome]
+) -> dict[str, Any]:
+    """The metrics: on the test split, and beside it how well the network does on the validation
+    share, by which everything is chosen. It is timed in turn with the network its chain began from.
+    """
+    first = step
+    while first.before is not None:
+        first = first.before
+    baseline = deploy(outcome(first)[0], deployed.device).network if first is not step else None
+    validation = quality(deployed.network, loaders.validation)
+    metrics = measure(deployed, loaders.test, baseline)
+    return {**metrics, "validation": {**validation, "images": len(loaders.validation.index)}}
 
 
 def _sha(outcome: Outcome | None) -> str | None:

@@ -490,7 +490,7 @@ def fields(value: Any) -> Iterator[str]:
             yield from fields(item)
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield key.removesuffix("_ratio")  # of a figure, in the summary
+            yield key.removesuffix("_ratio").removesuffix("_points")  # of a figure, in the summary
             yield from () if key in OPEN else fields(item)
 
 
