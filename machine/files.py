@@ -46,7 +46,13 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically; NaN and infinities, which JSON lacks, as null."""
     text = json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, text.encode() + b"\n")
+    # A file name that is not UTF-8 has lone surrogates, which stand in JSON as \udcNN.
+    write_atomically(path, text.encode(errors="backslashreplace") + b"\n")
+
+
+def shown(path: Path | str) -> str:
+    """A path as it can be printed and kept: bytes of it that are not UTF-8 as \\xNN."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def finite(value: Any) -> Any:

@@ -276,6 +276,10 @@ def _unfinished(row: Row) -> dict[str, Any]:
 def _cautions(rows: list[Row]) -> list[str]:
     """What a reader of the figures has to know."""
     lines = []
+    for row in rows:
+        data = row.result.data
+        told = [f"{data.get('name')}: {text}" for text in data.get("warnings") or []]
+        lines += [text for text in told if text not in lines]
     apart = groups((row for row in rows if row.not_compared), lambda row: row.not_compared or "")
     for reason, chains in apart.items():
         names = _several([row.name for row in chains])

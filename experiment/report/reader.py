@@ -64,6 +64,7 @@ class Result(BaseModel):
     status: str = "unknown"
     baseline: str | None = None
     config: dict[str, Any] = {}
+    data: dict[str, Any] = {}
     seeds: list[int] = [0]
     stages: list[StageEntry] = []
     final: Stats = {}

@@ -15,6 +15,7 @@ from typing import Any
 
 from experiment.report.reader import Folder, Result, StageEntry
 from experiment.running.metrics import FIGURES, Stat, against, not_its_baseline, summarised
+from machine.files import shown
 
 LIMITS = (0.5, 1.0, 2.0)  # points of accuracy that a chain may lose
 COSTS = (  # what accuracy is drawn against
@@ -58,7 +59,7 @@ class Row:
         args = args if isinstance(args, dict) else {}
         root, size = args.get("root"), args.get("image_size")
         text = str(args.get("name", "unknown data set"))
-        text += f" {PurePath(str(root)).name}" if root else ""
+        text += f" {shown(PurePath(str(root)).name)}" if root else ""
         sides = "×".join(map(str, size)) if isinstance(size, list) else size
         return text + (f" at {sides}" if size else "")
 

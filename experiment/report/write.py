@@ -42,7 +42,9 @@ def write_report(results_dir: Path) -> list[Path]:
         "summary.md": markdown_table(rows),
         "summary.tex": latex_table(rows),
     }
-    files = {results_dir / name: text.encode() for name, text in texts.items()}
+    files = {
+        results_dir / name: text.encode(errors="backslashreplace") for name, text in texts.items()
+    }
     for path, content in files.items():
         write_atomically(path, content)
     return [*files, *draw_pictures(rows, results_dir / "figures")]

@@ -42,6 +42,7 @@ class Results(Follower):
                 "status": "waiting",
                 "baseline": experiment.baseline,
                 "config": experiment.config(),
+                "data": experiment.data.plain(),
                 "seeds": list(experiment.seeds),
                 "stages": [],
                 "final": {},
@@ -97,7 +98,9 @@ class Results(Follower):
     def fail(self, chain: Chain, step: Step, error: BaseException) -> None:
         """Record a failed stage; the traceback goes to a file beside the JSON."""
         trace = self.folder / f"{chain.experiment.name}_traceback.txt"
-        write_atomically(trace, "".join(traceback.format_exception(error)).encode())
+        write_atomically(
+            trace, "".join(traceback.format_exception(error)).encode(errors="backslashreplace")
+        )
         result = self.of(chain)
         result["status"] = "failed"
         result["errors"].append(

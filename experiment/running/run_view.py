@@ -63,7 +63,15 @@ class RunView(Follower):
         )
         stages = {step.key for chain in chains for step in chain.steps}
         self.console.say(f"stages      {len(stages)} different ones in {len(chains)} chains")
+        self.data(chains)
         self.remarks(suite)
+
+    def data(self, chains: list[Chain]) -> None:
+        """A line for each data set, and what to know of it."""
+        for data in dict.fromkeys(chain.experiment.data for chain in chains):
+            self.console.say(f"data        {data.name}: {data.summary()}")
+            for warning in data.warnings:
+                self.console.show(Text(f"{data.name}: warning: {warning}", style="yellow"))
 
     def remarks(self, suite: Suite) -> None:
         """What the check of the suite found odd."""
@@ -78,12 +86,11 @@ class RunView(Follower):
             return
         where = f"  ({self.progress.begin_chain()})" if self.progress is not None else ""
         self.console.show(Text.assemble((f"━━ {chain.name}", "bold"), where))
-        cut = f" (crop drops {data.cut_away:.1%})" if data.cut_away else ""
         start = f"from {experiment.baseline}: " if experiment.baseline else ""
         self.console.say(f"   {start}{experiment_sequence(experiment)}")
         self.console.say(
             f"   {data.name}, {len(data.classes)} classes, {data.in_channels}×{data.image_size[0]}×"
-            f"{data.image_size[1]}{cut} | {model['fusion']}, CNN {model['cnn_channels']}, "
+            f"{data.image_size[1]} | {model['fusion']}, CNN {model['cnn_channels']}, "
             f"{model['num_layers']} layers of width {model['embed_dim']} | batch "
             f"{training.batch_size}, {training.optimizer}, {training.scheduler}, seed {chain.seed}"
         )
@@ -195,6 +202,7 @@ class RunView(Follower):
                     )
                 if position == len(chain.steps) - 1:
                     branches[step.key].add(Text(f"= {chain.name}", style="bold"))
+        self.data(chains)
         self.console.show(root)
         line = ", ".join(f"{count} {status}" for status, count in counts.items())
         self.console.note(f"{line}{f'; about {known:.0f} s by earlier runs' if known else ''}")

@@ -23,8 +23,6 @@ from stages import STAGES
 from stages.stage import CompressionArgs, StageSpec
 from training.recipe import TrainingArgs, resolve_precision
 
-MUCH_CUT_AWAY = 0.25  # share of an image from which its loss is remarked on
-
 
 class Builder:
     """Turns checked dicts into Experiments, collecting what does not fit."""
@@ -74,7 +72,6 @@ class Builder:
         allowed = DATASET_REGISTRY[dataset_args.name].flip
         flip = allowed if training.flip == "auto" else training.flip
         recipe = training.model_copy(update={"precision": precision, "flip": flip})
-        self.remarks[config.name] = self.remarks_on_data(config, baseline, data)
         sequence = self.stages(config, recipe, compression, model_args)
         if len(self.mistakes) > before:
             return None
@@ -124,20 +121,6 @@ class Builder:
                 place = self.place_of_data(config, baseline, error.key)
                 self.mistakes.append(Mistake(place, error.text))
         return self.described[args]
-
-    def remarks_on_data(
-        self, config: ExperimentConfig, baseline: ExperimentConfig | None, data: DataInfo
-    ) -> list[str]:
-        """What becomes of the images that their owner may not know."""
-        if data.cut_away <= MUCH_CUT_AWAY:
-            return []
-        height, width = data.image_size
-        place = self.place_of_data(config, baseline, "image_size")
-        return [
-            f"{place}: fit 'crop' cuts {data.cut_away:.0%} of the images away to make them "
-            f"{height}×{width}; set fit to 'pad' or 'stretch', or image_size to their proportions "
-            "as (height, width)"
-        ]
 
     def place_of_data(
         self, config: ExperimentConfig, baseline: ExperimentConfig | None, key: str | None

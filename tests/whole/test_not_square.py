@@ -98,8 +98,9 @@ def test_an_exported_file_says_how_images_are_fitted(suites: Suites, strips: Pat
 def test_what_is_cut_away_is_said(suites: Suites, strips: Path) -> None:
     assert suites.run(suite(strips, "serial", "crop", 16), "--dry-run") == 0
     said = suites.capsys.readouterr().out
-    line = "DEFAULT_DATASET_CONFIG.image_size: fit 'crop' cuts 67% of the images away to make them "
-    assert f"warning: {line}16×16; set fit to 'pad' or 'stretch'" in said
+    assert "; fit 'crop' drops 66.7% of an image" in said
+    line = "fit 'crop' cuts 67% of the images away; set dataset_args.fit to 'pad' or 'stretch', or "
+    assert f"warning: {line}image_size to their proportions" in said
     for size, fit in ((16, "pad"), (16, "stretch"), ((16, 44), "crop"), (None, "pad")):
         assert suites.run(suite(strips, "serial", fit, size), "--dry-run") == 0
         assert "images away" not in suites.capsys.readouterr().out
