@@ -13,6 +13,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+NAME_BYTES = 200  # of the 255 that file systems take; endings, '.tmp' and '.aside1' need the rest
+
+
+def bounded_name(name: str) -> str:
+    """A name for a file, without its ending: as it is where it has at most NAME_BYTES bytes.
+
+    Of a longer one the middle gives way to a digest of the whole, so that names stay apart.
+    """
+    content = name.encode(errors="surrogateescape")
+    if len(content) <= NAME_BYTES:
+        return name
+    middle = f"..{sha256(content)[:12]}.."
+    room = (NAME_BYTES - len(middle)) // 2
+    ends = content[:room], content[-room:]
+    return middle.join(end.decode(errors="ignore") for end in ends)  # no half of a character
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write beside `path`, flush to disk, rename over it. On OSError `path` is as it was."""

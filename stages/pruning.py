@@ -8,195 +8,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal
-
-import torch
-from pydantic import Field, field_validator, model_validator
+from typing import Any
 
 from methods.pruning import importance
-from methods.pruning.amounts import Amount, Removed, choose, choose_for_cost
-from methods.pruning.dimensions import TARGETS, Dimension, cut, dimensions
+from methods.pruning.amounts import Removed, choose, choose_for_cost
+from methods.pruning.dimensions import cut
 from methods.pruning.masks import mask_channels
 from methods.pruning.sensitivity import ratios_for_drop, scan
-from model import HybridCNNTransformer, blueprint
 from stages.architecture_change import report
-from stages.finetuning import FinetuneSpec
 from stages.fitting import fit
-from stages.stage import CompressionArgs, Context, Snapshot, StageError, StageSpec
+from stages.prune_spec import OF_THE_FLOAT_NETWORK, PruneSpec
+from stages.stage import Context, Snapshot, StageError
 from stages.state import ModelState, build, from_plain, state_of, to_plain
-from training.recipe import TrainingArgs
-
-Target = Literal["conv", "ffn", "heads", "head_dim", "embed", "depth"]
-STRUCTURAL_ONLY = (
-    "targets", "keep", "scope", "ratios", "protect", "min_channels", "round_to", "iterations",
-    "schedule", "calibration_batches",
-)  # fmt: skip
-
-
-class PruneSpec(StageSpec):
-    """What to remove, by which criterion, and how much: `ratio`, or a cost to `keep`."""
-
-    takes = {
-        "ratio": "compression_args.pruning_ratio",
-        "mode": "compression_args.pruning_mode",
-    }
-
-    ratio: float | None = Field(None, ge=0, lt=1)  # of the channels; at least one stays
-    mode: Literal["mask", "structural"] = "mask"
-    criterion: Literal[
-        "l1", "l2", "fpgm", "bn_scale", "lamp", "taylor", "hessian", "activation", "random"
-    ] = "l1"  # mode 'mask' has l1
-    targets: list[Target] = ["conv", "ffn", "head_dim"]
-    scope: Literal["uniform", "global"] = "uniform"  # ratio of each dimension, or of all units
-    keep: dict[Literal["macs", "params", "latency_ms", "batch"], float] | None = None
-    # pattern of dimension names → its own ratio; 'auto': by a sensitivity scan, see sensitivity.py
-    ratios: dict[str, float] | Literal["auto"] = {}
-    protect: list[str] = []  # patterns of dimensions left alone
-    min_channels: int = Field(1, ge=1)
-    round_to: int = Field(1, ge=1)  # widths become multiples of it
-    calibration_batches: int = Field(8, ge=1)  # of 64 images, for taylor, hessian, activation
-    iterations: int = Field(1, ge=1, le=100)
-    schedule: Literal["linear", "geometric", "cubic"] = "linear"  # of the share kept
-    finetune: FinetuneSpec | None = None  # between iterations
-
-    @property
-    def epochs_trained(self) -> int:
-        between = self.finetune.epochs if self.finetune is not None else 0
-        return (self.iterations - 1) * between
-
-    @property
-    def flips(self) -> Literal["auto"] | bool:
-        between = None if "finetune" in self.idle() else self.finetune
-        return between is not None and between.flips
-
-    @property
-    def renumbers_layers(self) -> bool:
-        return "depth" in self.targets
-
-    def settled(self, device: torch.device) -> PruneSpec:
-        between = self.finetune.settled(device) if self.finetune is not None else None
-        return self.model_copy(update={"finetune": between})
-
-    @classmethod
-    def defaults(cls, training: TrainingArgs, compression: CompressionArgs) -> dict[str, Any]:
-        between = FinetuneSpec.defaults(training, compression)
-        given = super().defaults(training, compression)
-        if not compression.pruning_ratio:
-            del given["ratio"]
-        return {**given, "finetune": {**between, "epochs": max(1, between["epochs"])}}
-
-    @field_validator("keep")
-    @classmethod
-    def _one_cost(cls, keep: dict[str, float] | None) -> dict[str, float] | None:
-        if keep is None:
-            return None
-        named = [name for name in keep if name != "batch"]
-        if len(named) != 1 or not 0 < keep[named[0]] < 1:
-            raise ValueError(
-                "should name one of macs, params, latency_ms, its share between 0 and 1"
-            )
-        if "batch" in keep and ("latency_ms" not in keep or keep["batch"] < 1):
-            raise ValueError("should have 'batch' (1 or more) only beside latency_ms")
-        return keep
-
-    @field_validator("ratios")
-    @classmethod
-    def _shares(cls, ratios: dict[str, float] | str) -> dict[str, float] | str:
-        if isinstance(ratios, dict) and any(not 0 <= ratio < 1 for ratio in ratios.values()):
-            raise ValueError("should map patterns to ratios from 0 to below 1")
-        return ratios
-
-    @model_validator(mode="after")
-    def _agree(self) -> PruneSpec:
-        if self.finetune is not None and self.finetune.teacher is not None:
-            raise ValueError("finetune between cuts has no teacher; add a finetune stage with one")
-        if self.mode == "mask":
-            changed = [n for n in STRUCTURAL_ONLY if n in self.model_fields_set]
-            if changed:
-                raise ValueError(
-                    f"{changed[0]} needs mode 'structural'; mode 'mask' has ratio alone"
-                )
-            if self.criterion != "l1":
-                raise ValueError(f"criterion {self.criterion!r} needs mode 'structural'")
-        if self.keep is None and self.ratio is None:
-            raise ValueError("should have ratio (or compression_args.pruning_ratio), or keep")
-        if self.mode == "mask":
-            return self
-        if not self.targets:
-            raise ValueError(f"targets should name some of {', '.join(TARGETS)}")
-        if self.ratios and self.scope == "global":
-            raise ValueError("ratios are of each dimension; use scope 'uniform'")
-        if self.iterations > 1 and self.finetune is None:
-            raise ValueError("iterations above 1 need finetune options")
-        if self.iterations > 1 and "depth" in self.targets and (self.protect or self.ratios):
-            raise ValueError(
-                "a cut of target 'depth' renumbers the layers, so patterns would mean others in "
-                "the next iteration; prune depth in a stage of its own"
-            )
-        return self
-
-    def tags(self) -> tuple[str, str]:
-        if self.keep:
-            name, share = next((n, s) for n, s in self.keep.items() if n != "batch")
-            amount = f"{name.removesuffix('_ms')}{100 * share:g}"
-        else:
-            amount = f"{100 * (self.ratio or 0):g}"
-        return f"p{amount}", f"pruned_{amount}"
-
-    def idle(self) -> dict[str, str]:
-        if self.mode == "mask":
-            others = PruneSpec.model_fields.keys() - {"ratio", "mode"}
-            return dict.fromkeys(others, "with mode 'mask', which cuts once")
-        found = {"ratio": "beside keep"} if self.keep else {}
-        if self.iterations == 1:
-            found["schedule"] = "with iterations 1"
-            found["finetune"] = "with iterations 1, as it comes between cuts"
-        if self.criterion not in ("taylor", "hessian", "activation"):
-            found["calibration_batches"] = f"with criterion {self.criterion!r}"
-        return found
-
-    def remarks(self, model_args: dict[str, Any]) -> list[str]:
-        if self.finetune is None or "finetune" in self.idle():
-            return []
-        return self.finetune.remarks(model_args)
-
-    def check(self, model_args: dict[str, Any]) -> None:
-        if self.finetune is not None and "finetune" not in self.idle():
-            self.finetune.check(model_args)
-        if self.mode == "structural":
-            dims = self.dimensions(blueprint(model_args))
-            if self.criterion in ("bn_scale", "fpgm"):
-                odd = [d.name for d in dims if not _scored(d, self.criterion)]
-                if odd:
-                    raise ValueError(f"criterion {self.criterion!r} does not score {odd[0]}")
-
-    def dimensions(self, model: HybridCNNTransformer) -> list[Dimension]:
-        """What of the network may be pruned. Raises ValueError for patterns that match nothing."""
-        dims = dimensions(model, self.targets)
-        if not dims:
-            raise ValueError(f"targets {self.targets}: the network has none of these")
-        for pattern in [*self.protect, *self.own_ratios()]:
-            if not any(fnmatchcase(d.name, pattern) for d in dims):
-                names = ", ".join(d.name for d in dims)
-                raise ValueError(f"{pattern!r} matches nothing to prune; there are: {names}")
-        free = [d for d in dims if not any(fnmatchcase(d.name, p) for p in self.protect)]
-        if not free:
-            raise ValueError(f"protect {self.protect} leaves nothing to prune")
-        return free
-
-    def amount(self) -> Amount:
-        ratios = self.own_ratios()
-        return Amount(self.scope == "uniform", self.min_channels, self.round_to, ratios)
-
-    def own_ratios(self) -> dict[str, float]:
-        """The ratios written out for some dimensions."""
-        return self.ratios if isinstance(self.ratios, dict) else {}
-
-
-def _scored(dimension: Dimension, criterion: str) -> bool:
-    if criterion == "bn_scale":
-        return any(".norm" in m.tensor for m in dimension.members if m.role == "norm")
-    return dimension.target != "depth"
 
 
 def prune(state: ModelState, spec: PruneSpec, ctx: Context) -> ModelState:
@@ -206,10 +29,7 @@ def prune(state: ModelState, spec: PruneSpec, ctx: Context) -> ModelState:
         ctx.details["zero_channels"] = mask_channels(model, spec.ratio)
         return state.changed(state_of(model).weights)
     if spec.keep and "latency_ms" in spec.keep and state.quant is not None:
-        raise StageError(
-            "keep latency_ms is of the float network, and this one is quantized; prune before it "
-            "is, or keep macs"
-        )
+        raise StageError(OF_THE_FLOAT_NETWORK)
     if spec.iterations == 1:
         pruned = prune_once(state, spec, ctx)
     else:
@@ -248,7 +68,6 @@ def prune_once(
         removed, dial = choose_for_cost(
             choose_at,
             state.model_args,
-            state.weights,
             keep,
             of=of.model_args if of else None,
             device=ctx.device,
@@ -336,6 +155,8 @@ def _cut_at_step(
 def _kept(spec: PruneSpec, final: float, step: int) -> float:
     """Share of the original that is left after `step` of the iterations, `final` after the last."""
     done = step / spec.iterations
+    if done == 1:
+        return final  # to the bit, which the formulas below miss
     if spec.schedule == "geometric":
         return final**done
     if spec.schedule == "cubic":  # arXiv:1710.01878

@@ -140,6 +140,11 @@ class StageSpec(BaseModel):
         """Whether names of layers mean others afterwards."""
         return False
 
+    @property
+    def why_nothing(self) -> str:
+        """What it means where the stage gives back the network that it got."""
+        return "the network is the one that entered"
+
     def settled(self, device: torch.device) -> StageSpec:
         """With what 'auto' comes to on this device in the place of 'auto'."""
         return self
@@ -177,6 +182,16 @@ class StageSpec(BaseModel):
     def check(self, model_args: dict[str, Any]) -> None:
         """Raise ValueError where the stage cannot be done to this architecture."""
 
+    def check_target(self, model_args: dict[str, Any], int8: bool, exact: bool) -> None:
+        """Raise ValueError where what the stage is to reach cannot be reached from such a network.
+
+        `exact`: its arguments are these to the last width, not only as far as known.
+        """
+
+    def check_leaving_early(self, model_args: dict[str, Any]) -> None:
+        """Raise ValueError where a network of exactly these arguments, which the stage or a later
+        one leaves, cannot be left as early as the stage says."""
+
     def check_teacher(
         self, student_args: dict[str, Any], teacher_args: dict[str, Any], int8: bool
     ) -> None:
@@ -185,3 +200,7 @@ class StageSpec(BaseModel):
     def outgoing(self, model_args: dict[str, Any]) -> dict[str, Any]:
         """The architecture after the stage, as far as it is known before it runs."""
         return model_args
+
+    def foresees(self, model_args: dict[str, Any]) -> bool:
+        """Whether `outgoing` is what comes out of exactly these arguments, to the last width."""
+        return True

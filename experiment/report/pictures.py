@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from experiment.report.rows import Row, front, groups
 from experiment.running.metrics import FIGURES, Figure
-from machine.files import canonical_json, finite, sha256, write_atomically
+from machine.files import bounded_name, canonical_json, finite, sha256, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -65,7 +65,9 @@ def draw_pictures(rows: Sequence[Row], folder: Path) -> list[Path]:
             shown = [row for row in members if cost in row.final]
             if shown:
                 stem = name if len(splits) == 1 else f"{name}_{_file_part(split)}"
-                paths += _drawn(folder / stem, _marks(shown, cost), FIGURES[cost], split)
+                paths += _drawn(
+                    folder / bounded_name(stem), _marks(shown, cost), FIGURES[cost], split
+                )
     for old in folder.glob("accuracy_*"):
         if old not in paths and old.suffix in (".png", ".svg"):
             old.unlink()

@@ -51,6 +51,8 @@ def measure(
         kernels = onednn_kernels(network, images[:1])
         slow = [kernel for kernel in kernels if kernel.split()[1].startswith("ref")]
         warnings += int8_warnings(metrics["inference_time_ms"], slow, quant.backend)
+    if "exits" in metrics:
+        warnings += exit_warnings(metrics["exits"])
     return {**metrics, "warnings": warnings} if warnings else metrics
 
 
@@ -151,6 +153,18 @@ def int8_warnings(times: dict[str, Any], reference: list[str], backend: str) -> 
         cause = "the network is so small that calls and copies outweigh its arithmetic"
     speeds = ", ".join(f"{times[name]['speedup_over_float']:.2f} at {name}" for name in times)
     return [f"int8 speed over its own float form: {speeds}; likely cause: {cause}"]
+
+
+def exit_warnings(exits: dict[str, Any]) -> list[str]:
+    """Where early exits come to nothing, as no image takes one, or every image the same."""
+    place = next(
+        (p for p, share in zip(exits["places"], exits["share"], strict=True) if share == 1), ""
+    )
+    if place == "end":
+        return ["no image leaves early, so the exits only cost; lower the thresholds or the target"]
+    if place:
+        return [f"every image leaves at exit {place!r}, so what lies behind it never runs"]
+    return []
 
 
 def static_metrics(deployed: Deployed) -> dict[str, Any]:

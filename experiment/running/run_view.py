@@ -125,8 +125,7 @@ class RunView(Follower):
         shown = step.spec.warnings()  # before the stage ran
         own = [text for text in record["details"].get("warnings", []) if text not in shown]
         moved = moved_times(metrics, reference) if reference is not None else None
-        told = [*own, *metrics.get("warnings", []), *([moved] if moved else [])]
-        for warning in told:
+        for warning in [*own, *metrics.get("warnings", []), *([moved] if moved else [])]:
             if not (cached and self.console.quiet):  # it was shown when the stage ran
                 self.console.warn(warning)
 

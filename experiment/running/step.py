@@ -131,6 +131,13 @@ def _computed(step: Step, before: ModelState | None, ctx: Context) -> Deployed:
     before = before or initial_state(step.experiment.model_args, step.seed)
     after = STAGES[step.stage].run(before, step.spec, ctx)
     _check_declared(step, after, ctx)
+    if _settings(after) == _settings(before) and all(
+        torch.equal(value, before.weights[name]) for name, value in after.weights.items()
+    ):
+        ctx.warn(f"{step.stage} changed nothing: {step.spec.why_nothing}")
+    exits, left = len(before.model_args["exits"]), len(after.model_args["exits"])
+    if left < exits:
+        ctx.warn(f"{step.stage} took {exits - left} of {exits} early exits along with their layers")
     return calibrated(after, ctx)
 
 
@@ -143,6 +150,12 @@ def _swapped(spec: StageSpec, dataset: Dataset) -> list[str]:
         "mirrored in training; set training_args.flip to False"
         for one, other in dataset.swapped_when_flipped
     ]
+
+
+def _settings(state: ModelState) -> list[Any]:
+    """A state but for its weights, and for the ranges and thresholds that are found by these."""
+    exits = state.exits and state.exits.stale(len(state.model_args["exits"]))
+    return [state.model_args, state.quant and state.quant.settings(), exits]
 
 
 def _check_declared(step: Step, after: ModelState, ctx: Context) -> None:

@@ -70,3 +70,13 @@ def float_layer_names(model: nn.Module, patterns: Iterable[str]) -> list[str]:
             )
         kept += [name for name in matches if name not in kept]
     return kept
+
+
+def check_something_is_int8(model: nn.Module, patterns: Iterable[str]) -> None:
+    """Raise ValueError where `patterns` keep every layer float, or one of them matches none."""
+    patterns = list(patterns)
+    if len(float_layer_names(model, patterns)) == len(quantizable_layers(model)):
+        raise ValueError(
+            f"float_layers: {', '.join(map(repr, patterns))} leaves nothing to quantize; name "
+            "fewer layers, or remove the stage"
+        )

@@ -140,7 +140,7 @@ def test_python_blocks(text: str, ran: Path, monkeypatch: pytest.MonkeyPatch) ->
                 exec(block.code, {})
         elif block.use == "config":
             suite = ran / "configs" / f"block_{number}.py"
-            suite.write_text((ran / "configs" / "quickstart.py").read_text() + block.code)
+            suite.write_text(docs.read("configs/quickstart.py") + block.code)  # not made tiny
             load_suite(suite)
             for study in load_studies(suite):
                 load_study(suite, study.name)
