@@ -13,11 +13,8 @@ from pydantic import Field, field_validator, model_validator
 from machine.files import canonical_json
 from methods.pruning.amounts import (
     Amount,
-    Removed,
     args_after,
     check_reachable,
-    choose,
-    choose_for_cost,
 )
 from methods.pruning.dimensions import TARGETS, Dimension, dimensions
 from model import HybridCNNTransformer, blueprint

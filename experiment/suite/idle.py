@@ -67,7 +67,8 @@ class Effects:
 def effects(experiment: Experiment, written: Iterable[WrittenStage]) -> Effects:
     found = Effects()
     for stage, (_, spec) in zip(written, experiment.sequence, strict=True):
-        found.add_stage(spec, stage.options, stage.place)
+        place = stage.place.removeprefix(f"{experiment.name}.")
+        found.add_stage(spec, stage.options, place)
     networks = [passage.leaving.model_args for passage in experiment.passages()]
     for args in [experiment.model_args, *networks]:  # a student may be of another fusion
         found.add_section("model_args", ModelArgs(**args).idle())
@@ -82,7 +83,7 @@ def idle_options(
     defaults: Mapping[str, dict[str, Any]],
     forced: Mapping[str, dict[str, Any]],
 ) -> dict[str, list[str]]:
-    """Experiment → a line for each option that is written and has no effect.
+    """Experiment → a line for each option that is written and has no effect, as seen from there.
 
     One of a single experiment counts there, one of DEFAULT_* or --set where no experiment heeds it.
     """
@@ -91,7 +92,7 @@ def idle_options(
     for name, one in found.items():
         for section in SECTIONS:
             own = getattr(configs[name], section)
-            lines[name] += _lines(f"{name}.{section}.", section, own, [one])
+            lines[name] += _lines(f"{section}.", section, own, [one])
     for section, default in SECTIONS.items():
         shared = _lines(f"--set {section}.", section, forced[section], list(found.values()))
         if section in ARE_OF_ALL:

@@ -146,7 +146,10 @@ class Suite:
                 names.setdefault(text, []).append(experiment.name)
         said = []
         for text, of in names.items():
-            more = f" (and {len(of) - 1} more)" if len(of) > 1 else ""
-            known = len(of) == len(self.experiments) or text.startswith(of[0])
-            said.append(text if known else f"{of[0]}{more}: {text}")
+            others = f" (and {len(of) - 1} more)" if len(of) > 1 else ""
+            if re.match(r"\w+_args\.", text):  # a place in the experiment
+                said.append(f"{of[0]}.{text}{others}")
+            else:
+                everywhere = len(of) == len(self.experiments)
+                said.append(text if everywhere else f"{of[0]}{others}: {text}")
         return said

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from data_sets.mirrored import swapped_classes
 from data_sets.source import DatasetArgs
 from dataset import Dataset, load_dataset
 from tests.support.home import HOME
+from tests.support.suites import Suites, results
 
 CIFAR_JPEG = HOME.parent / "shared" / "data" / "cifar10-jpeg.tar.xz"
 
@@ -66,3 +68,28 @@ def test_photographs_have_no_mirrored_classes(tmp_path: Path) -> None:
     root = next((tmp_path / "cifar").rglob("train")).parent
     args = DatasetArgs(name="ImageFolder", root=str(root))
     assert load_dataset(args, tmp_path / "data").swapped_when_flipped == []
+
+
+def test_the_stage_that_flips_says_so(suites: Suites, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        images, labels = arrows(60)
+        for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
+            folder = tmp_path / "arrows" / split / ("left", "right", "square")[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
+    data = {"name": "ImageFolder", "root": str(tmp_path / "arrows")}
+    for recipe, flips in (({}, True), ({"flip": False}, False), ({"augmentation": "none"}, False)):
+        recipe = {"initial_train_epochs": 1, **recipe}
+        text = f"DEFAULT_DATASET_CONFIG = {data!r}\nDEFAULT_TRAINING_PARAMS |= {recipe!r}\n"
+        assert suites.run(text) == 0
+        said = suites.capsys.readouterr().out
+        line = "classes 'left' and 'right' are one another's mirror image"
+        (stage,) = results(suites, "Base")["stages"]
+        told = stage["details"].get("warnings", [])
+        assert (line in said, [t for t in told if t.startswith(line)] == told) == (flips, True)
+        assert len(told) == int(flips)
+        assert (line.replace("'", "&#39;") in _page(suites)) == flips
+
+
+def _page(suites: Suites) -> str:
+    return (suites.results / "report.html").read_text()

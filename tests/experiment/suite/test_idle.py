@@ -125,6 +125,11 @@ def test_a_default_of_stages_that_none_takes_is_said(suites: Suites) -> None:
     assert remarks(suites, short + "'qat_epochs': 2}))") == [
         "C.compression_args.qat_epochs has no effect as no stage takes it"
     ]
+    several = f"EXPERIMENT_CONFIGS += [chain(name, {next(iter(OF_STAGES))}) for name in 'CDE']"
+    assert remarks(suites, several) == [
+        "C.compression_args.sequence[0].finetune has no effect with mode 'mask', which cuts once "
+        "(and 2 more)"
+    ]
     # DEFAULT_COMPRESSION_PARAMS is of stages that a chain may have or not
     assert remarks(suites, "DEFAULT_COMPRESSION_PARAMS['qat_epochs'] = 7") == []
 
@@ -166,5 +171,5 @@ def test_remarks_are_in_run_results_report_and_show(suites: Suites) -> None:
     assert f"warning: {line}" in suites.capsys.readouterr().out
     assert suites.run(text, "--quiet") == 0
     assert f"warning: {line}" in suites.capsys.readouterr().out
-    assert results(suites, "Base")["remarks"] == [line]
+    assert results(suites, "Base")["remarks"] == [line.removeprefix("Base.")]
     assert "gamma has no effect" in (suites.results / "report.html").read_text()
