@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
+from experiment.study.plan import load_studies, load_study
 from experiment.suite.chains import plan
 from experiment.suite.schema import load_suite
 from stages import STAGES
 from stages.stage import CompressionArgs
+from tests.support.home import HOME
 from tests.support.suites import Suites, results
 from training.recipe import TrainingArgs
 
@@ -173,3 +175,14 @@ def test_remarks_are_in_run_results_report_and_show(suites: Suites) -> None:
     assert f"warning: {line}" in suites.capsys.readouterr().out
     assert results(suites, "Base")["remarks"] == [line.removeprefix("Base.")]
     assert "gamma has no effect" in (suites.results / "report.html").read_text()
+
+
+@pytest.mark.parametrize("config", ["config.py", "configs/quickstart.py", "configs/cifar10_gpu.py"])
+def test_the_suites_that_come_along_say_nothing_idle(config: str) -> None:
+    assert load_suite(HOME / config).remarks() == []
+
+
+def test_a_study_that_comes_along_says_nothing_idle() -> None:
+    config = HOME / "configs" / "order_study_digits.py"
+    (study,) = load_studies(config)
+    assert load_study(config, study.name).suite.remarks() == []
