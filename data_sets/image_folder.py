@@ -85,6 +85,7 @@ def _look(args: DatasetArgs, data_dir: Path) -> ImageFolder:
         if number == 0
     ]
     refuse(empty, "class folders hold no image")
+    passed = tuple(sorted(passed_over.items(), key=lambda each: (-each[1], each[0])))
     size, shapes = args.height_and_width(), {(h, w): count for h, w, count in survey.shapes}
     lost = cut_away(shapes, size) if size is not None and args.fit == "crop" and shapes else 0.0
     info = DataInfo(
@@ -93,13 +94,13 @@ def _look(args: DatasetArgs, data_dir: Path) -> ImageFolder:
         args.in_channels or 3,
         _image_size(args, images, survey.bits),
         _fingerprint(args, survey),
-        Listing(
-            train, test, tuple(sorted(passed_over.items(), key=lambda each: (-each[1], each[0])))
+        listing=Listing(train, test, passed),
+        bits=survey.bits,
+        warnings=tuple(
+            survey.warnings if lost <= MUCH_CUT_AWAY else [*survey.warnings, _cut(lost)]
         ),
-        survey.bits,
-        tuple(survey.warnings if lost <= MUCH_CUT_AWAY else [*survey.warnings, _cut(lost)]),
-        args.fit,
-        lost,
+        fit=args.fit,
+        cut_away=lost,
     )
     return ImageFolder(info, images)
 
