@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any
 
@@ -321,14 +322,14 @@ def _several(names: list[str]) -> str:
 
 
 def _stage_warnings(rows: list[Row]) -> list[dict[str, Any]]:
-    """The warnings of the stages; those that differ in figures only, once."""
+    """Remarks and the stages' warnings; those that differ in figures only, once."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
-        for entry in row.result.stages:
-            for text in entry.warnings(row.baseline):
-                alike = found.setdefault(re.sub(r"[\d.]+", "", text), {"text": text, "names": []})
-                if row.name not in alike["names"]:
-                    alike["names"].append(row.name)
+        told = [entry.warnings(row.baseline) for entry in row.result.stages]
+        for text in itertools.chain(row.result.remarks, *told):
+            alike = found.setdefault(re.sub(r"[\d.]+", "", text), {"text": text, "names": []})
+            if row.name not in alike["names"]:
+                alike["names"].append(row.name)
     return list(found.values())
 
 

@@ -50,6 +50,15 @@ def reduced_range(backend: str, asked: bool | Literal["auto"]) -> bool:
     return backend == "inductor" and not has_vnni() if asked == "auto" else asked
 
 
+def needs_vnni(quant: Quant) -> bool:
+    """Whether sums of two of its int8 products may be larger than 16 bits hold.
+
+    Of torch's backends two give activations 7 bits. Wherever such a network runs, also in ONNX
+    Runtime and OpenVINO, a processor without VNNI then cuts these sums off.
+    """
+    return not quant.reduce_range and quant.backend not in ("x86", "fbgemm")
+
+
 def quantizable_layers(model: nn.Module) -> list[str]:
     """Names of the Conv2d and Linear layers, in the order of the network."""
     return [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
