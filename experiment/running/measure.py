@@ -14,7 +14,7 @@ from torch import nn
 
 from data_sets.batches import BatchLoader
 from machine.files import tensor_bytes
-from machine.timing import latencies, onednn_kernels
+from machine.timing import BLOCK_SECONDS, BUDGET_SECONDS, fitting, latencies, onednn_kernels
 from methods.costs import count_macs, example_image, part_macs
 from methods.early_exit.exits import EarlyExitNetwork
 from methods.quantization.record import Quant, float_layer_names
@@ -40,29 +40,36 @@ def measure(deployed: Deployed, test: BatchLoader) -> dict[str, Any]:
         "accuracy": quality.accuracy,
         "loss": quality.loss,
         **static_metrics(deployed),
-        "inference_time_ms": {
-            f"batch_{size}": timed([network], images, size)[0] for size in LATENCY_BATCHES
-        }
-        if quant is None
-        else against_float(deployed, images),
+        "inference_time_ms": inference_times(deployed, images),
     }
+    found = untimed_warnings(metrics["inference_time_ms"])
     if quant is not None:
         kernels = onednn_kernels(network, images[:1])
         slow = [kernel for kernel in kernels if kernel.split()[1].startswith("ref")]
-        metrics["warnings"] = int8_warnings(metrics["inference_time_ms"], slow, quant.backend)
+        found += int8_warnings(metrics["inference_time_ms"], slow, quant.backend)
+    if quant is not None or found:
+        metrics["warnings"] = found
     return metrics
 
 
-def against_float(deployed: Deployed, images: torch.Tensor) -> dict[str, Any]:
-    """Latencies of an int8 network, each with that of its float form, timed in turn."""
-    found = {}
+def inference_times(deployed: Deployed, images: torch.Tensor) -> dict[str, Any]:
+    """Latencies by batch size, those of an int8 network each with its float form's, in turn.
+
+    Batches that would take longer than the time for it, by what an image alone takes, are left out.
+    """
+    int8 = deployed.state.quant is not None
+    networks = [deployed.network, *([deployed.float_form] if int8 else [])]
+    found: dict[str, Any] = {}
+    single = 0.0  # seconds that an image takes, in all networks together
     for size in LATENCY_BATCHES:
-        mine, its = timed([deployed.network, deployed.float_form], images, size)
-        found[f"batch_{size}"] = {
-            **mine,
-            "float_median": its["median"],
-            "speedup_over_float": its["median"] / mine["median"],
-        }
+        if found and fitting(size * single) < 1:
+            break
+        mine, *others = timed(networks, images, size)
+        single = single or sum(times["median"] for times in (mine, *others)) / 1e3
+        found[f"batch_{size}"] = mine
+        for its in others:
+            mine["float_median"] = its["median"]
+            mine["speedup_over_float"] = its["median"] / mine["median"]
     return found
 
 
@@ -70,11 +77,15 @@ def timed(networks: list[nn.Module], images: torch.Tensor, size: int) -> list[di
     """Milliseconds a batch of `size` images, the networks in turn: see `timing.latencies`.
 
     What an image costs a network with exits depends on the image: batches of 1 are then all of
-    `images`, one after another, and the figures those of one.
+    `images`, one after another, or as many from all over as there is time for, and the figures
+    those of one.
     """
     if size > 1 or not any(isinstance(network, EarlyExitNetwork) for network in networks):
         return latencies(networks, images[:size])
     singles = [functools.partial(_one_by_one, network) for network in networks]
+    once = latencies(singles, images[:1], seconds=BLOCK_SECONDS)
+    count = fitting(sum(times["median"] for times in once) / 1e3)
+    images = images[:: -(-len(images) // max(1, count))]
     count = len(images)
     return [
         {
@@ -90,6 +101,16 @@ def timed(networks: list[nn.Module], images: torch.Tensor, size: int) -> list[di
 
 def _one_by_one(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return torch.cat([network(image) for image in images.split(1)])
+
+
+def untimed_warnings(times: dict[str, Any]) -> list[str]:
+    """Which batch sizes `inference_times` has left out, and why."""
+    return [
+        f"batches of {size} were not timed: by what one image takes, {BUDGET_SECONDS:.0f} s, the "
+        "longest that timing a batch size may take, are too short for a median"
+        for size in LATENCY_BATCHES
+        if f"batch_{size}" not in times
+    ]
 
 
 def int8_warnings(times: dict[str, Any], reference: list[str], backend: str) -> list[str]:

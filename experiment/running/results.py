@@ -73,6 +73,7 @@ class Results(Follower):
             "finished",
         ]
         entry = {name: record[name] for name in kept} | {
+            "measuring_seconds": record.get("measuring_seconds"),  # None: made before it was noted
             "seed": step.seed,
             "cached": done.cached,
             "checkpoint": str(self.checkpoints / f"{step.checkpoint}.pth"),

@@ -13,6 +13,7 @@ from rich.tree import Tree
 
 from experiment.running.console import Console, NoTerminal
 from experiment.running.executor import Done, Follower
+from experiment.running.metrics import FIGURES, metric
 from experiment.running.progress import Forecast, Progress
 from experiment.running.results import SUMMARY_NAME, Results, experiment_sequence
 from experiment.running.store import Store
@@ -92,7 +93,7 @@ class RunView(Follower):
         """The stage's numbers, and the baseline's beside them."""
         step, record, cached, baseline = done
         if self.progress is not None:
-            self.progress.end_stage(step, None if cached else record["seconds"])
+            self.progress.end_stage(step, None if cached else record)
         metrics = record["metrics"]
         reference = baseline["metrics"] if baseline else None
         how = "from the store" if cached else f"{record['seconds']:.1f} s"
@@ -102,10 +103,10 @@ class RunView(Follower):
             f" | {metrics['model_size_mb']:.3f} MB{_ratio(metrics, reference, 'model_size_mb')}"
             f" | nonzero {metrics['nonzero_params'] / 1e3:.1f} of {metrics['params'] / 1e3:.1f} k"
             f" | {metrics['macs'] / 1e6:.2f} M MACs"
-            f" | {_latency(metrics, 1):.3f} ms at 1, {_latency(metrics, 64):.2f} ms at 64"
+            f" | {_latency(metrics, 1)} ms at 1, {_latency(metrics, 64)} ms at 64"
         )
         if reference is not None:
-            line += f" (baseline {_latency(reference, 1):.3f}, {_latency(reference, 64):.2f})"
+            line += f" (baseline {_latency(reference, 1)}, {_latency(reference, 64)})"
         self.console.say(f"{line} | {how}")
         for warning in metrics.get("warnings", []):
             if not (cached and self.console.quiet):  # it was shown when the stage ran
@@ -204,5 +205,7 @@ def _ratio(metrics: dict[str, Any], reference: dict[str, Any] | None, name: str)
     return f" (×{metrics[name] / reference[name]:.2f})" if reference and reference[name] else ""
 
 
-def _latency(metrics: dict[str, Any], batch: int) -> float:
-    return metrics["inference_time_ms"][f"batch_{batch}"]["median"]
+def _latency(metrics: dict[str, Any], batch: int) -> str:
+    figure = FIGURES[f"latency_ms_batch_{batch}"]
+    value = metric(metrics, figure.name)
+    return "–" if value is None else figure.text(value)

@@ -57,6 +57,7 @@ def run_step(
             if remeasure and (loaded := store.load(step.key)) is not None:
                 deployed = deploy(loaded[0], device, store.compiled)
                 test = deployed.loaders(Context(dataset(), device, step.seed)).test
+                say("       measuring")
                 found = store.put_record(step.key, {**found, "metrics": measure(deployed, test)})
             store.name(step.key, step.checkpoint)
             return found, True
@@ -77,15 +78,18 @@ def run_step(
         )
         resumed = snapshot.exists()
         deployed = _computed(step, parent[0] if parent else None, ctx)
-        seconds = time.perf_counter() - started + ctx.earlier_seconds
+        computed = time.perf_counter()
+        say("       measuring")
         metrics = measure(deployed, deployed.loaders(ctx).test)
+        measured = time.perf_counter()
         if found is not None:
             for path in (store.path(step.key), store.record_path(step.key)):
                 store.set_aside(path, f"{path.name}: {aside}")
         record = {
             **_described(step, deployed.state),
             **origin,
-            "seconds": seconds,
+            "seconds": measured - started + ctx.earlier_seconds,
+            "measuring_seconds": measured - computed,
             "resumed": resumed,
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "details": ctx.details,
