@@ -20,7 +20,6 @@ Exit codes: 0 all done, 1 some experiment failed, 2 wrong config or command line
 from __future__ import annotations
 
 import importlib
-import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 from machine.errors import Failed, Interrupted, Refused
 from machine.installation import starting
 from machine.processor import one_of_several
+from machine.streams import open_streams
 
 if TYPE_CHECKING:
     from experiment.commands.run import run_suite
@@ -121,7 +121,5 @@ def __getattr__(name: str) -> Any:
 
 
 if __name__ == "__main__":
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without → or ×
+    open_streams()
     sys.exit(main())

@@ -73,7 +73,9 @@ class Results(Follower):
             "finished",
         ]
         entry = {name: record[name] for name in kept} | {
-            "measuring_seconds": record.get("measuring_seconds"),  # None: made before it was noted
+            # None: made before these were noted
+            "measuring_seconds": record.get("measuring_seconds"),
+            "crowded_share": record.get("crowded_share"),
             "seed": step.seed,
             "cached": done.cached,
             "checkpoint": str(self.checkpoints / f"{step.checkpoint}.pth"),

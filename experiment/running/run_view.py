@@ -29,6 +29,8 @@ from experiment.running.tables import (
 from experiment.suite.chains import Chain, Step
 from experiment.suite.records import Suite
 
+NOTEWORTHY_SHARE = 0.1  # of a stage's time beside other work, from which on it is told
+
 
 class RunView(Follower):
     """Shows a run on a console as it goes."""
@@ -54,7 +56,8 @@ class RunView(Follower):
         isa = " ".join(environment["isa"]) or "none of int8/bf16"
         self.console.say(f"suite       {suite.source}: {len(suite.experiments)} experiments")
         self.console.say(
-            f"device      {environment['device']}, {environment['threads']} threads, {isa}"
+            f"device      {environment['device']}, {environment['threads']} threads "
+            f"({environment['waiting']}), {isa}"
         )
         self.console.say(f"torch       {environment['torch']}, Python {environment['python']}")
         self.console.say(
@@ -97,6 +100,8 @@ class RunView(Follower):
         metrics = record["metrics"]
         reference = baseline["metrics"] if baseline else None
         how = "from the store" if cached else f"{record['seconds']:.1f} s"
+        if not cached and record["crowded_share"] >= NOTEWORTHY_SHARE:
+            how += f", {record['crowded_share']:.0%} of it beside other work"
         line = (
             f"       accuracy {metrics['accuracy']:.2f} %{_points(metrics, reference)}"
             f" | loss {number(metrics['loss'], 4)}"

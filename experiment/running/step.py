@@ -15,6 +15,7 @@ from experiment.running.measure import measure
 from experiment.running.store import Store
 from experiment.suite.chains import Step
 from machine.files import canonical_json, sha256
+from machine.waiting import considerate_waiting
 from stages import STAGES
 from stages.deployment import Deployed, calibrated, deploy
 from stages.stage import Context, StageError
@@ -48,7 +49,7 @@ def run_step(
         return record["checkpoint_sha256"] if record is not None else None
 
     origin = {"parent_sha256": now(step.before), "teacher_sha256": now(step.teacher)}
-    with store.lock(step.key, stop_requested):
+    with store.lock(step.key, stop_requested), considerate_waiting() as neighbours:
         found = store.verified(step.key)
         aside = "to be computed anew" if recompute else None
         if found is not None and origin != {name: found.get(name) for name in origin}:
@@ -90,6 +91,7 @@ def run_step(
             **origin,
             "seconds": measured - started + ctx.earlier_seconds,
             "measuring_seconds": measured - computed,
+            "crowded_share": round(neighbours.share(), 3),
             "resumed": resumed,
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "details": ctx.details,
