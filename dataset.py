@@ -20,7 +20,7 @@ from data_sets.cifar import cifar
 from data_sets.digits import describe_digits, load_digits_arrays
 from data_sets.image_folder import describe_folder, load_folder
 from data_sets.images import channel_statistics, read_image
-from data_sets.source import Arrays, DataError, DataInfo, DatasetArgs, DatasetEntry
+from data_sets.source import Arrays, DataError, DataInfo, DatasetArgs, DatasetEntry, Listing
 
 __all__ = [  # what a notebook takes from here; some of it is made behind the door
     "DATASET_REGISTRY", "Arrays", "DataError", "DataInfo", "DataLoaders", "Dataset",
@@ -94,6 +94,12 @@ def load_dataset(args: DatasetArgs, data_dir: Path | str) -> Dataset:
             f"validation_share={args.validation_share} ({error}); add images or change the share"
         ) from None
     mean, std = channel_statistics(arrays.train_images)
+    if info.listing is None:
+        counts = (
+            tuple(labels.bincount(minlength=len(info.classes)).tolist())
+            for labels in (arrays.train_labels, arrays.test_labels)
+        )
+        info = info._replace(listing=Listing(*counts))
     return Dataset(
         info,
         arrays,
@@ -181,6 +187,7 @@ def preprocessing(dataset: Dataset) -> dict[str, Any]:
         "classes": list(dataset.info.classes),
         "mean": dataset.mean,
         "std": dataset.std,
+        "bits": dataset.info.bits,
     }
 
 

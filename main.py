@@ -19,6 +19,7 @@ Exit codes: 0 all done, 1 some experiment failed, 2 wrong config or command line
 
 from __future__ import annotations
 
+import errno
 import importlib
 import sys
 from pathlib import Path
@@ -75,6 +76,9 @@ def _main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 1
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # names that the suite makes are bounded: a user's
+            print(f"{error.filename}: is too long for a file's name", file=sys.stderr)
+            return 2
         print(f"cannot go on: {error}; files written before are intact", file=sys.stderr)
         return 1
 

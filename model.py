@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from machine.noise import drop_remarks
 from networks.args import ModelArgs, exit_places
 from networks.convolution import ConvBlock, fuse_blocks
-from networks.transformer import PositionalEncoding, TokenTransformer
+from networks.transformer import PositionalEncoding, TokenTransformer, mean_over_tokens
 
 __all__ = [  # what a notebook takes from here; some of it is made behind the door
     "ConvBlock", "ExitHead", "HybridCNNTransformer", "LightweightCNN", "ModelArgs",
@@ -112,7 +112,7 @@ class ExitHead(nn.Module):
     def forward(self, features: Tensor, pooled: Tensor | None = None) -> Tensor:
         features = self.norm(features)
         if self.over_tokens:
-            features = features[:, 0] if self.class_token else features.mean(dim=1)
+            features = features[:, 0] if self.class_token else mean_over_tokens(features)
         return self.head(features if pooled is None else torch.cat([pooled, features], dim=1))
 
 

@@ -100,6 +100,18 @@ class Evaluation(NamedTuple):
     accuracy: float
     inference_time_ms: float
     images: int
+    by_class: (
+        Tensor  # int64 [2, K]: how many images of each class are right, and how many there are
+    )
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """Mean over the classes that occur of the share of their images that is right, in percent.
+
+        As sklearn.metrics.balanced_accuracy_score has it.
+        """
+        right, there = self.by_class[:, self.by_class[1] > 0]
+        return 100 * float((right.double() / there).mean()) if len(there) else 0.0
 
 
 def compile_step(model: nn.Module) -> nn.Module:
@@ -223,8 +235,8 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> Evalu
 
     A float network must be in eval mode; an int8 network has no other.
     """
-    loss = correct = seconds = 0.0
-    count = 0
+    loss = seconds = 0.0
+    by_class = torch.zeros(2, 0, dtype=torch.int64)
     for images, labels in loader:
         if images.is_cuda:
             torch.cuda.synchronize(images.device)
@@ -234,7 +246,9 @@ def evaluate(model: nn.Module, loader: Iterable[tuple[Tensor, Tensor]]) -> Evalu
             torch.cuda.synchronize(images.device)
         seconds += time.perf_counter() - started
         loss += F.cross_entropy(logits.float(), labels, reduction="sum").item()
-        correct += int((logits.argmax(1) == labels).sum())
-        count += len(labels)
+        of_right = labels[logits.argmax(1) == labels]
+        counts = [each.bincount(minlength=logits.shape[1]) for each in (of_right, labels)]
+        by_class = torch.stack(counts).cpu() + (by_class if by_class.numel() else 0)
+    correct, count = by_class.sum(1).tolist()
     some = max(1, count)
-    return Evaluation(loss / some, 100 * correct / some, 1e3 * seconds / some, count)
+    return Evaluation(loss / some, 100 * correct / some, 1e3 * seconds / some, count, by_class)

@@ -39,7 +39,7 @@ class BatchLoader:
         seed: int = 0,
         device: torch.device | str = "cpu",
     ):
-        self.images, self.labels = images, labels
+        self.images, self.labels, self.num_classes = images, labels, num_classes
         self.index = torch.arange(len(images)) if index is None else index
         self.batch_size = min(batch_size, len(self.index))
         self.training, self.augmentation, self.flip = training, augmentation, flip

@@ -15,6 +15,7 @@ from data_sets.source import (
     DataInfo,
     DatasetArgs,
     DatasetEntry,
+    Listing,
     refuse_folder_options,
 )
 
@@ -47,10 +48,12 @@ ARCHIVES = {
 def cifar(name: str) -> DatasetEntry:
     """The registry's row of one of ARCHIVES."""
     known = ARCHIVES[name]
+    count = len(known.classes)
+    listing = Listing((50_000 // count,) * count, (10_000 // count,) * count)
 
     def describe(args: DatasetArgs, data_dir: Path) -> DataInfo:
         refuse_folder_options(args, name)
-        return DataInfo(name, known.classes, 3, (32, 32), known.md5)
+        return DataInfo(name, known.classes, 3, (32, 32), known.md5, listing)
 
     def load(args: DatasetArgs, data_dir: Path) -> Arrays:
         from torchvision import datasets  # a second of importing, which other data sets need not

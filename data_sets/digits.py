@@ -9,8 +9,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_sets.source import Arrays, DataError, DataInfo, DatasetArgs, refuse_folder_options
+from data_sets.source import (
+    Arrays,
+    DataError,
+    DataInfo,
+    DatasetArgs,
+    Listing,
+    refuse_folder_options,
+)
 from machine.files import sha256
+
+# Images of each class, as scikit-learn splits them: known without its two seconds of importing.
+LISTING = Listing(
+    train=(142, 146, 142, 146, 145, 145, 145, 143, 139, 144),
+    test=(36, 36, 35, 37, 36, 37, 36, 36, 35, 36),
+)
 
 
 def describe_digits(args: DatasetArgs, data_dir: Path) -> DataInfo:
@@ -22,7 +35,7 @@ def describe_digits(args: DatasetArgs, data_dir: Path) -> DataInfo:
     file = Path(found.origin).with_name("datasets") / "data" / "digits.csv.gz"
     content = gzip.decompress(file.read_bytes())
     classes = tuple(str(i) for i in range(10))
-    return DataInfo("Digits", classes, 1, (8, 8), sha256(content))
+    return DataInfo("Digits", classes, 1, (8, 8), sha256(content), LISTING)
 
 
 def load_digits_arrays(args: DatasetArgs, data_dir: Path) -> Arrays:

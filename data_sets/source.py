@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
 from machine.errors import Refused
+
+FEW = 3  # classes that a line names
 
 
 class DataError(Refused):
@@ -40,6 +42,14 @@ class DatasetArgs(BaseModel):
         return channels
 
 
+class Listing(NamedTuple):
+    """How many images a data set has, and how many files beside them."""
+
+    train: tuple[int, ...]  # images of each class
+    test: tuple[int, ...]
+    passed_over: tuple[tuple[str, int], ...] = ()  # ending, or another word for why; files
+
+
 class DataInfo(NamedTuple):
     """What a network and a cache key need to know of a data set."""
 
@@ -48,6 +58,47 @@ class DataInfo(NamedTuple):
     in_channels: int
     image_size: tuple[int, int]  # height, width
     fingerprint: str  # changes when, and only when, the images or labels do
+    listing: Listing | None = None  # None where it is known only once the data are loaded
+    bits: int = 16  # of the values in 16-bit image files that do not say it
+    warnings: tuple[str, ...] = ()  # what a user should know of the images
+
+    def summary(self) -> str:
+        """'1,234 training images in 2 classes (cat, dog), 200 test images; 3 files passed over'."""
+        few = f"{', '.join(self.classes[:FEW])}{', …' if len(self.classes) > FEW else ''}"
+        classes = f"{len(self.classes)} classes ({few})"
+        if self.listing is None:
+            return classes
+        text = (
+            f"{sum(self.listing.train):,} training images in {classes}, "
+            f"{sum(self.listing.test):,} test images"
+        )
+        if self.bits < 16:
+            text += f"; 16-bit values read as {self.bits} bits"
+        if passed := self.listing.passed_over:
+            kinds = ", ".join(f"{kind} {count:,}" for kind, count in passed)
+            number = sum(count for _, count in passed)
+            text += f"; {number:,} file{'' if number == 1 else 's'} passed over ({kinds})"
+        return text
+
+    def plain(self) -> dict[str, Any]:
+        """All of it as plain data, for results, with the images of each class."""
+        train, test, passed = self.listing or (None, None, ())
+
+        def counts(images: tuple[int, ...] | None) -> dict[str, int] | None:
+            return dict(zip(self.classes, images, strict=True)) if images is not None else None
+
+        return {
+            "name": self.name,
+            "classes": list(self.classes),
+            "in_channels": self.in_channels,
+            "image_size": list(self.image_size),
+            "fingerprint": self.fingerprint,
+            "train_images": counts(train),
+            "test_images": counts(test),
+            "passed_over": dict(passed),
+            "bits": self.bits,
+            "warnings": list(self.warnings),
+        }
 
 
 class Arrays(NamedTuple):

@@ -13,6 +13,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+NAME_BYTES = 200  # of the 255 that file systems take; endings, '.tmp' and '.aside1' need the rest
+
+
+def bounded_name(name: str) -> str:
+    """A name for a file, without its ending: as it is where it has at most NAME_BYTES bytes.
+
+    Of a longer one the middle gives way to a digest of the whole, so that names stay apart.
+    """
+    content = name.encode(errors="surrogateescape")
+    if len(content) <= NAME_BYTES:
+        return name
+    middle = f"..{sha256(content)[:12]}.."
+    room = (NAME_BYTES - len(middle)) // 2
+    ends = content[:room], content[-room:]
+    return middle.join(end.decode(errors="ignore") for end in ends)  # no half of a character
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write beside `path`, flush to disk, rename over it. On OSError `path` is as it was."""
@@ -46,7 +62,13 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON, atomically; NaN and infinities, which JSON lacks, as null."""
     text = json.dumps(finite(value), indent=2, ensure_ascii=False, allow_nan=False)
-    write_atomically(path, text.encode() + b"\n")
+    # A file name that is not UTF-8 has lone surrogates, which stand in JSON as \udcNN.
+    write_atomically(path, text.encode(errors="backslashreplace") + b"\n")
+
+
+def shown(path: Path | str) -> str:
+    """A path as it can be printed and kept: bytes of it that are not UTF-8 as \\xNN."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def finite(value: Any) -> Any:

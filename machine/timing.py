@@ -20,7 +20,7 @@ from torch import nn
 from machine.processor import cpu_model, isa
 
 Network = nn.Module | Callable[[torch.Tensor], torch.Tensor]
-LATENCY_SECONDS = 0.5  # shortest time that one network is timed for
+LATENCY_SECONDS = 0.3  # shortest time that one network is timed for
 BUDGET_SECONDS = 30.0  # longest time that passes of one batch size take, where three fit
 FEWEST_PASSES = 3  # passes that a median is of, at least
 BLOCK_SECONDS = 0.002  # length of a block of calls that are timed together

@@ -45,6 +45,15 @@ def stochastic_depth(drop_path: float) -> nn.Module:
     return StochasticDepth(drop_path, "row")
 
 
+def mean_over_tokens(tokens: Tensor) -> Tensor:
+    """`[B, N, C]` → `[B, C]`.
+
+    The axis is dropped afterwards: what OpenVINO (seen in 2026.4) makes of a reduction that drops
+    it, a factor and a rounding, as NNCF puts them after it, gives wrong values.
+    """
+    return tokens.mean(dim=1, keepdim=True).squeeze(1)
+
+
 class EncoderLayer(nn.Module):
     """Pre-norm Transformer layer (arXiv:2002.04745) with stochastic depth on both branches."""
 
@@ -121,5 +130,5 @@ class TokenTransformer(nn.Module):
             return tokens[:, 0]
         if self.pooling == "sequence":  # learned weights over tokens, arXiv:2104.05704
             weights = self.score(tokens).softmax(dim=1)  # [B, N, 1]
-            return (weights * tokens).sum(dim=1)
-        return tokens.mean(dim=1)
+            return (weights * tokens).sum(dim=1, keepdim=True).squeeze(1)
+        return mean_over_tokens(tokens)

@@ -11,7 +11,13 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from methods.distillation.students import inherited, quant_of_student, student_args, why_no_part
+from methods.distillation.students import (
+    MULTIPLE,
+    inherited,
+    quant_of_student,
+    student_args,
+    why_no_part,
+)
 from stages.architecture_change import report
 from stages.fitting import FitSpec, fit, recipe_of
 from stages.stage import CompressionArgs, Context
@@ -75,4 +81,9 @@ def distill(state: ModelState, spec: DistillSpec, ctx: Context) -> ModelState:
     quant = quant_of_student(state.quant, args) if state.quant is not None else None
     student = state.changed(weights, model_args=args, quant=quant)
     report(state, student, ctx)
+    if args == state.model_args:
+        ctx.warn(
+            "the student has every width of the network that it replaces, so nothing is smaller; "
+            f"widths become multiples of {MULTIPLE}"
+        )
     return fit(student, spec, spec.epochs, ctx, criterion)

@@ -11,7 +11,9 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, model_validator
 
+from methods.costs import planned_macs
 from methods.early_exit.exits import Exits
+from methods.early_exit.thresholds import check_saving
 from model import HybridCNNTransformer
 from networks.args import exit_places
 from stages.fitting import FitSpec, fit, recipe_of
@@ -75,6 +77,10 @@ class EarlyExitSpec(FitSpec, TeacherSpec):
             raise ValueError(
                 f"thresholds has {len(self.thresholds)} entries, there are {len(places)} exits"
             )
+
+    def check_leaving_early(self, model_args: dict[str, Any]) -> None:
+        if self.saving is not None and model_args["exits"]:
+            check_saving(planned_macs(model_args), self.exits(len(model_args["exits"])))
 
     def outgoing(self, model_args: dict[str, Any]) -> dict[str, Any]:
         return {**model_args, "exits": self.places_in(model_args)}

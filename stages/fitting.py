@@ -372,12 +372,15 @@ def evaluate_shard(model: nn.Module, loader: BatchLoader, shard: Shard | None) -
     whole, loader.index = loader.index, part_of(loader.index, shard.team)
     mine = evaluate(model, loader)
     loader.index = whole
-    correct = round(mine.accuracy * mine.images / 100)
-    sums = [mine.loss * mine.images, correct, mine.inference_time_ms * mine.images, mine.images]
-    total = torch.tensor(sums, dtype=torch.float64)
+    sums = torch.tensor([mine.loss * mine.images, mine.inference_time_ms * mine.images])
+    by_class = torch.zeros(2, loader.num_classes)  # also where this process has no image
+    by_class[:, : mine.by_class.shape[1]] = mine.by_class
+    total = torch.cat([sums.double(), by_class.double().flatten()])
     dist.all_reduce(total)
-    loss, right, ms, images = total.tolist()
-    return Evaluation(loss / images, 100 * right / images, ms / images, round(images))
+    loss, ms = total[:2].tolist()
+    by_class = total[2:].round().long().view(2, -1)
+    right, images = by_class.sum(1).tolist()
+    return Evaluation(loss / images, 100 * right / images, ms / images, images, by_class)
 
 
 @contextmanager

@@ -6,6 +6,8 @@ cuts them out: what comes back is a smaller network, described by `model_args` a
 
 from __future__ import annotations
 
+import functools
+import json
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -13,8 +15,16 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, field_validator, model_validator
 
+from machine.files import canonical_json
 from methods.pruning import importance
-from methods.pruning.amounts import Amount, Removed, choose, choose_for_cost
+from methods.pruning.amounts import (
+    Amount,
+    Removed,
+    args_after,
+    check_reachable,
+    choose,
+    choose_for_cost,
+)
 from methods.pruning.dimensions import TARGETS, Dimension, cut, dimensions
 from methods.pruning.masks import mask_channels
 from methods.pruning.sensitivity import ratios_for_drop, scan
@@ -31,6 +41,10 @@ STRUCTURAL_ONLY = (
     "targets", "keep", "scope", "ratios", "protect", "min_channels", "round_to", "iterations",
     "schedule", "calibration_batches",
 )  # fmt: skip
+OF_THE_FLOAT_NETWORK = (
+    "keep latency_ms is of the float network, and this one is quantized; prune before it is, or "
+    "keep macs"
+)
 
 
 class PruneSpec(StageSpec):
@@ -58,6 +72,17 @@ class PruneSpec(StageSpec):
     def epochs_trained(self) -> int:
         between = self.finetune.epochs if self.finetune is not None else 0
         return (self.iterations - 1) * between
+
+    @property
+    def why_nothing(self) -> str:
+        if self.keep:
+            return f"keep {self.keep} is met by the network as it entered"
+        if self.mode == "mask":
+            return (
+                f"ratio {self.ratio:g} is of all channels of a layer, zeroed ones too, and asks "
+                "for no more than these"
+            )
+        return f"ratio {self.ratio:g} of the units that entered rounds to none in each dimension"
 
     @property
     def renumbers_layers(self) -> bool:
@@ -152,6 +177,36 @@ class PruneSpec(StageSpec):
                 if odd:
                     raise ValueError(f"criterion {self.criterion!r} does not score {odd[0]}")
 
+    def check_target(self, model_args: dict[str, Any], int8: bool, exact: bool) -> None:
+        if self.keep and "latency_ms" in self.keep:
+            if int8:
+                raise ValueError(OF_THE_FLOAT_NETWORK)
+        elif self.keep and exact and self.foresees(model_args):
+            _foreseen(self, model_args, exact=True)
+        elif self.keep and exact and self._any_layers_alike(model_args):
+            dims = self.dimensions(blueprint(model_args))
+            check_reachable(dims, model_args, self.keep, self.amount())
+
+    def foresees(self, model_args: dict[str, Any]) -> bool:
+        """Not where scores or milliseconds decide, nor over many cuts, which take their time."""
+        by_scores = self.scope == "global" or self.ratios == "auto"
+        timed = self.keep is not None and "latency_ms" in self.keep
+        at_once = self.iterations == 1 and not by_scores and not timed
+        return self.mode == "mask" or (at_once and self._any_layers_alike(model_args))
+
+    def _any_layers_alike(self, model_args: dict[str, Any]) -> bool:
+        """Whether it is all one which encoder layers go, if any do."""
+        if "depth" not in self.targets:
+            return True
+        widths = [model_args[key] for key in ("num_heads", "head_dim", "ffn_dim")]
+        unlike = model_args["exits"] or self.ratios or self.protect
+        return not unlike and all(len(set(each)) <= 1 for each in widths)
+
+    def outgoing(self, model_args: dict[str, Any]) -> dict[str, Any]:
+        if self.mode == "mask" or not self.foresees(model_args):
+            return model_args
+        return _foreseen(self, model_args, exact=False)
+
     def dimensions(self, model: HybridCNNTransformer) -> list[Dimension]:
         """What of the network may be pruned. Raises ValueError for patterns that match nothing."""
         dims = dimensions(model, self.targets)
@@ -181,6 +236,23 @@ def _scored(dimension: Dimension, criterion: str) -> bool:
     return dimension.target != "depth"
 
 
+def _foreseen(spec: PruneSpec, model_args: dict[str, Any], *, exact: bool) -> dict[str, Any]:
+    """The arguments after one cut whose widths hang on no weight, as `prune_once` will have them.
+
+    Raises ValueError where a cost to keep is out of reach and must be `exact`.
+    """
+    about = canonical_json([spec.model_dump(exclude={"finetune"}), model_args])
+    return json.loads(_foreseen_as_json(about, exact))  # chains share their first stages
+
+
+@functools.lru_cache(maxsize=1024)
+def _foreseen_as_json(about: bytes, exact: bool) -> bytes:
+    plain, args = json.loads(about)
+    spec = PruneSpec(**plain)
+    dims, wanted = spec.dimensions(blueprint(args)), spec.keep or spec.ratio or 0.0
+    return canonical_json(args_after(dims, args, wanted, spec.amount(), exact=exact))
+
+
 def prune(state: ModelState, spec: PruneSpec, ctx: Context) -> ModelState:
     if spec.mode == "mask":
         model = build(state)
@@ -188,10 +260,7 @@ def prune(state: ModelState, spec: PruneSpec, ctx: Context) -> ModelState:
         ctx.details["zero_channels"] = mask_channels(model, spec.ratio)
         return state.changed(state_of(model).weights)
     if spec.keep and "latency_ms" in spec.keep and state.quant is not None:
-        raise StageError(
-            "keep latency_ms is of the float network, and this one is quantized; prune before it "
-            "is, or keep macs"
-        )
+        raise StageError(OF_THE_FLOAT_NETWORK)
     if spec.iterations == 1:
         pruned = prune_once(state, spec, ctx)
     else:
@@ -230,7 +299,6 @@ def prune_once(
         removed, dial = choose_for_cost(
             choose_at,
             state.model_args,
-            state.weights,
             keep,
             of=of.model_args if of else None,
             device=ctx.device,
@@ -318,6 +386,8 @@ def _cut_at_step(
 def _kept(spec: PruneSpec, final: float, step: int) -> float:
     """Share of the original that is left after `step` of the iterations, `final` after the last."""
     done = step / spec.iterations
+    if done == 1:
+        return final  # to the bit, which the formulas below miss
     if spec.schedule == "geometric":
         return final**done
     if spec.schedule == "cubic":  # arXiv:1710.01878

@@ -10,10 +10,15 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from methods.quantization import backends
-from methods.quantization.record import Quant, float_layer_names, reduced_range
+from methods.quantization.record import (
+    Quant,
+    check_something_is_int8,
+    quantizable_layers,
+    reduced_range,
+)
 from methods.quantization.sensitivity import Choice, choose_float_layers
 from model import blueprint
-from stages.stage import CompressionArgs, Context, StageSpec
+from stages.stage import CompressionArgs, Context, StageError, StageSpec
 from stages.state import ModelState, build
 from training.recipe import TrainingArgs
 
@@ -57,6 +62,10 @@ class QuantSpec(StageSpec):
             "calibration_batches": compression.ptq_calibration_batches,
         }
 
+    @property
+    def why_nothing(self) -> str:
+        return "it was quantized in the same way before"
+
     def warnings(self) -> list[str]:
         return [f"backend {self.backend!r} {why}" for why in backends.remarks(self.backend)]
 
@@ -70,7 +79,7 @@ class QuantSpec(StageSpec):
 
     def check(self, model_args: dict[str, Any]) -> None:
         if self.float_layers != "auto":
-            float_layer_names(blueprint(model_args), self.float_layers)
+            check_something_is_int8(blueprint(model_args), self.float_layers)
 
     def quant(self, scheme: str) -> Quant:
         """The record of a network quantized so; neither ranges nor 'auto' layers are known yet."""
@@ -117,6 +126,11 @@ def quantized(state: ModelState, spec: QuantSpec, scheme: str, ctx: Context) -> 
     if spec.float_layers == "auto":
         choice = search_float_layers(state, spec, ctx)
         ctx.details["float_layers"] = choice.record()
+        if len(choice.float_layers) == len(quantizable_layers(blueprint(state.model_args))):
+            raise StageError(
+                "float_layers 'auto' leaves nothing to quantize within max_accuracy_drop "
+                f"{_drop_of(spec):g}; raise it, or remove the stage"
+            )
         quant = replace(quant, float_layers=choice.float_layers)
     return state.changed(state.weights, quant=quant)
 
@@ -131,6 +145,10 @@ def search_float_layers(state: ModelState, spec: QuantSpec, ctx: Context) -> Cho
         quant,
         list(itertools.islice(loader, quant.calibration_batches)),
         on_cpu.loaders().validation,
-        0.5 if spec.max_accuracy_drop is None else spec.max_accuracy_drop,
+        _drop_of(spec),
         ctx.say,
     )
+
+
+def _drop_of(spec: QuantSpec) -> float:
+    return 0.5 if spec.max_accuracy_drop is None else spec.max_accuracy_drop

@@ -44,6 +44,10 @@ class Context:
     earlier_seconds: float = 0.0  # spent on the stage before it was interrupted
     teacher: ModelState | None = None  # the network that the Spec's teacher names, if it names one
 
+    def warn(self, text: str) -> None:
+        """Note what the user should know of this run of the stage; shown and kept with it."""
+        self.details.setdefault("warnings", []).append(text)
+
     @property
     def evaluation_batch(self) -> int:
         """Images a batch at which a float network is evaluated fastest."""
@@ -128,6 +132,11 @@ class StageSpec(BaseModel):
         """Whether names of layers mean others afterwards."""
         return False
 
+    @property
+    def why_nothing(self) -> str:
+        """What it means where the stage gives back the network that it got."""
+        return "the network is the one that entered"
+
     def settled(self, device: torch.device) -> StageSpec:
         """With what 'auto' comes to on this device in the place of 'auto'."""
         return self
@@ -152,6 +161,16 @@ class StageSpec(BaseModel):
     def check(self, model_args: dict[str, Any]) -> None:
         """Raise ValueError where the stage cannot be done to this architecture."""
 
+    def check_target(self, model_args: dict[str, Any], int8: bool, exact: bool) -> None:
+        """Raise ValueError where what the stage is to reach cannot be reached from such a network.
+
+        `exact`: its arguments are these to the last width, not only as far as known.
+        """
+
+    def check_leaving_early(self, model_args: dict[str, Any]) -> None:
+        """Raise ValueError where a network of exactly these arguments, which the stage or a later
+        one leaves, cannot be left as early as the stage says."""
+
     def check_teacher(
         self, student_args: dict[str, Any], teacher_args: dict[str, Any], int8: bool
     ) -> None:
@@ -160,3 +179,7 @@ class StageSpec(BaseModel):
     def outgoing(self, model_args: dict[str, Any]) -> dict[str, Any]:
         """The architecture after the stage, as far as it is known before it runs."""
         return model_args
+
+    def foresees(self, model_args: dict[str, Any]) -> bool:
+        """Whether `outgoing` is what comes out of exactly these arguments, to the last width."""
+        return True

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
-from data_sets.source import DatasetArgs
-from dataset import fastest_evaluation_batch, get_dataloaders, load_dataset
+from data_sets.source import DatasetArgs, Listing
+from dataset import (
+    DATASET_REGISTRY,
+    describe,
+    fastest_evaluation_batch,
+    get_dataloaders,
+    load_dataset,
+)
 
 
 def test_splits_do_not_overlap_and_are_stratified() -> None:
@@ -51,3 +60,23 @@ def test_evaluation_batches_by_pixels() -> None:
     assert fastest_evaluation_batch((32, 32), "cpu") == 64
     assert fastest_evaluation_batch((224, 224), "cpu") == 1
     assert fastest_evaluation_batch((32, 32), "cuda") == 2048
+
+
+def test_what_is_known_of_digits_unread_is_true() -> None:
+    loaded = load_dataset(DatasetArgs(name="Digits"), "data")
+    labels = loaded.arrays.train_labels, loaded.arrays.test_labels
+    assert loaded.info.listing == Listing(*(tuple(each.bincount().tolist()) for each in labels))
+    assert loaded.info.summary() == (
+        "1,437 training images in 10 classes (0, 1, 2, …), 360 test images"
+    )
+
+
+def test_images_of_a_data_set_that_does_not_count_them_are_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    row = DATASET_REGISTRY["Digits"]
+    known = row.describe(DatasetArgs(name="Digits"), Path("data"))
+    own = replace(row, describe=lambda args, data_dir: known._replace(listing=None))
+    monkeypatch.setitem(DATASET_REGISTRY, "Digits", own)
+    assert load_dataset(DatasetArgs(name="Digits"), "data").info == known
+    assert describe(DatasetArgs(name="Digits"), "data").summary() == "10 classes (0, 1, 2, …)"

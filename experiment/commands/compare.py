@@ -7,7 +7,7 @@ there stands alone.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
@@ -18,8 +18,8 @@ from experiment.commands.show import heading
 from experiment.report.one_result import read_result, specs, stats_after, stats_at_end
 from experiment.report.reader import Result
 from experiment.running.console import Console
-from experiment.running.metrics import against
-from experiment.running.tables import COLUMNS, TableRow, cell, headings, options
+from experiment.running.metrics import FIGURES, against
+from experiment.running.tables import TableRow, cell, headings, options, shown_columns
 from experiment.suite.config_file import folder_named
 
 Pair = tuple[str, int | None, int | None]  # stage, its positions in A and in B
@@ -34,8 +34,9 @@ def compare_command(arguments: list[str], console: Console) -> int:
     for letter, result in (("A", first), ("B", second)):
         console.show(heading(result, f"{letter} "))
     title = "Stage by stage: A → B (change from A to B)"
-    console.figures(title, ["stage"], headings(COLUMNS), _stages(first, second))
-    differences = list(config_differences(first, second))
+    names = shown_columns([stats_at_end(first), stats_at_end(second)])
+    console.figures(title, ["stage"], headings(names), _stages(first, second, names))
+    differences = [*config_differences(first, second), *root_differences(first, second)]
     if differences:
         console.show(_table("What differs in the configuration", differences))
     else:
@@ -46,7 +47,8 @@ def compare_command(arguments: list[str], console: Console) -> int:
     ]
     machines = [row for row in machines if row[1] != row[2]]
     if machines:
-        console.show(_table("Measured under other conditions: compare no latencies", machines))
+        title = "Measured under other conditions: compare no latencies in ms, only their ratios"
+        console.show(_table(title, machines))
     return 0
 
 
@@ -85,6 +87,23 @@ def config_differences(first: Result, second: Result) -> Iterator[tuple[str, Any
             yield label, None, options(its, second.config["training_args"])
 
 
+def root_differences(first: Result, second: Result) -> Iterator[tuple[str, str, str]]:
+    """The networks that the two began from, where these are not the same: their keys, a seed."""
+    mine, its = _roots(first), _roots(second)
+    for seed in mine.keys() & its.keys():
+        if mine[seed] != its[seed]:
+            yield f"began from (seed {seed})", mine[seed][:12], its[seed][:12]
+
+
+def _roots(result: Result) -> dict[int, str]:
+    """Seed → key of the baseline's network, as far as the file says which it was."""
+    begun = {seed: chain[0] for seed in result.seeds if (chain := result.of_seed(seed))}
+    roots = {
+        seed: e.parent or (e.key if result.baseline is None else "") for seed, e in begun.items()
+    }
+    return {seed: key for seed, key in roots.items() if key}
+
+
 def _by_occurrence(result: Result) -> dict[str, dict[str, Any]]:
     """Options by stage: the first finetune of a chain is 'finetune', its second 'finetune 2'."""
     seen: Counter[str] = Counter()
@@ -104,23 +123,44 @@ def _differing(
             yield f"{prefix}{key}", first.get(key), second.get(key)
 
 
-def _stages(first: Result, second: Result) -> list[TableRow]:
+def _stages(first: Result, second: Result, names: Sequence[str]) -> list[TableRow]:
     """A row a pair of stages, then the ends of both chains."""
+    known = bool(_roots(first).keys() & _roots(second).keys())
+    alike = known and not any(root_differences(first, second))
     rows = []
     for name, a, b in paired(first.sequence, second.sequence):
         only = "" if None not in (a, b) else f" ({'A' if b is None else 'B'} only)"
-        mine = stats_after(first, a) if a is not None else {}
-        its = stats_after(second, b) if b is not None else {}
-        rows.append(TableRow([f"{name}{only}"], _cells(mine, its)))
+        rows.append(
+            TableRow([f"{name}{only}"], _cells(_at(first, a), _at(second, b), names, alike))
+        )
     rows[-1:] = [row._replace(ends_section=True) for row in rows[-1:]]
-    ends = _cells(stats_at_end(first), stats_at_end(second))
-    return [*rows, TableRow(["end"], ends, style="bold")]
+    ends = [_at(result, len(specs(result)) - 1) for result in (first, second)]
+    return [*rows, TableRow(["end"], _cells(ends[0], ends[1], names, alike), style="bold")]
 
 
-def _cells(first: dict[str, Any], second: dict[str, Any]) -> list[str]:
+def _at(result: Result, position: int | None) -> dict[str, Any]:
+    """Figures after a stage; a baseline's times are its own, so that their ratio to these is 1."""
+    stats = stats_after(result, position) if position is not None else {}
+    for name in stats if result.baseline is None and position == 0 else ():
+        if FIGURES[name].timed:
+            stats[name]["ratio"] = 1.0
+    return stats
+
+
+def _cells(
+    first: dict[str, Any], second: dict[str, Any], names: Sequence[str], alike: bool
+) -> list[str]:
+    """Where both began from one network (`alike`), the ratio of two times is that of their ratios
+    to this one's, which were taken in turn; else there is none.
+    """
     change = against(second, first)
+    for name in (name for name in names if FIGURES[name].timed):
+        mine, its = (stats.get(name, {}).get("ratio") for stats in (first, second))
+        change.pop(f"{name}_ratio", None)
+        if alike and mine and its:
+            change[f"{name}_ratio"] = its / mine
     cells = []
-    for name in COLUMNS:
+    for name in names:
         mine, its = (cell(stats, {}, name) for stats in (first, second))
         text = cell(second, change, name)
         cells.append(mine if not second else its if not first else f"{mine} → {text}")

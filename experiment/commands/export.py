@@ -30,6 +30,7 @@ from experiment.running.store import Store
 from experiment.suite.chains import Chain, Step, plan
 from experiment.suite.messages import ConfigError, stop_at
 from experiment.suite.schema import load_suite
+from methods.quantization.record import needs_vnni
 from stages.deployment import deploy
 from stages.stage import Context
 from stages.state import ModelState
@@ -102,8 +103,11 @@ def export_command(arguments: list[str], console: Console) -> int:
         except ExportError as error:
             fate = "add --overwrite to make it anew" if kept else "not kept"
             print(f"export --format {file.format}: {file.path} {error}; {fate}", file=sys.stderr)
+        else:
+            for warning in _warnings(file, subject, found[file.path]):
+                console.warn(warning)
     if found:
-        console.rich.print(_table(found))
+        console.rich.print(_table(found, subject.int8_layers))
     return 0 if len(found) == len(wanted) else 1
 
 
@@ -132,6 +136,8 @@ def describe(
         "classes": json.dumps(info.classes, ensure_ascii=False),
         "weights": "float32" if state.quant is None else "int8",
         "quantization": json.dumps(quantization),
+        "reduce_range": json.dumps(state.quant.reduce_range if state.quant is not None else None),
+        "needs_vnni": json.dumps(state.quant is not None and needs_vnni(state.quant)),
         "accuracy": f"{record['metrics']['accuracy']:.2f}",
         "torch": torch.__version__,
     }
@@ -199,10 +205,29 @@ def _wanted(args: Namespace, folder: Path, name: str) -> list[Wanted]:
     return files
 
 
-def _table(found: dict[Path, FileComparison]) -> Table:
+def _warnings(file: Wanted, subject: Subject, found: FileComparison) -> list[str]:
+    """What is to be known before an int8 file is used, here and elsewhere."""
+    warnings, quant = [], subject.deployed.state.quant
+    if quant is not None and needs_vnni(quant) and not FORMATS[file.format].compiled:
+        warnings.append(
+            f"{file.path.name}: on a processor without VNNI its int8 products saturate, in ONNX "
+            "Runtime and OpenVINO alike; for such a machine quantize with backend 'inductor' and "
+            "reduce_range True"
+        )
+    lacking = subject.int8_layers - (found.int8_layers or 0)
+    if found.int8_layers is not None and lacking:
+        warnings.append(
+            f"{file.path.name}: {lacking} of {subject.int8_layers} int8 layers run in float32 in "
+            "its runtime here; ONNX Runtime has no int8 convolution whose output is not quantized"
+        )
+    return warnings
+
+
+def _table(found: dict[Path, FileComparison], int8_layers: int) -> Table:
     table = Table(title="Written, and compared with the network on the test split")
     table.add_column("file", overflow="fold")
-    for heading in ("MB", "largest logit difference", "other class %", "accuracy %", "network's %"):
+    numbers = ["MB", "largest logit difference", "other class %", "accuracy %", "network's %"]
+    for heading in [*numbers, "in int8"] if int8_layers else numbers:
         table.add_column(heading, justify="right")
     for path, result in found.items():
         files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
@@ -213,8 +238,13 @@ def _table(found: dict[Path, FileComparison]) -> Table:
             f"{100 * result.other_class:.2f}",
             f"{result.accuracy:.2f}",
             f"{result.network_accuracy:.2f}",
+            *([_of(result.int8_layers, int8_layers)] if int8_layers else []),
         )
     return table
+
+
+def _of(count: int | None, layers: int) -> str:
+    return "–" if count is None else f"{count} of {layers}"
 
 
 def _parser() -> Parser:

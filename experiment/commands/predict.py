@@ -7,14 +7,12 @@ names, mean and deviation. Images are decoded and resized as an image folder's a
 from __future__ import annotations
 
 import difflib
-import warnings
 from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -29,6 +27,7 @@ from experiment.running.store import Store
 from experiment.suite.config_file import folder_named
 from experiment.suite.messages import ConfigError, stop_at
 from experiment.suite.schema import load_suite
+from machine.files import shown
 from methods.early_exit.exits import EarlyExitNetwork
 from stages.deployment import deploy
 from stages.state import ModelState
@@ -46,6 +45,7 @@ class Data(BaseModel):
     classes: list[str]
     mean: list[float]
     std: list[float]
+    bits: int = Field(16, ge=8, le=16)  # of 16-bit files that do not say it
 
     def check(self, model_args: dict[str, Any], what: str) -> None:
         """Raise ConfigError where a network is not of this data."""
@@ -72,7 +72,7 @@ def predict_command(arguments: list[str], console: Console) -> int:
     state, _, found = _checkpoint(Path(args.checkpoint))
     data = _data(found, args.checkpoint, args.data_of, args.config)
     data.check(state.model_args, args.checkpoint)
-    images = _images(args.images, state.model_args)
+    images = _images(args.images, state.model_args, data.bits)
     try:
         network = deploy(state, artefacts=Store(folder).compiled).network
     except ValueError as error:
@@ -139,20 +139,19 @@ def _data(
         raise CheckpointError(f"{checkpoint}: what it says of its data is damaged") from None
 
 
-def _images(names: list[str], model_args: dict[str, Any]) -> Tensor:
+def _images(names: list[str], model_args: dict[str, Any], bits: int) -> Tensor:
     """uint8 `[N, C, H, W]` in the network's size. Raises ConfigError for all that are none."""
     height, width = model_args["image_size"]
     images, problems = [], []
     for name in names:
         try:
             if not Path(name).exists():
-                raise DataError(f"{name}: there is no such file")
+                raise DataError(f"{shown(name)}: there is no such file")
             if Path(name).is_dir():
-                raise DataError(f"{name}: is a folder; name the images in it, as {name}/*.png")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # twice is refused
-                image = read_image(Path(name), model_args["in_channels"], (height, width))
-            images.append(image)
+                raise DataError(
+                    f"{shown(name)}: is a folder; name the images in it, as {shown(name)}/*.png"
+                )
+            images.append(read_image(Path(name), model_args["in_channels"], (height, width), bits))
         except DataError as error:
             problems.append(str(error))
     stop_at(problems)
@@ -173,7 +172,7 @@ def _table(names: list[str], found: list[Prediction], classes: list[str], top: i
             f"{classes[index]}  {100 * value:.1f} %"
             for value, index in zip(best.values.tolist(), best.indices.tolist(), strict=True)
         ]
-        table.add_row(name, *cells, *([each.exit] if exits else []))
+        table.add_row(shown(name), *cells, *([each.exit] if exits else []))
     return table
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,23 @@ from experiment.commands.parser import Parser, config_option
 from experiment.report.one_result import at, read_result, specs, stats_after, stats_at_end
 from experiment.report.reader import Result, StageEntry
 from experiment.running.console import Console
-from experiment.running.metrics import against
-from experiment.running.tables import STATUS_STYLE, TableRow, cell, headings, number, options
+from experiment.running.metrics import against, moved_times, not_its_baseline
+from experiment.running.tables import (
+    STATUS_STYLE,
+    TableRow,
+    cell,
+    headings,
+    number,
+    options,
+    shown_columns,
+)
 from experiment.suite.config_file import folder_named
 from experiment.suite.messages import ConfigError
 
 LINE = 120  # characters, of settings
 COLUMNS = (
-    *("accuracy", "loss", "model_size_mb", "params", "macs", "bitops"),
+    *("accuracy", "balanced_accuracy", "validation_accuracy", "loss"),
+    *("model_size_mb", "params", "macs", "bitops"),
     *("latency_ms_batch_1", "latency_ms_batch_64"),
 )
 
@@ -43,7 +53,7 @@ def show_command(arguments: list[str], console: Console) -> int:
     if remark:
         console.warn(remark)
     _show_stages(result, baseline, console)
-    for warning in _warnings(result):
+    for warning in _warnings(result, baseline):
         console.warn(warning)
     ends = [chain[-1] for chain in map(result.of_seed, result.seeds) if chain]
     for entry in ends:
@@ -71,38 +81,44 @@ def _baseline(result: Result, name: str, folder: Path) -> tuple[Result | None, s
         return None, ""
     folder = Path(name).parent if name.endswith(".json") else folder
     try:
-        return read_result(result.baseline, folder), ""
+        baseline = read_result(result.baseline, folder)
     except ConfigError as error:
         return None, f"no change against the baseline: {error}"
+    reason = not_its_baseline(result.plain(), baseline.plain())
+    return (None, f"no change against the baseline: {reason}") if reason else (baseline, "")
 
 
 def _show_stages(result: Result, baseline: Result | None, console: Console) -> None:
     """A row a stage, with its change against the baseline on the same seeds."""
     base, rows = stats_at_end(baseline, result.seeds) if baseline is not None else {}, []
+    names = shown_columns([stats_after(result, 0)], COLUMNS)
     failed = {
         len(result.of_seed(error.get("seed", 0))) for error in result.errors if error.get("stage")
     }
     if baseline is not None:
-        rows.append(TableRow([baseline.experiment], [*_cells(base, {}), ""], ends_section=True))
+        cells = [*_cells(base, {}, names), ""]
+        rows.append(TableRow([baseline.experiment], cells, ends_section=True))
     for position, stage in enumerate(result.sequence):
         entries, stats = at(result, position), stats_after(result, position)
         missing = "failed" if position in failed else "did not run"
         took = f"{sum(e.seconds or 0 for e in entries):,.1f}" if entries else missing
-        cells = [*_cells(stats, against(stats, base)), took]
+        cells = [*_cells(stats, against(stats, base), names), took]
         rows.append(TableRow([f"{position + 1} {stage}"], cells, style="" if entries else "dim"))
     title = "Stages (change against the baseline)" if base else "Stages"
-    console.figures(title, ["stage"], [*headings(COLUMNS), "seconds"], rows)
+    console.figures(title, ["stage"], [*headings(names), "seconds"], rows)
 
 
-def _cells(stats: dict[str, Any], change: dict[str, float]) -> list[str]:
-    return [cell(stats, change, name) for name in COLUMNS]
+def _cells(stats: dict[str, Any], change: dict[str, float], names: Sequence[str]) -> list[str]:
+    return [cell(stats, change, name) for name in names]
 
 
-def _warnings(result: Result) -> list[str]:
+def _warnings(result: Result, baseline: Result | None) -> list[str]:
     found = []
     for position, stage in enumerate(result.sequence):
         for entry in at(result, position):
             told = [*entry.details.get("warnings", []), *entry.metrics.get("warnings", [])]
+            its = baseline.of_seed(entry.seed)[-1:] if baseline is not None else []
+            told += [text for base in its if (text := moved_times(entry.metrics, base.metrics))]
             found += [f"{position + 1} {stage}: {warning}" for warning in told]
     return list(dict.fromkeys(found))
 

@@ -17,6 +17,7 @@ from data_sets.batches import BatchLoader
 from machine.noise import silence
 from machine.processor import has_vnni
 from methods.quantization import backends
+from methods.quantization.record import float_layer_names, needs_vnni, quantizable_layers
 from stages.deployment import Deployed
 
 BATCH = 64  # images at once with which a file of any batch size is compared
@@ -36,6 +37,7 @@ class Runtime(NamedTuple):
 
     run: Callable[[Tensor], Tensor]  # images in 0..1 `[B, C, H, W]` → logits `[B, num_classes]`
     about: dict[str, str]  # what the file says of itself
+    int8_layers: int | None = None  # layers that it computes in int8; None where it cannot tell
 
 
 class Expected(NamedTuple):
@@ -54,6 +56,7 @@ class FileComparison(NamedTuple):
     other_class: float  # share of the images, 0 to 1
     accuracy: float  # of the file, in percent
     network_accuracy: float
+    int8_layers: int | None  # that its runtime computes in int8, on this machine; None: not known
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,15 @@ class Subject:
     def shape(self) -> tuple[int, int, int]:
         args = self.deployed.state.model_args
         return (args["in_channels"], *args["image_size"])
+
+    @property
+    def int8_layers(self) -> int:
+        """How many layers are to be computed in int8."""
+        quant, model = self.deployed.state.quant, self.deployed.float_network
+        if quant is None:
+            return 0
+        kept = float_layer_names(model, quant.float_layers)
+        return len(quantizable_layers(model)) - len(kept)
 
     def module(self, layout: torch.memory_format) -> nn.Module:
         """Images in 0..1 → logits, as operations that exporters read, computed in `layout`."""
@@ -166,6 +178,7 @@ def compare_file(
         other_class=other,
         accuracy=accuracy(found),
         network_accuracy=accuracy(expected.logits),
+        int8_layers=runtime.int8_layers,
     )
 
 
@@ -176,7 +189,7 @@ def relative_norm(found: Tensor, expected: Tensor) -> float:
 
 def _likely_cause(subject: Subject) -> str:
     quant = subject.deployed.state.quant
-    if quant is None or quant.reduce_range or has_vnni():
+    if quant is None or not needs_vnni(quant) or has_vnni():
         return ""
     return "; this CPU has no VNNI, without which int8 products saturate: see reduce_range"
 

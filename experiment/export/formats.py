@@ -7,14 +7,20 @@ images with values from 0 to 1, normalises them itself, and says inside what it 
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 from pathlib import Path
 
 import torch
+from torch import fx
 
 from experiment.export.compare import Format, Runtime, Subject
 from machine import compiler
 from methods.quantization.compiled import compile_package
-from methods.quantization.graph_rewrites import subtract_what_must_stay
+from methods.quantization.graph_rewrites import (
+    features_as_tokens,
+    scales_that_biases_fit,
+    subtract_what_must_stay,
+)
 from methods.quantization.pt2e import LARGEST_BATCH
 
 
@@ -31,6 +37,11 @@ def missing(format_: Format) -> str | None:
 # --- ONNX --------------------------------------------------------------------------------------
 
 
+ORT_PROVIDER = "CPUExecutionProvider"
+# What ONNX Runtime makes of int8 layers; where it does not, they run in float, unsaid.
+ORT_INT8 = {"QLinearConv", "QLinearMatMul", "QGemm", "MatMulIntegerToFloat"}
+
+
 def _write_onnx(subject: Subject, path: Path, batch: int | None) -> None:
     program = _onnx_program(subject)
     program.model.metadata_props.update(subject.about)
@@ -42,6 +53,10 @@ def _onnx_program(subject: Subject) -> torch.onnx.ONNXProgram:
     images = torch.zeros(2, *subject.shape)
     size = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     module = subject.module(torch.contiguous_format)
+    network = module.get_submodule("network")
+    if isinstance(network, fx.GraphModule):
+        scales_that_biases_fit(network)
+        features_as_tokens(network)
     with torch.no_grad():
         exported = torch.export.export(module, (images,), dynamic_shapes=({0: size},))
         program = torch.onnx.export(
@@ -54,14 +69,20 @@ def _onnx_program(subject: Subject) -> torch.onnx.ONNXProgram:
 
 
 def _read_onnx(path: Path) -> Runtime:
+    import onnx
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    options.log_severity_level = 3  # it warns that an optimised graph is for this machine alone
+    with tempfile.TemporaryDirectory() as folder:
+        optimised = options.optimized_model_filepath = f"{folder}/optimised.onnx"
+        session = onnxruntime.InferenceSession(str(path), options, providers=[ORT_PROVIDER])
+        operations = [node.op_type for node in onnx.load(optimised).graph.node]
     return Runtime(
         lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]),
         dict(session.get_modelmeta().custom_metadata_map),
+        sum(operation in ORT_INT8 for operation in operations),
     )
 
 
@@ -107,11 +128,18 @@ def _read_openvino(path: Path) -> Runtime:
     core = openvino.Core()
     model = core.read_model(path)
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
-    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    compiled = core.compile_model(model, "CPU", settings)
+    request = compiled.create_infer_request()
+    layers = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
     about = model.get_rt_info(["model_info"]).value if model.has_rt_info(["model_info"]) else {}
     return Runtime(
         lambda images: torch.from_numpy(request.infer([images.numpy()])[0]),
         {key: str(getattr(value, "value", value)) for key, value in about.items()},
+        sum(
+            layer["layerType"].astype(str) in ("Convolution", "FullyConnected")
+            and layer["primitiveType"].astype(str).endswith("_I8")
+            for layer in layers
+        ),
     )
 
 

@@ -45,19 +45,21 @@
   function tradeoff() {
     const cost = data.costs.find((item) => item.key === get("cost").value);
     const split = get("split") ? get("split").value : Object.keys(data.fronts)[0];
+    const judge = data.judges[split], by = judge === "accuracy" ? "test accuracy" : "validation accuracy";
     const shown = data.experiments.filter(
-      (item) => item.dataset === split && item.final.accuracy && item.final[cost.key]);
+      (item) => item.dataset === split && item.final[judge] && item.final[cost.key]);
     const front = data.fronts[split][cost.key];
     const kind = (item) =>
       item.status !== "done" ? "not finished" : item.baseline === null ? "baseline"
         : front.includes(item.name) ? "on the Pareto front" : "other chains";
     const x = (item) => item.final[cost.key][0] / cost.scale;
     const hover = (item) => {
-      const [accuracy, deviation, n] = item.final.accuracy;
+      const [accuracy, deviation, n] = item.final[judge];
       const spread = deviation === null ? "" : ` ± ${deviation.toFixed(2)} (${n} seeds)`;
       return [
-        `<b>${plain(item.name)}</b>`, plain(item.sequence), `accuracy ${accuracy.toFixed(2)} %${spread}`,
+        `<b>${plain(item.name)}</b>`, plain(item.sequence), `${by} ${accuracy.toFixed(2)} %${spread}`,
         ...(item.change === null ? [] : [`${signed(item.change)} points against ${plain(item.baseline)}`]),
+        ...(item.final.accuracy && judge !== "accuracy" ? [`on the test split ${item.final.accuracy[0].toFixed(2)} %`] : []),
         `${plain(cost.label)}: ${Number(x(item).toPrecision(4))}`,
         ...(item.status === "done" ? [] : [`status: ${plain(item.status)}`]),
       ].join("<br>");
@@ -76,28 +78,28 @@
       const items = shown.filter((item) => kind(item) === name);
       const labelled = shown.length <= 30 && ["baseline", "on the Pareto front"].includes(name);
       return {
-        name, marker, type: "scatter", x: items.map(x), y: items.map((item) => item.final.accuracy[0]),
+        name, marker, type: "scatter", x: items.map(x), y: items.map((item) => item.final[judge][0]),
         mode: labelled && !narrow() ? "markers+text" : "markers",
         text: items.map((item) => clip(item.name)), textposition: "top center", textfont: { size: 11 },
         hovertext: items.map(hover), hoverinfo: "text", customdata: items.map((item) => item.name),
-        error_x: deviations(items, cost.key, cost.scale), error_y: deviations(items, "accuracy", 1),
+        error_x: deviations(items, cost.key, cost.scale), error_y: deviations(items, judge, 1),
         cliponaxis: false,
       };
     }).filter((trace) => trace.x.length);
     const steps = front.map((name) => byName.get(name));
     traces.unshift({
       name: "Pareto front", type: "scatter", mode: "lines", x: steps.map(x),
-      y: steps.map((item) => item.final.accuracy[0]),
+      y: steps.map((item) => item.final[judge][0]),
       line: { shape: "hv", color: BLUE, width: 1.5, dash: "dot" }, hoverinfo: "skip", showlegend: false,
     });
-    const accuracies = shown.map((item) => item.final.accuracy[0]);
+    const accuracies = shown.map((item) => item.final[judge][0]);
     const top = Math.max(...accuracies), reach = Number(get("reach").value);
     const limited = reach && accuracies.length ? [top - reach, top + 0.08 * reach] : undefined;
     const outside = limited ? accuracies.filter((value) => value < limited[0]).length : 0;
     get("outside").textContent = outside ? `${outside} less accurate not in view.` : "";
     const element = draw("chart-tradeoff", traces, `Accuracy against ${cost.title}`, {
       xaxis: axis(cost.label, get("log").checked ? { type: "log" } : { type: "linear", rangemode: "tozero", minallowed: 0 }),
-      yaxis: axis("accuracy (%)", { range: limited, autorange: !limited }),
+      yaxis: axis(`${by} (%)`, { range: limited, autorange: !limited }),
       hovermode: "closest",
     });
     element.removeAllListeners("plotly_click");
@@ -227,8 +229,8 @@
     const item = byName.get(get("which").value);
     if (!item) return;
     const start = item.baseline === null ? "" : ` from ${item.baseline}`;
-    const end = item.final.accuracy ? `, accuracy ${item.final.accuracy[0].toFixed(2)} %` : "";
-    const change = item.change === null ? "" : ` (${signed(item.change)} points)`;
+    const end = item.final.accuracy ? `, test accuracy ${item.final.accuracy[0].toFixed(2)} %` : "";
+    const change = item.test_change === null ? "" : ` (${signed(item.test_change)} points)`;
     get("chain-text").textContent = `${item.sequence}${start}; ${item.status}${end}${change}`;
     for (const measure of data.measures) waterfall(item, measure);
     curves(item);

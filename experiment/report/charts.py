@@ -6,7 +6,7 @@ import statistics
 from typing import Any
 
 from experiment.report.reader import Folder, Sensitivity
-from experiment.report.rows import COSTS, Row, StageFigures, front, groups
+from experiment.report.rows import COSTS, JUDGE, Row, StageFigures, front, groups
 from experiment.running.metrics import FIGURES
 from machine.files import finite
 
@@ -22,6 +22,10 @@ def chart_data(folder: Folder, rows: list[Row], studies: list[dict[str, Any]]) -
         "measures": [_figure(name) for name in MEASURES],
         "fronts": {
             split: {cost: front(members, cost) for cost in COSTS}
+            for split, members in splits.items()
+        },
+        "judges": {  # what accuracy is drawn by: the validation share's, where it was taken
+            split: JUDGE if any(JUDGE in row.final for row in members) else "accuracy"
             for split, members in splits.items()
         },
         "experiments": [_experiment(row) for row in rows],
@@ -57,6 +61,7 @@ def _experiment(row: Row) -> dict[str, Any]:
             name: [_short(stat.mean), _short(stat.std), stat.n] for name, stat in row.final.items()
         },
         "change": None if row.drop is None else _short(-row.drop),
+        "test_change": _short(row.test_change),
         "start": {name: _short(value) for name, value in row.start.items()},
         "steps": [
             {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable
 from typing import Any
 
 from experiment.report.charts import chart_data
@@ -11,6 +11,7 @@ from experiment.report.reader import Folder
 from experiment.report.rows import (
     BEST_BY,
     COSTS,
+    JUDGE,
     LIMITS,
     Effect,
     Row,
@@ -21,7 +22,7 @@ from experiment.report.rows import (
     signed,
 )
 from experiment.report.study_view import study_view
-from experiment.running.metrics import FIGURES, Figure
+from experiment.running.metrics import FIGURES, Figure, moved_times
 from machine.files import canonical_json, finite
 
 
@@ -34,8 +35,7 @@ def page(folder: Folder) -> dict[str, Any]:
     data = chart_data(folder, rows, studies)
     return {
         "rows": [_table_row(row, data["fronts"][row.dataset]) for row in rows],
-        "columns": [("accuracy", FIGURES["accuracy"].label), ("change", "change (points)")]
-        + [(cost, FIGURES[cost].label) for cost in COSTS],
+        "columns": _columns(rows),
         "splits": list(data["fronts"]),
         "headlines": _headlines(rows, found, brought, studies),
         "found": found,
@@ -70,7 +70,7 @@ def _by_baseline(rows: list[Row]) -> dict[str, list[Row]]:
 
 def _found(baseline: str, chains: list[Row]) -> dict[str, Any]:
     """The best chain under each limit and by each cost, of those that share a baseline."""
-    start = chains[0].base["accuracy"]
+    start = chains[0].base
     limits = []
     for limit in LIMITS:
         within = [row for row in chains if (row.drop or 0) <= limit + 1e-9]
@@ -95,11 +95,11 @@ def _found(baseline: str, chains: list[Row]) -> dict[str, Any]:
     return {
         "baseline": baseline,
         "dataset": chains[0].dataset,
-        "accuracy": f"{start.mean:.2f} %",
+        "accuracy": f"validation {start[JUDGE].mean:.2f} %, test {start['accuracy'].mean:.2f} %",
         "chains": len(chains),
         "limits": limits,
         "closest": f"{closest.name}, {_accuracy(closest)}",
-        "one_seed": all(row.final["accuracy"].n == 1 for row in chains),
+        "one_seed": all(row.final[JUDGE].n == 1 for row in chains),
     }
 
 
@@ -123,8 +123,12 @@ def _points(limit: float) -> str:
 
 
 def _accuracy(row: Row) -> str:
-    accuracy, change = row.final["accuracy"].mean, signed(-(row.drop or 0))
-    return f"{accuracy:.2f}\N{NO-BREAK SPACE}% ({change})"
+    """By what it was chosen, then the test split's."""
+    judged, test = row.final[JUDGE].mean, row.final["accuracy"].mean
+    parts = ((judged, -(row.drop or 0), "validation"), (test, row.test_change or 0, "test"))
+    return ", ".join(
+        f"{name} {value:.2f}\N{NO-BREAK SPACE}% ({signed(change)})" for value, change, name in parts
+    )
 
 
 def _headlines(
@@ -145,7 +149,10 @@ def _headlines(
             f"the closest in accuracy is {group['closest']}."
         )
     if not found and rows:
-        lines.append("No chain has come to its end beside its baseline yet.")
+        lines.append(
+            "No chain can be chosen yet: none has come to its end beside the baseline it began "
+            "from, with validation figures to choose by."
+        )
     lines += [
         _brought(effect)
         for effect in brought
@@ -180,6 +187,19 @@ def _brought(effect: Effect) -> str:
 
 # --- tables -------------------------------------------------------------------------------------
 
+
+def _columns(rows: list[Row]) -> list[tuple[str, str]]:
+    """Key and title of the figures in the table of all experiments."""
+    unequal = any("balanced_accuracy" in row.final for row in rows)
+    return [
+        (JUDGE, FIGURES[JUDGE].label),
+        ("change", "change (points)"),
+        ("accuracy", "test accuracy (%)"),
+        *([("balanced_accuracy", "test, balanced (%)")] if unequal else []),
+        *((cost, FIGURES[cost].label) for cost in COSTS),
+    ]
+
+
 _EFFECT_COSTS = (
     "model_size_mb",
     "bitops",
@@ -206,9 +226,13 @@ def _effect(effect: Effect) -> dict[str, Any]:
 
 
 def _table_row(row: Row, fronts: dict[str, list[str]]) -> dict[str, Any]:
-    cells = {"accuracy": _cell(row, "accuracy")}
+    cells = {JUDGE: _cell(row, JUDGE)}
     drop = row.drop
     cells["change"] = (signed(-drop), "", -drop) if drop is not None else ("–", "", None)
+    for name in ("accuracy", "balanced_accuracy"):
+        text, spread, value = _cell(row, name)
+        points = row.changes.get(f"{name}_points")
+        cells[name] = (text, f"{spread} {'' if points is None else signed(points)}".strip(), value)
     for cost in COSTS:
         text, spread, value = _cell(row, cost)
         ratio = row.ratio(cost)
@@ -252,34 +276,64 @@ def _unfinished(row: Row) -> dict[str, Any]:
 def _cautions(rows: list[Row]) -> list[str]:
     """What a reader of the figures has to know."""
     lines = []
-    lost = sorted(
-        {row.result.baseline or "" for row in rows if row.result.baseline and not row.baseline}
-    )
-    for name in lost:
-        lines.append(f"{name}: no results here; its chains are shown without their change")
-    machines = {(e.get("device"), e.get("cpu"), e.get("threads")) for e in _all_environments(rows)}
-    if len(machines) > 1:
+    for row in rows:
+        data = row.result.data
+        told = [f"{data.get('name')}: {text}" for text in data.get("warnings") or []]
+        lines += [text for text in told if text not in lines]
+    apart = groups((row for row in rows if row.not_compared), lambda row: row.not_compared or "")
+    for reason, chains in apart.items():
+        names = _several([row.name for row in chains])
+        lines.append(f"{names}: no change shown, and not among the choices: {reason}")
+    unjudged = [row.name for row in rows if row.final and JUDGE not in row.final]
+    if unjudged:
         lines.append(
-            f"latencies come from {len(machines)} machines or thread counts; compare them within "
-            "one only (see Settings)"
+            f"{_several(unjudged)}: without validation figures, as an earlier version wrote them, "
+            "so nothing is chosen from these; run the suite again to have them"
+        )
+    conditions = set().union(*(row.conditions for row in rows))
+    if len(conditions) > 1:
+        lines.append(
+            f"latencies in ms come from {len(conditions)} devices or numbers of threads, so they "
+            "have no Pareto front; the ratios hold, as each was taken in turn with its baseline. "
+            "--remeasure takes all of them again"
+        )
+    untimed = [
+        row.name
+        for row in rows
+        if row.baseline
+        and any(FIGURES[c].timed and c in row.final and not row.ratio(c) for c in COSTS)
+    ]
+    if untimed:
+        lines.append(
+            f"{_several(untimed)}: not timed in turn with the baseline, so there is no ratio of "
+            "times; --remeasure takes them"
+        )
+    if any("balanced_accuracy" in row.final for row in rows):
+        lines.append(
+            "classes are of unequal sizes: accuracy hides what becomes of the small ones; see the "
+            "balanced accuracy beside it"
         )
     return lines
 
 
+def _several(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
 def _stage_warnings(rows: list[Row]) -> list[dict[str, Any]]:
-    """The warnings among the stages' metrics; those that differ in figures only, once."""
+    """The warnings of the stages; those that differ in figures only, once."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
         for entry in row.result.stages:
-            for text in map(str, entry.metrics.get("warnings") or []):
+            base = row.baseline.of_seed(entry.seed)[-1:] if row.baseline else []
+            moved = [text for its in base if (text := moved_times(entry.metrics, its.metrics))]
+            told = [entry.details.get("warnings") or [], entry.metrics.get("warnings") or [], moved]
+            for text in map(str, itertools.chain(*told)):
                 alike = found.setdefault(re.sub(r"[\d.]+", "", text), {"text": text, "names": []})
                 if row.name not in alike["names"]:
                     alike["names"].append(row.name)
     return list(found.values())
-
-
-def _all_environments(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    return [row.result.environment for row in rows if row.result.environment]
 
 
 def _environments(rows: list[Row]) -> list[dict[str, Any]]:

@@ -1,5 +1,7 @@
 """The three pictures for a paper: accuracy against BitOps, size and latency, with Pareto fronts.
 
+They show the test split; who is on a front is chosen by the validation share.
+
 A picture says in its metadata what it was drawn from. One that says the same is kept: drawing a set
 takes seconds, most of a run in which everything comes from the store.
 """
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from experiment.report.rows import Row, front, groups
 from experiment.running.metrics import FIGURES, Figure
-from machine.files import canonical_json, finite, sha256, write_atomically
+from machine.files import bounded_name, canonical_json, finite, sha256, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -63,7 +65,9 @@ def draw_pictures(rows: Sequence[Row], folder: Path) -> list[Path]:
             shown = [row for row in members if cost in row.final]
             if shown:
                 stem = name if len(splits) == 1 else f"{name}_{_file_part(split)}"
-                paths += _drawn(folder / stem, _marks(shown, cost), FIGURES[cost], split)
+                paths += _drawn(
+                    folder / bounded_name(stem), _marks(shown, cost), FIGURES[cost], split
+                )
     for old in folder.glob("accuracy_*"):
         if old not in paths and old.suffix in (".png", ".svg"):
             old.unlink()
@@ -111,13 +115,12 @@ def tradeoff(marks: Sequence[Mark], axis: Figure, title: str) -> Drawing:
     from matplotlib.figure import Figure as Drawing
 
     drawing = Drawing(figsize=(3.5, 2.7), layout="constrained")
-    axes = drawing.add_subplot(xlabel=axis.label, ylabel="accuracy (%)")
+    axes = drawing.add_subplot(xlabel=axis.label, ylabel="test accuracy (%)")
     axes.set_title(title.replace("$", r"\$"), fontsize=8)
     corners = sorted((mark for mark in marks if mark.on_front), key=lambda mark: mark.cost)
-    axes.step(
+    axes.plot(  # no staircase: on the split that did not choose them, one may lie below another
         [mark.cost for mark in corners],
         [mark.accuracy for mark in corners],
-        where="post",
         color="#0072B2",
         linewidth=0.8,
         linestyle=":",

@@ -11,10 +11,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from experiment.running.metrics import FIGURES, Stat, Stats, final_metrics, metric
 from experiment.running.study_result import StudyResult
+
+
+class _Time(BaseModel):
+    """What times of one batch size are compared by."""
+
+    median: float | None = Field(None, gt=0)
+    baseline_median: float | None = Field(None, gt=0)
+    speedup_over_baseline: float | None = Field(None, gt=0)
+    device: str | None = None
+    threads: int | None = None
+
+
+class _Times(BaseModel):
+    inference_time_ms: dict[str, _Time] = {}
 
 
 class StageEntry(BaseModel):
@@ -23,6 +37,9 @@ class StageEntry(BaseModel):
     stage: str
     key: str = ""
     seed: int = 0
+    parent: str | None = None  # None: a baseline's, or a file of an earlier version
+    parent_sha256: str | None = None
+    checkpoint_sha256: str | None = None
     seconds: float | None = None
     metrics: dict[str, Any] = {}
     details: dict[str, Any] = {}
@@ -36,6 +53,7 @@ class StageEntry(BaseModel):
         for name in FIGURES:
             if not isinstance(metric(metrics, name), int | float | None):
                 raise ValueError(f"{name} is not a number")
+        _Times.model_validate(metrics)
         return metrics
 
 
@@ -46,6 +64,7 @@ class Result(BaseModel):
     status: str = "unknown"
     baseline: str | None = None
     config: dict[str, Any] = {}
+    data: dict[str, Any] = {}
     seeds: list[int] = [0]
     stages: list[StageEntry] = []
     final: Stats = {}
@@ -69,13 +88,19 @@ class Result(BaseModel):
 
     def stats(self, seeds: list[int]) -> dict[str, Stat]:
         """Metric → figure at the end of the chain, over some of its seeds."""
-        plain = {
+        begun = [seed for seed in seeds if self.of_seed(seed)]
+        return {name: Stat(**value) for name, value in final_metrics(self.plain(), begun).items()}
+
+    def plain(self) -> dict[str, Any]:
+        """The part that changes against a baseline are told from, as the file has it."""
+        kept = {"seed", "key", "parent", "parent_sha256", "checkpoint_sha256", "metrics"}
+        return {
+            "experiment": self.experiment,
+            "baseline": self.baseline,
             "config": {"sequence": self.sequence},
             "seeds": self.seeds,
-            "stages": [entry.model_dump(include={"seed", "metrics"}) for entry in self.stages],
+            "stages": [entry.model_dump(include=kept) for entry in self.stages],
         }
-        begun = [seed for seed in seeds if self.of_seed(seed)]
-        return {name: Stat(**value) for name, value in final_metrics(plain, begun).items()}
 
 
 class RatioPoint(BaseModel):

@@ -1,6 +1,7 @@
 """What the report says, worked out from results: no drawing and no HTML in here.
 
 Every figure is the mean over a chain's seeds; changes are against its baseline on the same seeds.
+What is chosen from the rows is chosen by the validation share; the test split only stands beside.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from pathlib import PurePath
 from typing import Any
 
 from experiment.report.reader import Folder, Result, StageEntry
-from experiment.running.metrics import Stat, summarised
+from experiment.running.metrics import FIGURES, Stat, against, not_its_baseline, summarised
+from machine.files import shown
 
 LIMITS = (0.5, 1.0, 2.0)  # points of accuracy that a chain may lose
 COSTS = (  # what accuracy is drawn against
@@ -22,6 +24,7 @@ COSTS = (  # what accuracy is drawn against
 )
 TRAINING_AFTER = ("finetune", "distill")  # mends what the cut before it broke
 
+JUDGE = "validation_accuracy"  # what a choice goes by
 BEST_BY = ("bitops", "model_size_mb", "latency_ms_batch_1")
 
 
@@ -31,6 +34,7 @@ class Row:
 
     result: Result
     baseline: Result | None
+    not_compared: str | None = None  # why there is no baseline to compare it with, where it has one
 
     @property
     def name(self) -> str:
@@ -55,7 +59,7 @@ class Row:
         args = args if isinstance(args, dict) else {}
         root, size = args.get("root"), args.get("image_size")
         text = str(args.get("name", "unknown data set"))
-        text += f" {PurePath(str(root)).name}" if root else ""
+        text += f" {shown(PurePath(str(root)).name)}" if root else ""
         return text + (f" at {size}" if size else "")
 
     @property
@@ -66,17 +70,36 @@ class Row:
     def base(self) -> dict[str, Stat]:
         return self.baseline.stats(self.result.seeds) if self.baseline else {}
 
+    @cached_property
+    def changes(self) -> dict[str, float]:
+        """Against the baseline, as `metrics.against` tells them."""
+        final, base = (
+            {name: stat.model_dump() for name, stat in stats.items()}
+            for stats in (self.final, self.base)
+        )
+        return against(final, base)
+
     @property
     def drop(self) -> float | None:
-        """Points of accuracy below the baseline."""
-        if "accuracy" in self.final and "accuracy" in self.base:
-            return self.base["accuracy"].mean - self.final["accuracy"].mean
-        return None
+        """Points of validation accuracy below the baseline."""
+        points = self.changes.get(f"{JUDGE}_points")
+        return None if points is None else -points
+
+    @property
+    def test_change(self) -> float | None:
+        """Points of accuracy on the test split against the baseline, which choose nothing."""
+        return self.changes.get("accuracy_points")
 
     def ratio(self, name: str) -> float | None:
-        """Its figure over the baseline's."""
-        mine, its = self.final.get(name), self.base.get(name)
-        return mine.mean / its.mean if mine and its and its.mean else None
+        """Its figure over the baseline's; of times, as taken in turn."""
+        return self.changes.get(f"{name}_ratio")
+
+    @cached_property
+    def conditions(self) -> set[tuple[Any, Any]]:
+        """Under which its times at the end were taken: device and threads."""
+        ends = [entry.metrics for step in self.steps[-1:] for entry in step.entries]
+        batches = [time for end in ends for time in end.get("inference_time_ms", {}).values()]
+        return {(time.get("device"), time.get("threads")) for time in batches}
 
     @property
     def seconds(self) -> float | None:
@@ -99,6 +122,11 @@ class Row:
         """The baseline's figures, where the chain begins; empty where it is not at hand."""
         return {name: stat.mean for name, stat in self.base.items()}
 
+    @property
+    def comparable_start(self) -> dict[str, float]:
+        """The same beside `StageFigures.comparable`."""
+        return {n: 1.0 if FIGURES[n].timed else value for n, value in self.start.items()}
+
 
 @dataclass(frozen=True)
 class StageFigures:
@@ -107,19 +135,32 @@ class StageFigures:
     stage: str
     spec: dict[str, Any]
     metrics: dict[str, float]
+    comparable: dict[str, float]  # the same, times as their ratio to the baseline's, taken in turn
     entries: list[StageEntry] = field(repr=False)
 
     @classmethod
     def of(cls, entries: list[StageEntry]) -> StageFigures:
         stats = summarised([entry.metrics for entry in entries])
         means = {name: stat["mean"] for name, stat in stats.items()}
-        return cls(entries[0].stage, entries[0].spec, means, entries)
+        beside = {
+            name: stat.get("ratio") if FIGURES[name].timed else stat["mean"]
+            for name, stat in stats.items()
+        }
+        comparable = {name: value for name, value in beside.items() if value is not None}
+        return cls(entries[0].stage, entries[0].spec, means, comparable, entries)
 
 
 def rows_of(folder: Folder) -> list[Row]:
     """Every experiment, each baseline before the chains that start from it."""
     by_name = {result.experiment: result for result in folder.results}
-    rows = [Row(result, by_name.get(result.baseline or "")) for result in folder.results]
+    plain = {result.experiment: result.plain() for result in folder.results}
+    rows = []
+    for result in folder.results:
+        reason = None
+        if result.baseline is not None:
+            reason = not_its_baseline(plain[result.experiment], plain.get(result.baseline))
+        base = by_name.get(result.baseline or "") if reason is None else None
+        rows.append(Row(result, base, reason))
     order = {name: place for place, name in enumerate(sorted(by_name))}
     return sorted(
         rows, key=lambda r: (r.result.baseline or r.name, not r.is_baseline, order[r.name])
@@ -146,18 +187,24 @@ def pareto(points: Sequence[tuple[str, float, float]]) -> list[str]:
 
 
 def front(rows: Iterable[Row], cost: str) -> list[str]:
-    """The Pareto front of accuracy against a cost, of the experiments that are done."""
-    return pareto(
-        [
-            (row.name, row.final[cost].mean, row.final["accuracy"].mean)
-            for row in rows
-            if row.done and cost in row.final and "accuracy" in row.final
-        ]
-    )
+    """The Pareto front of validation accuracy against a cost, of the experiments that are done.
+
+    Times that were taken under unlike conditions have none; a chain whose baseline is not here is
+    on none.
+    """
+    judged = [
+        row
+        for row in rows
+        if row.done and row.not_compared is None and cost in row.final and JUDGE in row.final
+    ]
+    if FIGURES[cost].timed and len(set().union(*(row.conditions for row in judged))) > 1:
+        return []
+    return pareto([(row.name, row.final[cost].mean, row.final[JUDGE].mean) for row in judged])
 
 
 def best(rows: Iterable[Row], limit: float, cost: str) -> Row | None:
-    """The chain cheapest against its baseline that loses at most `limit` points; None: no chain.
+    """The chain cheapest against its baseline that loses at most `limit` points of validation
+    accuracy; None: no chain.
 
     Only chains that are done and really cheaper than their baseline; the more accurate of equals.
     """
@@ -190,14 +237,14 @@ def effects(rows: Iterable[Row]) -> list[Effect]:
     """
     uses: dict[str, dict[str, tuple[dict[str, float], dict[str, float]]]] = {}
     for row in rows:
-        before, position = row.start, 0
+        before, position = row.comparable_start, 0
         while position < len(row.steps):
             kind, length = _kind(row.steps, position)
             after = row.steps[position + length - 1]
             if before:
                 key = after.entries[0].key or f"{row.name}/{position}"
-                uses.setdefault(kind, {})[key] = before, after.metrics
-            before, position = after.metrics, position + length
+                uses.setdefault(kind, {})[key] = before, after.comparable
+            before, position = after.comparable, position + length
     return [_effect(kind, list(found.values())) for kind, found in sorted(uses.items())]
 
 

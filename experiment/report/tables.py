@@ -1,4 +1,7 @@
-"""`summary.csv`, `summary.md` and `summary.tex`: the ends of all chains, mean ± std over seeds."""
+"""`summary.csv`, `summary.md` and `summary.tex`: the ends of all chains, mean ± std over seeds.
+
+Accuracy and its change are the test split's; the validation share's stands before them.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,11 @@ import csv
 import io
 from collections.abc import Sequence
 
-from experiment.report.rows import COSTS, Row, signed
+from experiment.report.rows import COSTS, JUDGE, Row, signed
 from experiment.running.metrics import FIGURES
 
 COLUMNS = ("model_size_mb", "bitops", "latency_ms_batch_1", "latency_ms_batch_64")
+ACCURACIES = ("accuracy", "balanced_accuracy", JUDGE)
 LATEX = {
     "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$",
     "{": r"\{", "}": r"\}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -24,14 +28,15 @@ def csv_table(rows: Sequence[Row]) -> str:
     measured = [f"{name}_{part}" for name in FIGURES for part in ("mean", "std")]
     ratios = [f"{name}_ratio" for name in COSTS]
     head = ["experiment", "baseline", "dataset", "stages", "status", "n"]
-    writer.writerow([*head, *measured, "accuracy_points", *ratios])
+    points = [f"{name}_points" for name in ACCURACIES]
+    writer.writerow([*head, *measured, *points, *ratios])
     for row in rows:
         stats = [row.final.get(name) for name in FIGURES]
         figures = [part for s in stats for part in ((s.mean, s.std) if s else (None, None))]
         n = row.final["accuracy"].n if "accuracy" in row.final else 0
-        points = None if row.drop is None else -row.drop
+        changes = [row.changes.get(name) for name in points]
         about = [row.name, row.result.baseline, row.dataset, row.sequence, row.result.status, n]
-        writer.writerow([*about, *figures, points, *(row.ratio(name) for name in COSTS)])
+        writer.writerow([*about, *figures, *changes, *(row.ratio(name) for name in COSTS)])
     return text.getvalue()
 
 
@@ -58,15 +63,15 @@ def latex_table(rows: Sequence[Row]) -> str:
 
 
 def _head() -> list[str]:
-    accuracy, *costs = (FIGURES[name].caption for name in ("accuracy", *COLUMNS))
-    return ["experiment", "stages", accuracy, "change (points)", *costs]
+    judged, accuracy, *costs = (FIGURES[name].caption for name in (JUDGE, "accuracy", *COLUMNS))
+    return ["experiment", "stages", judged, accuracy, "change (points)", *costs]
 
 
 def _cells(row: Row) -> list[str]:
     note = "" if row.done else f" ({row.result.status})"
-    change = "–" if row.drop is None else signed(-row.drop)
-    accuracy, *costs = (_figure(row, name) for name in ("accuracy", *COLUMNS))
-    return [row.name + note, row.sequence, accuracy, change, *costs]
+    change = "–" if row.test_change is None else signed(row.test_change)
+    judged, accuracy, *costs = (_figure(row, name) for name in (JUDGE, "accuracy", *COLUMNS))
+    return [row.name + note, row.sequence, judged, accuracy, change, *costs]
 
 
 def _figure(row: Row, name: str) -> str:

@@ -20,7 +20,7 @@ from markupsafe import Markup, escape
 from experiment.report.page import page
 from experiment.report.pictures import draw_pictures
 from experiment.report.reader import Folder, read_folder
-from experiment.report.rows import rows_of
+from experiment.report.rows import JUDGE, rows_of
 from experiment.report.tables import csv_table, latex_table, markdown_table
 from machine.files import write_atomically
 
@@ -42,7 +42,9 @@ def write_report(results_dir: Path) -> list[Path]:
         "summary.md": markdown_table(rows),
         "summary.tex": latex_table(rows),
     }
-    files = {results_dir / name: text.encode() for name, text in texts.items()}
+    files = {
+        results_dir / name: text.encode(errors="backslashreplace") for name, text in texts.items()
+    }
     for path, content in files.items():
         write_atomically(path, content)
     return [*files, *draw_pictures(rows, results_dir / "figures")]
@@ -74,7 +76,7 @@ def html(folder: Folder) -> str:
 def _reaches(experiments: list[dict[str, Any]]) -> list[tuple[int, str]]:
     """How far below the best the chart goes; all at first, unless one chain is far below."""
     options = [(0, "all"), *((n, f"at most {n} points below the best") for n in (2, 5, 10, 20))]
-    accuracies = [e["final"]["accuracy"][0] for e in experiments if "accuracy" in e["final"]]
+    accuracies = [e["final"][JUDGE][0] for e in experiments if JUDGE in e["final"]]
     if accuracies and max(accuracies) - min(accuracies) > 30:
         options.sort(key=lambda option: option[0] != 20)
     return options

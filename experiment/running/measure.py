@@ -23,54 +23,104 @@ from stages.deployment import Deployed
 from train_eval import evaluate
 
 LATENCY_BATCHES = (1, 64)
+UNEQUAL = 1.5  # times as many images in one class as in another: accuracy alone would hide classes
+SCATTERED = 3.0  # times the median: a p95 beyond it is not the network's
 
 
-def measure(deployed: Deployed, test: BatchLoader) -> dict[str, Any]:
+def measure(
+    deployed: Deployed, split: BatchLoader, baseline: nn.Module | None = None
+) -> dict[str, Any]:
     """Every metric of a deployed network, on the whole of a split, which is where it runs.
 
-    An int8 network is timed in turn with its float form; 'warnings' says where it is no faster.
+    It is timed in turn with the network `baseline` that its chain began from, and an int8 network
+    with its float form as well; 'warnings' says where int8 is no faster, or times vary too much.
     With early exits, MACs and BitOps are means over the split; 'exits' says who left where.
     """
     network, quant = deployed.network, deployed.state.quant
-    if isinstance(network, EarlyExitNetwork):
-        network.reset()
-    quality = evaluate(network, test)
-    images = _spread(test, max(LATENCY_BATCHES))
+    qualities = quality(network, split)
+    images = _spread(split, max(LATENCY_BATCHES))
     metrics = {
-        "accuracy": quality.accuracy,
-        "loss": quality.loss,
+        **qualities,
         **static_metrics(deployed),
-        "inference_time_ms": inference_times(deployed, images),
+        "inference_time_ms": inference_times(deployed, baseline, images),
     }
-    found = untimed_warnings(metrics["inference_time_ms"])
+    warnings = untimed(metrics["inference_time_ms"]) + varying(metrics["inference_time_ms"])
     if quant is not None:
         kernels = onednn_kernels(network, images[:1])
         slow = [kernel for kernel in kernels if kernel.split()[1].startswith("ref")]
-        found += int8_warnings(metrics["inference_time_ms"], slow, quant.backend)
-    if quant is not None or found:
-        metrics["warnings"] = found
-    return metrics
+        warnings += int8_warnings(metrics["inference_time_ms"], slow, quant.backend)
+    if "exits" in metrics:
+        warnings += exit_warnings(metrics["exits"])
+    return {**metrics, "warnings": warnings} if warnings else metrics
 
 
-def inference_times(deployed: Deployed, images: torch.Tensor) -> dict[str, Any]:
-    """Latencies by batch size, those of an int8 network each with its float form's, in turn.
+def quality(network: nn.Module, split: BatchLoader) -> dict[str, float]:
+    """How well a network does on a split: accuracies in percent, mean cross-entropy.
+
+    'balanced_accuracy' is there where some class has UNEQUAL times the images of another.
+    """
+    if isinstance(network, EarlyExitNetwork):
+        network.reset()
+    found = evaluate(network, split)
+    there = found.by_class[1]
+    return {
+        "accuracy": found.accuracy,
+        "loss": found.loss,
+        **({"balanced_accuracy": found.balanced_accuracy} if _unequal(there) else {}),
+    }
+
+
+def _unequal(images: torch.Tensor) -> bool:
+    there = images[images > 0]
+    return bool(len(there)) and int(there.max()) >= UNEQUAL * int(there.min())
+
+
+def inference_times(
+    deployed: Deployed, baseline: nn.Module | None, images: torch.Tensor
+) -> dict[str, Any]:
+    """Latencies by batch size: see `in_turn`.
 
     Batches that would take longer than the time for it, by what an image alone takes, are left out.
     """
-    int8 = deployed.state.quant is not None
-    networks = [deployed.network, *([deployed.float_form] if int8 else [])]
     found: dict[str, Any] = {}
     single = 0.0  # seconds that an image takes, in all networks together
     for size in LATENCY_BATCHES:
         if found and fitting(size * single) < 1:
             break
-        mine, *others = timed(networks, images, size)
-        single = single or sum(times["median"] for times in (mine, *others)) / 1e3
-        found[f"batch_{size}"] = mine
-        for its in others:
-            mine["float_median"] = its["median"]
-            mine["speedup_over_float"] = its["median"] / mine["median"]
+        times = found[f"batch_{size}"] = in_turn(deployed, baseline, images, size)
+        single = single or sum(ms for name, ms in times.items() if name.endswith("median")) / 1e3
     return found
+
+
+def in_turn(
+    deployed: Deployed, baseline: nn.Module | None, images: torch.Tensor, size: int
+) -> dict[str, Any]:
+    """Milliseconds a batch, and those of the float form and the baseline, timed in turn with it.
+
+    A ratio to these is fair whatever else the machine does; one to a time of another day is not.
+    """
+    beside = {}
+    if deployed.state.quant is not None:
+        beside["float_median", "speedup_over_float"] = deployed.float_form
+    if baseline is not None:
+        beside["baseline_median", "speedup_over_baseline"] = baseline
+    mine, *others = timed([deployed.network, *beside.values()], images, size)
+    for (name, speedup), its in zip(beside, others, strict=True):
+        mine |= {name: its["median"], speedup: its["median"] / mine["median"]}
+    return mine
+
+
+def varying(times: dict[str, Any]) -> list[str]:
+    """Says of latencies that scatter by several times that something else had the processor."""
+    scattered = [
+        f"p95 is {time['p95'] / time['median']:.1f} times the median at {name}"
+        for name, time in times.items()
+        if time["p95"] >= SCATTERED * time["median"]
+    ]
+    if not scattered:
+        return []
+    cause = "other work was on the machine; take the times again with --remeasure when it is quiet"
+    return [f"{', '.join(scattered)}: {cause}"]
 
 
 def timed(networks: list[nn.Module], images: torch.Tensor, size: int) -> list[dict[str, Any]]:
@@ -103,7 +153,7 @@ def _one_by_one(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return torch.cat([network(image) for image in images.split(1)])
 
 
-def untimed_warnings(times: dict[str, Any]) -> list[str]:
+def untimed(times: dict[str, Any]) -> list[str]:
     """Which batch sizes `inference_times` has left out, and why."""
     return [
         f"batches of {size} were not timed: by what one image takes, {BUDGET_SECONDS:.0f} s, the "
@@ -132,6 +182,18 @@ def int8_warnings(times: dict[str, Any], reference: list[str], backend: str) -> 
         cause = "the network is so small that calls and copies outweigh its arithmetic"
     speeds = ", ".join(f"{times[name]['speedup_over_float']:.2f} at {name}" for name in times)
     return [f"int8 speed over its own float form: {speeds}; likely cause: {cause}"]
+
+
+def exit_warnings(exits: dict[str, Any]) -> list[str]:
+    """Where early exits come to nothing, as no image takes one, or every image the same."""
+    place = next(
+        (p for p, share in zip(exits["places"], exits["share"], strict=True) if share == 1), ""
+    )
+    if place == "end":
+        return ["no image leaves early, so the exits only cost; lower the thresholds or the target"]
+    if place:
+        return [f"every image leaves at exit {place!r}, so what lies behind it never runs"]
+    return []
 
 
 def static_metrics(deployed: Deployed) -> dict[str, Any]:

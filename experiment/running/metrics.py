@@ -32,6 +32,11 @@ class Figure:
     lower_is_better: bool = True
 
     @property
+    def timed(self) -> bool:
+        """Whether it is a time, which holds beside one that was taken in turn with it alone."""
+        return self.path[0] == "inference_time_ms"
+
+    @property
     def label(self) -> str:
         """What stands beside an axis."""
         return f"{self.title} ({self.unit})" if self.unit else self.title
@@ -46,6 +51,12 @@ FIGURES = {
     figure.name: figure
     for figure in (
         Figure("accuracy", ("accuracy",), "accuracy", "%", "accuracy %", "accuracy (%)", digits=2,
+               better="more accurate", worse="less accurate", lower_is_better=False),
+        Figure("balanced_accuracy", ("balanced_accuracy",), "balanced accuracy", "%", "balanced %",
+               "balanced (%)", digits=2,
+               better="more accurate", worse="less accurate", lower_is_better=False),
+        Figure("validation_accuracy", ("validation", "accuracy"), "validation accuracy", "%",
+               "validation %", "validation (%)", digits=2,
                better="more accurate", worse="less accurate", lower_is_better=False),
         Figure("loss", ("loss",), "loss", "", "loss", digits=4),
         Figure("params", ("params",), "parameters", "thousands", "k params", scale=1e3, digits=1,
@@ -68,12 +79,16 @@ FIGURES = {
 }  # fmt: skip
 
 
+UNLIKE = 1.5  # times: what the same network may differ by on a machine that is left alone
+
+
 class Stat(BaseModel):
     """A figure over seeds."""
 
     mean: float
     std: float | None = None  # None for one seed
     n: int = 1
+    ratio: float | None = None  # of a time to the baseline's, taken in turn; None where it was not
 
 
 def _finite(stats: Any) -> Any:
@@ -105,18 +120,33 @@ def measured(metrics: dict[str, Any]) -> dict[str, float]:
 
 
 def summarised(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Figure → mean, standard deviation (None for one value) and n, over the metrics of `runs`."""
+    """Figure → mean, standard deviation (None for one value) and n, over the metrics of `runs`.
+
+    Of a time 'ratio' as well, to the baseline's that was taken in turn with it.
+    """
     found = [measured(metrics) for metrics in runs]
     summary = {}
-    for name in FIGURES:
+    for name, figure in FIGURES.items():
         values = [figures[name] for figures in found if name in figures]
-        if values:
-            summary[name] = {
-                "mean": statistics.fmean(values),
-                "std": statistics.stdev(values) if len(values) > 1 else None,
-                "n": len(values),
-            }
+        if not values:
+            continue
+        summary[name] = {
+            "mean": statistics.fmean(values),
+            "std": statistics.stdev(values) if len(values) > 1 else None,
+            "n": len(values),
+        }
+        ratios = [ratio_in_turn(metrics, name) for metrics in runs] if figure.timed else [None]
+        if None not in ratios:
+            summary[name]["ratio"] = statistics.fmean(filter(None, ratios))
     return summary
+
+
+def ratio_in_turn(metrics: dict[str, Any], name: str) -> float | None:
+    """A network's time over its baseline's, taken in turn with it; None where it was not."""
+    time = metrics.get("inference_time_ms")
+    time = time.get(FIGURES[name].path[1]) if isinstance(time, dict) else None
+    speedup = time.get("speedup_over_baseline") if isinstance(time, dict) else None
+    return 1 / speedup if speedup else None
 
 
 def final_metrics(result: dict[str, Any], seeds: list[int] | None = None) -> dict[str, Any]:
@@ -131,12 +161,66 @@ def final_metrics(result: dict[str, Any], seeds: list[int] | None = None) -> dic
 
 
 def against(final: dict[str, Any], baseline: dict[str, Any]) -> dict[str, float]:
-    """Accuracy in points lost or won; all else as a ratio to the baseline (0.25 = a quarter)."""
+    """Accuracies in points lost or won; all else as a ratio to the baseline (0.25 = a quarter).
+
+    Of times, the ratio that was taken in turn; without one there is no change to tell.
+    """
     changes = {}
     for name in final.keys() & baseline.keys():
         mine, theirs = final[name]["mean"], baseline[name]["mean"]
-        if name == "accuracy":
-            changes["accuracy_points"] = mine - theirs
+        if FIGURES[name].unit == "%":
+            changes[f"{name}_points"] = mine - theirs
+        elif FIGURES[name].timed:
+            if final[name].get("ratio"):
+                changes[f"{name}_ratio"] = final[name]["ratio"]
         elif theirs:
             changes[f"{name}_ratio"] = mine / theirs
     return dict(sorted(changes.items()))
+
+
+def not_its_baseline(result: dict[str, Any], baseline: dict[str, Any] | None) -> str | None:
+    """Why a chain cannot be compared with the results its baseline has now; None where it can.
+
+    Its first stage has to have begun from the network that these are of, on every seed.
+    """
+    name = result["baseline"]
+    if baseline is None:
+        return f"its baseline {name} has no results here"
+    for seed in result["seeds"]:
+        mine = next((stage for stage in result["stages"] if stage["seed"] == seed), None)
+        its = [stage for stage in baseline["stages"] if stage["seed"] == seed]
+        if mine is None or mine.get("parent") is None:  # not begun, or of an earlier version
+            continue
+        if not its:
+            return f"the results of its baseline {name} have no seed {seed}"
+        if (mine["parent"], mine.get("parent_sha256")) != (
+            its[-1]["key"],
+            its[-1].get("checkpoint_sha256"),
+        ):
+            return (
+                f"it began from another {name} than the one whose results are here "
+                f"(key {mine['parent'][:12]}, not {its[-1]['key'][:12]}); "
+                "run it again, by --only, to have it from this one"
+            )
+    return None
+
+
+def moved_times(metrics: dict[str, Any], baseline: dict[str, Any]) -> str | None:
+    """Says that a baseline's own times and those taken in turn with a network do not agree.
+
+    Then the two were measured under unlike conditions, and only ratios in turn tell anything.
+    """
+    apart = []
+    for batch, time in metrics["inference_time_ms"].items():
+        own = baseline["inference_time_ms"].get(batch, {})
+        here, there = time.get("baseline_median"), own.get("median")
+        if not here or not there or time.get("device") != own.get("device"):
+            continue
+        if max(here / there, there / here) >= UNLIKE:
+            apart.append(f"{here:.3g} ms at {batch} beside this network, {there:.3g} by itself")
+    if not apart:
+        return None
+    return (
+        f"the baseline took {'; '.join(apart)}: measured under unlike conditions, so only the "
+        "ratios, taken in turn, hold; --remeasure takes all times again"
+    )

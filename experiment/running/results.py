@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiment.running.executor import Done, Follower
-from experiment.running.metrics import against, final_metrics
+from experiment.running.metrics import against, final_metrics, not_its_baseline
 from experiment.suite.chains import Chain, Step
 from experiment.suite.records import Experiment, Suite
 from machine.environment import environment, git_commit
@@ -42,6 +42,7 @@ class Results(Follower):
                 "status": "waiting",
                 "baseline": experiment.baseline,
                 "config": experiment.config(),
+                "data": experiment.data.plain(),
                 "seeds": list(experiment.seeds),
                 "stages": [],
                 "final": {},
@@ -64,6 +65,9 @@ class Results(Follower):
         kept = [
             "stage",
             "key",
+            "parent",
+            "parent_sha256",
+            "checkpoint_sha256",
             "seconds",
             "resumed",
             "metrics",
@@ -96,7 +100,9 @@ class Results(Follower):
     def fail(self, chain: Chain, step: Step, error: BaseException) -> None:
         """Record a failed stage; the traceback goes to a file beside the JSON."""
         trace = self.folder / f"{chain.experiment.name}_traceback.txt"
-        write_atomically(trace, "".join(traceback.format_exception(error)).encode())
+        write_atomically(
+            trace, "".join(traceback.format_exception(error)).encode(errors="backslashreplace")
+        )
         result = self.of(chain)
         result["status"] = "failed"
         result["errors"].append(
@@ -155,10 +161,15 @@ class Results(Follower):
                 "errors": result["errors"],
                 "results_file": self.path(name).name,
             }
-            if result["baseline"] in everything and result["final"]:
-                # of the chain's own seeds, so that seeds do not count as a change
-                base = final_metrics(everything[result["baseline"]], result["seeds"])
-                row["against_baseline"] = against(result["final"], base)
+            if result["baseline"] is not None and result["final"]:
+                base = everything.get(result["baseline"])
+                reason = not_its_baseline(result, base)
+                if base is not None and reason is None:
+                    # of the chain's own seeds, so that seeds do not count as a change
+                    its = final_metrics(base, result["seeds"])
+                    row["against_baseline"] = against(result["final"], its)
+                else:
+                    row["not_compared"] = reason
             rows.append(row)
         return {**self.shared, "written": _now(), "experiments": rows}
 

@@ -13,18 +13,18 @@ from rich.tree import Tree
 
 from experiment.running.console import Console, NoTerminal
 from experiment.running.executor import Done, Follower
-from experiment.running.metrics import FIGURES, metric
+from experiment.running.metrics import FIGURES, metric, moved_times, ratio_in_turn
 from experiment.running.progress import Forecast, Progress
 from experiment.running.results import SUMMARY_NAME, Results, experiment_sequence
 from experiment.running.store import Store
 from experiment.running.tables import (
-    COLUMNS,
     STATUS_STYLE,
     TableRow,
     cell,
     headings,
     number,
     options,
+    shown_columns,
 )
 from experiment.suite.chains import Chain, Step
 from experiment.suite.records import Suite
@@ -66,6 +66,14 @@ class RunView(Follower):
         )
         stages = {step.key for chain in chains for step in chain.steps}
         self.console.say(f"stages      {len(stages)} different ones in {len(chains)} chains")
+        self.data(chains)
+
+    def data(self, chains: list[Chain]) -> None:
+        """A line for each data set, and what to know of it."""
+        for data in dict.fromkeys(chain.experiment.data for chain in chains):
+            self.console.say(f"data        {data.name}: {data.summary()}")
+            for warning in data.warnings:
+                self.console.show(Text(f"{data.name}: warning: {warning}", style="yellow"))
 
     def begin(self, chain: Chain) -> None:
         self.console.chain, experiment = chain.name, chain.experiment
@@ -104,16 +112,19 @@ class RunView(Follower):
             how += f", {record['crowded_share']:.0%} of it beside other work"
         line = (
             f"       accuracy {metrics['accuracy']:.2f} %{_points(metrics, reference)}"
+            f"{_balanced(metrics, reference)}"
+            f" | validation {metrics['validation']['accuracy']:.2f} %"
             f" | loss {number(metrics['loss'], 4)}"
             f" | {metrics['model_size_mb']:.3f} MB{_ratio(metrics, reference, 'model_size_mb')}"
             f" | nonzero {metrics['nonzero_params'] / 1e3:.1f} of {metrics['params'] / 1e3:.1f} k"
             f" | {metrics['macs'] / 1e6:.2f} M MACs"
-            f" | {_latency(metrics, 1)} ms at 1, {_latency(metrics, 64)} ms at 64"
+            f" | {_latency(metrics, 1)} at 1, {_latency(metrics, 64)} at 64"
         )
-        if reference is not None:
-            line += f" (baseline {_latency(reference, 1)}, {_latency(reference, 64)})"
         self.console.say(f"{line} | {how}")
-        for warning in metrics.get("warnings", []):
+        moved = moved_times(metrics, reference) if reference is not None else None
+        shown = step.spec.warnings()  # before the stage ran
+        own = [text for text in record["details"].get("warnings", []) if text not in shown]
+        for warning in [*own, *metrics.get("warnings", []), *([moved] if moved else [])]:
             if not (cached and self.console.quiet):  # it was shown when the stage ran
                 self.console.warn(warning)
 
@@ -143,20 +154,23 @@ class RunView(Follower):
         rows = results.summary()["experiments"]
         rows = [row for row in rows if row["experiment"] in results.experiments]
         table = []
+        names = shown_columns([row["final"] for row in rows])
         for row in rows:
             change = row.get("against_baseline", {})
-            figures = [cell(row["final"], change, name) for name in COLUMNS]
+            figures = [cell(row["final"], change, name) for name in names]
             status = Text(row["status"], style=STATUS_STYLE.get(row["status"], ""))
-            names = row["experiment"], " → ".join(row["sequence"])
-            table.append(TableRow(names, [*figures, status]))
+            about = row["experiment"], " → ".join(row["sequence"])
+            table.append(TableRow(about, [*figures, status]))
         self.console.say("")
         self.console.figures(
             "Results (change against the baseline)",
             ("experiment", "stages"),
-            (*headings(COLUMNS), "status"),
+            (*headings(names), "status"),
             table,
         )
         for row in rows:
+            if "not_compared" in row:
+                self.console.note(f"{row['experiment']}: no change shown: {row['not_compared']}")
             for error in row["errors"]:
                 self.console.note(f"{row['experiment']}: {row['status']}: {error['message']}")
         self.console.note(
@@ -186,6 +200,7 @@ class RunView(Follower):
                     )
                 if position == len(chain.steps) - 1:
                     branches[step.key].add(Text(f"= {chain.name}", style="bold"))
+        self.data(chains)
         self.console.show(root)
         line = ", ".join(f"{count} {status}" for status, count in counts.items())
         self.console.note(f"{line}{f'; about {known:.0f} s by earlier runs' if known else ''}")
@@ -202,8 +217,20 @@ def spec_differences(step: Step) -> str:
     return options(step.spec.settings(), step.experiment.training.model_dump())
 
 
-def _points(metrics: dict[str, Any], reference: dict[str, Any] | None) -> str:
-    return f" ({metrics['accuracy'] - reference['accuracy']:+.2f})" if reference else ""
+def _points(
+    metrics: dict[str, Any], reference: dict[str, Any] | None, name: str = "accuracy"
+) -> str:
+    if reference is None or name not in reference:
+        return ""
+    return f" ({metrics[name] - reference[name]:+.2f})"
+
+
+def _balanced(metrics: dict[str, Any], reference: dict[str, Any] | None) -> str:
+    """The mean over classes, where these are of unequal sizes."""
+    name = "balanced_accuracy"
+    if name not in metrics:
+        return ""
+    return f", balanced {metrics[name]:.2f} %{_points(metrics, reference, name)}"
 
 
 def _ratio(metrics: dict[str, Any], reference: dict[str, Any] | None, name: str) -> str:
@@ -212,5 +239,6 @@ def _ratio(metrics: dict[str, Any], reference: dict[str, Any] | None, name: str)
 
 def _latency(metrics: dict[str, Any], batch: int) -> str:
     figure = FIGURES[f"latency_ms_batch_{batch}"]
-    value = metric(metrics, figure.name)
-    return "–" if value is None else figure.text(value)
+    value, ratio = metric(metrics, figure.name), ratio_in_turn(metrics, figure.name)
+    beside = f" (×{ratio:.2f})" if ratio else ""
+    return "not timed" if value is None else f"{figure.text(value)} ms{beside}"

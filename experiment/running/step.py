@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from dataset import Dataset, preprocessing
-from experiment.running.measure import measure
+from dataset import DataLoaders, Dataset, preprocessing
+from experiment.running.measure import measure, quality
 from experiment.running.store import Store
 from experiment.suite.chains import Step
 from machine.files import canonical_json, sha256
@@ -55,11 +55,13 @@ def run_step(
         if found is not None and origin != {name: found.get(name) for name in origin}:
             aside = "was made from other weights than its parent or teacher now has"
         if found is not None and aside is None:
-            if remeasure and (loaded := store.load(step.key)) is not None:
+            lacking = "validation" not in found["metrics"]  # of a version that did not take it
+            if (remeasure or lacking) and (loaded := store.load(step.key)) is not None:
                 deployed = deploy(loaded[0], device, store.compiled)
-                test = deployed.loaders(Context(dataset(), device, step.seed)).test
+                loaders = deployed.loaders(Context(dataset(), device, step.seed))
                 say("       measuring")
-                found = store.put_record(step.key, {**found, "metrics": measure(deployed, test)})
+                metrics = _measured(step, deployed, loaders, outcome)
+                found = store.put_record(step.key, {**found, "metrics": metrics})
             store.name(step.key, step.checkpoint)
             return found, True
         started = time.perf_counter()
@@ -81,7 +83,7 @@ def run_step(
         deployed = _computed(step, parent[0] if parent else None, ctx)
         computed = time.perf_counter()
         say("       measuring")
-        metrics = measure(deployed, deployed.loaders(ctx).test)
+        metrics = _measured(step, deployed, deployed.loaders(ctx), outcome)
         measured = time.perf_counter()
         if found is not None:
             for path in (store.path(step.key), store.record_path(step.key)):
@@ -102,6 +104,21 @@ def run_step(
         return record, False
 
 
+def _measured(
+    step: Step, deployed: Deployed, loaders: DataLoaders, outcome: Callable[[Step], Outcome]
+) -> dict[str, Any]:
+    """The metrics: on the test split, and beside it how well the network does on the validation
+    share, by which everything is chosen. It is timed in turn with the network its chain began from.
+    """
+    first = step
+    while first.before is not None:
+        first = first.before
+    baseline = deploy(outcome(first)[0], deployed.device).network if first is not step else None
+    validation = quality(deployed.network, loaders.validation)
+    metrics = measure(deployed, loaders.test, baseline)
+    return {**metrics, "validation": {**validation, "images": len(loaders.validation.index)}}
+
+
 def _sha(outcome: Outcome | None) -> str | None:
     return outcome[1]["checkpoint_sha256"] if outcome is not None else None
 
@@ -112,12 +129,25 @@ def _computed(step: Step, before: ModelState | None, ctx: Context) -> Deployed:
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS asks for it
     torch.use_deterministic_algorithms(deterministic)
-    if step.spec.warnings():
-        ctx.details["warnings"] = step.spec.warnings()
+    for warning in step.spec.warnings():
+        ctx.warn(warning)
     before = before or initial_state(step.experiment.model_args, step.seed)
     after = STAGES[step.stage].run(before, step.spec, ctx)
     _check_declared(step, after, ctx)
+    if _settings(after) == _settings(before) and all(
+        torch.equal(value, before.weights[name]) for name, value in after.weights.items()
+    ):
+        ctx.warn(f"{step.stage} changed nothing: {step.spec.why_nothing}")
+    exits, left = len(before.model_args["exits"]), len(after.model_args["exits"])
+    if left < exits:
+        ctx.warn(f"{step.stage} took {exits - left} of {exits} early exits along with their layers")
     return calibrated(after, ctx)
+
+
+def _settings(state: ModelState) -> list[Any]:
+    """A state but for its weights, and for the ranges and thresholds that are found by these."""
+    exits = state.exits and state.exits.stale(len(state.model_args["exits"]))
+    return [state.model_args, state.quant and state.quant.settings(), exits]
 
 
 def _check_declared(step: Step, after: ModelState, ctx: Context) -> None:

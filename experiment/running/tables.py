@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from rich.console import Console as RichConsole
@@ -14,8 +14,11 @@ from experiment.running.metrics import FIGURES
 Cell = str | Text
 STATUS_STYLE = {"done": "green", "failed": "red", "skipped": "yellow", "interrupted": "yellow"}
 
-# What tables show of a network.
-COLUMNS = ("accuracy", "model_size_mb", "bitops", "latency_ms_batch_1", "latency_ms_batch_64")
+# What tables show of a network; 'balanced_accuracy' is there where classes are of unequal sizes.
+COLUMNS = (
+    *("accuracy", "balanced_accuracy", "model_size_mb", "bitops"),
+    *("latency_ms_batch_1", "latency_ms_batch_64"),
+)
 
 
 class TableRow(NamedTuple):
@@ -58,6 +61,14 @@ def figure_tables(
             [row._replace(figures=row.figures[part]) for row in rows],
         )
     ]
+
+
+def shown_columns(
+    stats: Iterable[dict[str, Any]], columns: Sequence[str] = COLUMNS
+) -> tuple[str, ...]:
+    """Those of `columns` for a table of these figures."""
+    unequal = any("balanced_accuracy" in each for each in stats)
+    return tuple(name for name in columns if unequal or name != "balanced_accuracy")
 
 
 def headings(names: Sequence[str]) -> list[str]:

@@ -13,6 +13,7 @@ from experiment.running.metrics import measured
 from experiment.running.results import Results
 from experiment.suite.chains import Chain
 from experiment.suite.messages import ConfigError
+from machine.files import shown
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -77,7 +78,7 @@ def hparams(config: dict[str, Any], seed: int) -> dict[str, bool | int | float |
     for position, (name, spec) in enumerate(stages, 1):
         flat |= {f"{position}_{name}.{key}": value for key, value in spec.items()}
     return {
-        key: value if isinstance(value, bool | int | float | str) else str(value)
+        key: value if isinstance(value, bool | int | float) else shown(str(value))
         for key, value in flat.items()
         if value is not None
     }

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from dataset import Dataset, load_dataset
 from experiment.running.console import Console
-from experiment.running.measure import measure
+from experiment.running.measure import measure, quality
 from experiment.running.results import Results
 from experiment.running.store import Store
 from experiment.study.plan import Study
@@ -28,7 +28,6 @@ from machine.waiting import considerate_waiting
 from stages.deployment import deploy
 from stages.stage import Context
 from stages.state import ModelState
-from train_eval import evaluate
 from training.losses import final_logits
 
 
@@ -87,7 +86,9 @@ def on_validation(
     kept = store.validation(key, record["checkpoint_sha256"])
     found = kept.load()
     if found is None:
-        found = _measured(state, record["metrics"], dataset(), device, store.compiled)
+        root = store.load(chain.all_steps()[0].key)
+        assert root is not None, chain.name
+        found = _measured(state, record["metrics"], dataset(), device, store.compiled, root[0])
         kept.save(found)
     bits = np.unpackbits(found["correct"].numpy(), count=found["images"])
     return OnValidation(bits.astype(bool), found["metrics"], _form(state))
@@ -100,10 +101,12 @@ def _measured(
     dataset: Dataset,
     device: torch.device,
     artefacts: Path,
+    root: ModelState,
 ) -> dict[str, Any]:
     """Which images it gets right, and its metrics; `metrics` are those on the test split.
 
-    What a network costs does not depend on the images, unless some leave early.
+    What a network costs does not depend on the images, unless some leave early: then it is
+    measured anew, in turn with the network `root` that its chain began from.
     """
     deployed = deploy(state, device, artefacts)
     network = deployed.network
@@ -111,10 +114,9 @@ def _measured(
     right = [final_logits(network(images)).argmax(1) == labels for images, labels in loader]
     correct = torch.cat(right).cpu().numpy()
     if state.exits is not None:
-        metrics = measure(deployed, loader)
+        metrics = measure(deployed, loader, deploy(root, deployed.device).network)
     else:
-        quality = evaluate(network, loader)
-        metrics = {**metrics, "accuracy": quality.accuracy, "loss": quality.loss}
+        metrics = {**metrics, **quality(network, loader)}
     return {
         "correct": torch.from_numpy(np.packbits(correct)),
         "images": len(correct),
@@ -135,18 +137,23 @@ def _form(state: ModelState) -> str:
 def with_shared_latency(found: Mapping[str, list[OnValidation]]) -> dict[str, list[OnValidation]]:
     """The same, each latency the median over all networks of one form, which run the same code.
 
-    So equal networks cannot differ by what else the machine did while one of them was timed.
+    Each counts as its ratio to the baseline's that was taken in turn with it, times what the
+    baseline took in the median. So equal networks cannot differ by what else the machine did while
+    one of them was timed, nor any two by when they were.
     """
     times: dict[tuple[str, str], list[float]] = defaultdict(list)
+    unit: dict[str, list[float]] = defaultdict(list)  # of the baseline, by batch
     for run in (run for runs in found.values() for run in runs):
         for batch, taken in run.metrics["inference_time_ms"].items():
-            times[run.form, batch].append(taken["median"])
+            its = taken.get("baseline_median", taken["median"])
+            times[run.form, batch].append(taken["median"] / its)
+            unit[batch].append(its)
 
     def shared(run: OnValidation) -> OnValidation:
-        own = {
-            batch: {**taken, "median": statistics.median(times[run.form, batch])}
-            for batch, taken in run.metrics["inference_time_ms"].items()
-        }
+        own = {}
+        for batch, taken in run.metrics["inference_time_ms"].items():
+            ratio = statistics.median(times[run.form, batch])
+            own[batch] = {**taken, "median": ratio * statistics.median(unit[batch])}
         return replace(run, metrics={**run.metrics, "inference_time_ms": own})
 
     return {name: [shared(run) for run in runs] for name, runs in found.items()}

@@ -15,7 +15,7 @@ from experiment.suite.messages import Mistake, check, explain, short, unknown
 from experiment.suite.records import Experiment, ExperimentConfig, Outline
 from experiment.suite.sections import SECTION_TYPES
 from experiment.suite.teachers import needs
-from methods.quantization.record import float_layer_names
+from methods.quantization.record import check_something_is_int8
 from model import blueprint
 from networks.args import ModelArgs
 from stages import STAGES
@@ -211,17 +211,6 @@ class Builder:
             spec = self.spec(name, options, place, training, compression)
             if spec is None:
                 continue
-            args = outline.model_args
-            try:
-                spec.check(args)
-                if (outgoing := spec.outgoing(args)) is not args:
-                    if outline.kept_float != "auto":
-                        float_layer_names(blueprint(outgoing), outline.kept_float)
-                    args = outgoing
-            except ValidationError as error:
-                self.mistakes += explain(error, ModelArgs, f"{place}.student")
-            except ValueError as error:
-                self.mistakes.append(Mistake(place, str(error)))
             stages.append((name, spec))
             if outline.kept_float and spec.renumbers_layers:
                 text = (
@@ -229,7 +218,14 @@ class Builder:
                     "quantization before it would mean others; prune depth first"
                 )
                 self.mistakes.append(Mistake(place, text))
-            outline = outline.after(spec, args)
+            try:
+                outline = _checked(spec, outline)
+                continue
+            except ValidationError as error:
+                self.mistakes += explain(error, ModelArgs, f"{place}.student")
+            except ValueError as error:
+                self.mistakes.append(Mistake(place, str(error)))
+            outline = outline.after(spec, refused=True)
         return tuple(stages)
 
     def written_sequence(
@@ -281,6 +277,18 @@ class Builder:
         spec, found = check(kind, defaults, place)
         self.mistakes += found
         return spec.settled(self.device) if spec is not None else None
+
+
+def _checked(spec: StageSpec, entering: Outline) -> Outline:
+    """The network that a stage leaves, in outline. Raises ValueError for what cannot be done."""
+    spec.check(entering.model_args)
+    spec.check_target(entering.model_args, entering.int8, entering.exact)
+    leaving = entering.after(spec)
+    if leaving.model_args is not entering.model_args and entering.kept_float != "auto":
+        check_something_is_int8(blueprint(leaving.model_args), entering.kept_float)
+    if leaving.exact and leaving.exits_by is not None:
+        leaving.exits_by.check_leaving_early(leaving.model_args)
+    return leaving
 
 
 def _shape(data: DataInfo) -> dict[str, Any]:

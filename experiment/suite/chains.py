@@ -9,7 +9,7 @@ from experiment.suite.keys import settings_of
 from experiment.suite.messages import Mistake, stop_at
 from experiment.suite.records import Experiment, Outline, Suite
 from experiment.suite.teachers import WORDS
-from machine.files import canonical_json, sha256
+from machine.files import bounded_name, canonical_json, sha256
 from stages.stage import StageSpec
 
 
@@ -137,7 +137,7 @@ def _teacher(
 def _checkpoint_names(experiment: Experiment, seed: int) -> list[str]:
     """Long tags, except that what came before the last quantization is short.
 
-    NAME_pruned_40_finetuned, then NAME_p40_f_quantized_ptq_int8.
+    NAME_pruned_40_finetuned, then NAME_p40_f_quantized_ptq_int8. Of very long ones the middle goes.
     """
     prefix = experiment.name + (f"_seed{seed}" if seed != experiment.training.seed else "")
     tags: list[str] = []
@@ -150,5 +150,5 @@ def _checkpoint_names(experiment: Experiment, seed: int) -> list[str]:
             continue
         tags = [*shorts, long] if spec.quantizes else [*tags, long]
         shorts.append(short)
-        names.append("_".join([prefix, *tags]))
+        names.append(bounded_name("_".join([prefix, *tags])))
     return names

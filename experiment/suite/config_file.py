@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from experiment.suite.messages import ConfigError, Mistake, short, stop_at
 
+HOME = Path(__file__).parents[2]
 SECTIONS = {
     "dataset_args": "DEFAULT_DATASET_CONFIG",
     "model_args": "DEFAULT_MODEL_PARAMS",
@@ -26,7 +30,7 @@ CONFIG_NAMES = (
 
 def config_values(path: Path) -> dict[str, Any]:
     """The config's names, completed from the `config.py` beside main.py."""
-    home = Path(__file__).parents[2] / "config.py"
+    home = HOME / "config.py"
     chosen = _import(path)
     base = chosen if path.resolve() == home.resolve() else _import(home)
     problems = []
@@ -54,19 +58,49 @@ def config_values(path: Path) -> dict[str, Any]:
 def _import(path: Path) -> ModuleType:
     if not path.is_file():
         raise ConfigError([f"{path}: there is no such file; --config takes a Python file"])
-    spec = importlib.util.spec_from_file_location(f"suite_{path.stem}", path)
+    spec = importlib.util.spec_from_file_location(f"suite_{path.stem.replace('.', '_')}", path)
     if spec is None or spec.loader is None:
         raise ConfigError([f"{path}: is not a Python file; --config takes a name ending in .py"])
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        raise ConfigError([f"{path}:{error.lineno}: {error.msg}"]) from None
+        with _as_a_script(module, path.resolve().parent):
+            spec.loader.exec_module(module)
+    except SyntaxError as error:  # its own, or of a file that it imports
+        place = error.filename or path
+        raise ConfigError([f"{place}:{error.lineno}: {error.msg}"]) from None
     except Exception as error:  # whatever a user's module raises
         frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path)]
         where = f"{path}:{frames[-1].lineno}" if frames else str(path)
         raise ConfigError([f"{where}: {type(error).__name__}: {error}"]) from None
     return module
+
+
+@contextmanager
+def _as_a_script(module: ModuleType, folder: Path) -> Iterator[None]:
+    """Inside, `module` runs as a file that Python is given: files beside it are imported first.
+
+    It is among sys.modules, where dataclasses look annotations up. Afterwards all is as before, so
+    that a file of the same name beside another config is another module, and one that is called as
+    one of the project's (utils.py) stands for that in the config alone.
+    """
+    beside = [path.stem for path in folder.glob("*.py")]
+    beside += [path.parent.name for path in folder.glob("*/*.py")]
+    names = {module.__name__, *(beside if folder != HOME else [])}
+
+    def taken_out() -> dict[str, ModuleType]:
+        found = [name for name in sys.modules if name.partition(".")[0] in names]
+        return {name: sys.modules.pop(name) for name in found}
+
+    search, others = sys.path.copy(), taken_out()
+    sys.path.insert(0, str(folder))
+    sys.modules[module.__name__] = module
+    importlib.invalidate_caches()  # a file may be newer than the last look into its folder
+    try:
+        yield
+    finally:
+        sys.path[:] = search
+        taken_out()
+        sys.modules.update(others)
 
 
 def folder_named(config: Path | str, key: str) -> Path:
@@ -83,6 +117,9 @@ def folder_of(values: dict[str, Any], key: str, mistakes: list[Mistake]) -> Path
         mistakes.append(Mistake(key, f"{short(value)} is not a folder name; give a string"))
         return Path()
     path = Path(value).expanduser()
-    if path.exists() and not path.is_dir():
-        mistakes.append(Mistake(key, f"{path} is a file; name a folder"))
+    try:
+        if path.exists() and not path.is_dir():
+            mistakes.append(Mistake(key, f"{path} is a file; name a folder"))
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        mistakes.append(Mistake(key, f"{path} cannot be a folder ({error.strerror})"))
     return path

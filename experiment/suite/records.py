@@ -60,12 +60,21 @@ class Outline(NamedTuple):
     int8: bool = False  # whether it is deployed as int8
     exits: bool = False  # whether it may be left early
     kept_float: Sequence[str] | Literal["auto"] = ()  # patterns of layers, should it be int8
+    exact: bool = True  # whether model_args are these to the last width
+    exits_by: StageSpec | None = None  # the stage that says how it is left early
 
-    def after(self, spec: StageSpec, model_args: dict[str, Any]) -> Outline:
-        """What a stage makes of it; `model_args` are those that the stage leaves."""
-        kept_float = self.kept_float if spec.keeps_float is None else spec.keeps_float
+    def after(self, spec: StageSpec, *, refused: bool = False) -> Outline:
+        """What a stage makes of it; where it is `refused`, all that can be said for what follows.
+
+        Raises ValueError where the stage builds no network.
+        """
         return Outline(
-            model_args, self.int8 or spec.quantizes, self.exits or spec.adds_exits, kept_float
+            self.model_args if refused else spec.outgoing(self.model_args),
+            self.int8 or spec.quantizes,
+            self.exits or spec.adds_exits,
+            self.kept_float if spec.keeps_float is None else spec.keeps_float,
+            self.exact and not refused and spec.foresees(self.model_args),
+            spec if spec.adds_exits else self.exits_by,
         )
 
 
@@ -99,7 +108,7 @@ class Experiment:
         """
         outline = Outline(self.model_args, exits=bool(self.model_args["exits"]))
         for stage, spec in self.sequence:
-            leaving = outline.after(spec, spec.outgoing(outline.model_args))
+            leaving = outline.after(spec)
             yield Passage(stage, spec, outline, leaving)
             outline = leaving
 

@@ -116,7 +116,10 @@ def _taught(experiment: Experiment) -> Iterator[tuple[str, Passage]]:
 
 
 def _data(experiment: Experiment) -> tuple[Any, float]:
-    return experiment.data, experiment.dataset_args.validation_share
+    """What must be the same; files beside the images, as a copy may lack them, need not."""
+    return experiment.data._replace(
+        listing=None, warnings=()
+    ), experiment.dataset_args.validation_share
 
 
 def _described(experiment: Experiment) -> str:

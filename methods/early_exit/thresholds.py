@@ -62,10 +62,7 @@ def calibrate(every: Tensor, labels: Tensor, macs: Sequence[int], exits: Exits) 
     if exits.saving is not None:
         enough = [entry for entry in shared if 1 - entry[1][1] >= exits.saving]
         if not enough:
-            most = max(1 - spent for _, (_, spent) in shared)
-            raise ValueError(
-                f"exits cannot save {exits.saving:.0%} of the MACs; most is {most:.0%}"
-            )
+            raise ValueError(_too_much(exits.saving, max(1 - spent for _, (_, spent) in shared)))
         best, _ = max(enough, key=lambda entry: (entry[1][0], -entry[1][1]))
         return replace(exits, thresholds=best)
     assert exits.max_accuracy_drop is not None
@@ -80,6 +77,22 @@ def calibrate(every: Tensor, labels: Tensor, macs: Sequence[int], exits: Exits) 
             if accuracy >= least and spends < spent:
                 best, spent = trial, spends
     return replace(exits, thresholds=best)
+
+
+def check_saving(macs: Sequence[int], exits: Exits) -> None:
+    """Raise ValueError where `exits.saving` is more than is saved if every sample leaves at once.
+
+    `macs` are those of `exit_macs`. For 'patience' at once is at the second exit, the first that
+    can agree with one before.
+    """
+    first = min(int(exits.criterion == "patience"), len(macs) - 1)
+    most = 1 - macs[first] / macs[-1]
+    if exits.saving is not None and most < exits.saving:
+        raise ValueError(_too_much(exits.saving, most))
+
+
+def _too_much(saving: float, most: float) -> str:
+    return f"exits cannot save {saving:.0%} of the MACs; most is {most:.0%}"
 
 
 def _candidates(certain: Tensor, criterion: str) -> list[float]:

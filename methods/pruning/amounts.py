@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from machine.timing import latency
 from methods import costs
-from methods.pruning.dimensions import Dimension, Weights, cut
-from model import HybridCNNTransformer
+from methods.pruning.dimensions import Dimension, cut_args
+from model import HybridCNNTransformer, blueprint
 
 Removed = list[tuple[Dimension, Tensor]]
 LARGEST_DIAL = 0.999  # end of the dial that is tried: something of every dimension stays
@@ -85,7 +85,6 @@ def _allowed(dimension: Dimension, keep: int, amount: Amount) -> int:
 def choose_for_cost(
     choose_at: Callable[[float], Removed],
     model_args: dict[str, Any],
-    weights: Weights,
     keep: dict[str, float],
     *,
     of: dict[str, Any] | None = None,
@@ -112,7 +111,7 @@ def choose_for_cost(
             units = sum(d.size for d, _ in removed)
             left = 1 - sum(len(gone) for _, gone in removed) / units
         else:
-            left = measure(cut(model_args, weights, removed)[0]) / whole
+            left = measure(cut_args(model_args, removed)) / whole
         if best is None or abs(left - wanted) < best[0]:
             best = (abs(left - wanted), left, dial, removed)
         if best[0] < TOLERANCE / 4:
@@ -121,25 +120,66 @@ def choose_for_cost(
     assert best is not None
     off, left, dial, removed = best
     if exact and off > TOLERANCE:
-        raise ValueError(
-            f"keep {keep}: not possible with these targets and limits; nearest is {left:.3f}"
-        )
+        raise ValueError(_impossible(keep, left))
     return removed, dial
 
 
-def _cost(keep: dict[str, float], device: torch.device | str) -> Callable[[dict[str, Any]], float]:
-    def network(args: dict[str, Any]) -> HybridCNNTransformer:
-        return HybridCNNTransformer(**args).eval()
+def args_after(
+    dims: Sequence[Dimension],
+    model_args: dict[str, Any],
+    wanted: float | Mapping[Any, float],
+    amount: Amount,
+    *,
+    exact: bool,
+) -> dict[str, Any]:
+    """The arguments after a uniform cut by a ratio, or to keep a cost: scores say only which go.
 
+    Raises ValueError where a cost must be kept and `exact`, and cannot.
+    """
+    scores = [torch.zeros(dimension.size) for dimension in dims]
+
+    def choose_at(dial: float) -> Removed:
+        return choose(dims, scores, dial, amount)
+
+    if isinstance(wanted, Mapping):
+        removed, _ = choose_for_cost(choose_at, model_args, dict(wanted), exact=exact)
+    else:
+        removed = choose_at(wanted)
+    return cut_args(model_args, removed)
+
+
+def check_reachable(
+    dims: Sequence[Dimension], model_args: dict[str, Any], keep: Mapping[Any, float], amount: Amount
+) -> None:
+    """Raise ValueError where not even the most that may go leaves as little as `keep` says.
+
+    For a choice that hangs on weights; `keep` names macs or params.
+    """
+    left = args_after(dims, model_args, LARGEST_DIAL, replace(amount, uniform=True), exact=False)
+    measure, share = _cost(keep, "cpu"), next(iter(keep.values()))
+    least = measure(left) / measure(model_args)
+    if least - share > TOLERANCE:
+        raise ValueError(_impossible(keep, least))
+
+
+def _impossible(keep: Mapping[Any, float], nearest: float) -> str:
+    return (
+        f"keep {dict(keep)}: not possible with these targets and limits; nearest is {nearest:.3f}"
+    )
+
+
+def _cost(
+    keep: Mapping[Any, float], device: torch.device | str
+) -> Callable[[dict[str, Any]], float]:
     if "units" in keep:
         return lambda args: 1.0
     if "macs" in keep:
-        return lambda args: costs.count_macs(network(args))[0]
+        return lambda args: costs.planned_macs({**args, "exits": []})[-1]
     if "params" in keep:
-        return lambda args: sum(p.numel() for p in network(args).parameters())
+        return lambda args: sum(p.numel() for p in blueprint(args).parameters())
 
     def milliseconds(args: dict[str, Any]) -> float:
-        model = network(args)
+        model = HybridCNNTransformer(**args).eval()
         images = costs.example_image(model).repeat(int(keep.get("batch", 1)), 1, 1, 1)
         placed = model.to(device).to(memory_format=torch.channels_last)
         images = images.to(device=device, memory_format=torch.channels_last)

@@ -67,7 +67,7 @@ def cut(
     model_args: dict[str, Any], weights: Weights, removed: Sequence[tuple[Dimension, Tensor]]
 ) -> tuple[dict[str, Any], Weights]:
     """Arguments and weights of the network without the `removed` units of each dimension."""
-    args, weights = copy.deepcopy(model_args), dict(weights)
+    args, weights = _narrower(model_args, removed), dict(weights)
     kept: dict[tuple[str, int], Tensor] = {}
     for dimension, units in removed:
         for member in dimension.members:
@@ -75,11 +75,6 @@ def cut(
             length = weights[member.tensor].shape[member.axis]
             mask = kept.setdefault(place, torch.ones(length, dtype=torch.bool))
             mask[member.index[units].flatten()] = False
-        gone = len(units) // dimension.blocks
-        if dimension.position is None:
-            args[dimension.key] -= gone
-        else:
-            args[dimension.key][dimension.position] -= gone
     for (tensor, axis), mask in kept.items():
         weights[tensor] = weights[tensor].index_select(axis, mask.nonzero().flatten()).contiguous()
     for dimension, _ in removed:
@@ -89,6 +84,31 @@ def cut(
         if dimension.target == "depth":
             args, weights = _without_layers(args, weights, set(units.tolist()))
     return args, weights
+
+
+def cut_args(
+    model_args: dict[str, Any], removed: Sequence[tuple[Dimension, Tensor]]
+) -> dict[str, Any]:
+    """The arguments that `cut` gives; they hang on no weight."""
+    args = _narrower(model_args, removed)
+    for dimension, units in removed:
+        if dimension.target == "depth":
+            args, _ = _without_layers(args, {}, set(units.tolist()))
+    return args
+
+
+def _narrower(
+    model_args: dict[str, Any], removed: Sequence[tuple[Dimension, Tensor]]
+) -> dict[str, Any]:
+    """The arguments with fewer units in each dimension; of layers, their number alone."""
+    args = copy.deepcopy(model_args)
+    for dimension, units in removed:
+        gone = len(units) // dimension.blocks
+        if dimension.position is None:
+            args[dimension.key] -= gone
+        else:
+            args[dimension.key][dimension.position] -= gone
+    return args
 
 
 def _keep_scale(

@@ -22,6 +22,7 @@ from torch.ao.quantization import (
     FakeQuantizeBase,
     FusedMovingAvgObsFakeQuantize,
     ObserverBase,
+    QConfig,
     QConfigMapping,
     disable_fake_quant,
     disable_observer,
@@ -93,7 +94,7 @@ def _prepare(
     from torchvision.ops import StochasticDepth  # kept whole, as its choice is made when it runs
 
     with without_warnings(), _engine(backend):
-        qconfig = get_default_qat_qconfig(backend) if qat else get_default_qconfig(backend)
+        qconfig = _qat_qconfig(backend) if qat else get_default_qconfig(backend)
         mapping = QConfigMapping().set_global(None)
         for kind in QUANTIZED_TYPES:
             mapping.set_object_type(kind, qconfig)
@@ -105,6 +106,17 @@ def _prepare(
         traced = copy.deepcopy(model).cpu().train(qat)
         make = prepare_qat_fx if qat else prepare_fx
         return make(traced, mapping, inputs, prepare_custom_config=custom)
+
+
+def _qat_qconfig(backend: str) -> QConfig:
+    """torch's default for training, but that weights are rounded as `convert_fx` will round them.
+
+    The fused kernel that is the default today gives weights other scales (seen in 2.14: 1/127 or
+    1/128 of the largest where int8 has 1/127.5, and a zero point where all have one sign), so that
+    what was trained and what was deployed differed by as much as int8 and float.
+    """
+    fused, plain = (get_default_qat_qconfig(backend, version=version) for version in (1, 0))
+    return QConfig(fused.activation, plain.weight)
 
 
 def begin_observing(prepared: nn.Module) -> None:
@@ -157,21 +169,25 @@ def observed_ranges(prepared: nn.Module) -> dict[str, Tensor]:
 def master_names(prepared: nn.Module, model: HybridCNNTransformer) -> dict[str, str]:
     """The float network's parameter and buffer names → the prepared network's.
 
-    Fused, a batch norm lives inside its convolution: `norm.weight` becomes `conv.bn.weight`.
+    Quantized, a convolution holds its batch norm: `norm.weight` becomes `conv.bn.weight`. Kept
+    float, what is fused is a sequence: `conv.0.weight`, `conv.1.weight`.
     """
     found = prepared.state_dict().keys()
-    renamed = {}
-    for group in model._fuse_modules_for_quantization():
-        for norm in (name for name in group if name.endswith(".norm")):
-            renamed[norm] = f"{group[0]}.bn"
+    norms = {
+        name: group[0]
+        for group in model._fuse_modules_for_quantization()
+        for name in group
+        if name.endswith(".norm")
+    }
     parts = [""]
     if isinstance(prepared, SplitNetwork):
         parts = [f"parts.{index}." for index in range(len(prepared.parts))]
     names = {}
     for name in model.state_dict():
         owner, _, leaf = name.rpartition(".")
-        fused = f"{renamed.get(owner, owner)}.{leaf}"
-        candidates = [part + own for own in (fused, name) for part in parts]
+        layer = norms.get(owner)
+        places = [owner, f"{owner}.0"] if layer is None else [f"{layer}.bn", f"{layer}.1"]
+        candidates = [f"{part}{place}.{leaf}" for part in parts for place in places]
         names[name] = next((one for one in candidates if one in found), name)
     return names
 

@@ -15,6 +15,7 @@ quantized = torch.ops.quantized_decomposed
 # Operations that put values in other places.
 MOVING = {aten.flatten.using_ints, aten.permute.default, aten.transpose.int}
 CUTTING = {aten.view.default, aten.unbind.int, operator.getitem}
+LARGEST_BIAS = 2**30  # in levels, half of what int32 holds
 LARGEST_PATCHES = 2**18  # bytes of patches beyond which oneDNN's convolution is faster
 
 
@@ -91,6 +92,53 @@ def convolutions_as_products(graph: fx.GraphModule) -> None:
         node.replace_all_uses_with(maps)
     graph.graph.eliminate_dead_code()
     drop_unused(graph)
+    graph.recompile()
+
+
+def scales_that_biases_fit(graph: fx.GraphModule) -> None:
+    """Coarsen the weights of channels that are all but constant: the bias hides what they add.
+
+    ONNX Runtime makes an int32 of a convolution's bias, in units of input scale × weight scale; of
+    a channel whose weights are zero or tiny it then overflows, unsaid (seen in 1.32).
+    """
+    for node in graph.graph.nodes:
+        if node.target not in (aten.conv2d.default, aten.linear.default):
+            continue
+        values, weight, bias = (*node.args, None)[:3]
+        is_int8 = weight.target is quantized.dequantize_per_channel.default
+        if not is_int8 or values.target is not quantized.dequantize_per_tensor.default or not bias:
+            continue
+        levels, scales, bias = (
+            _attribute(graph, str(one.target)).detach() for one in (*weight.args[:2], bias)
+        )
+        least = bias.abs() / (values.args[1] * LARGEST_BIAS)
+        coarser = torch.maximum(scales, least.to(scales.dtype))
+        factors = (scales / coarser).view(-1, *[1] * (levels.ndim - 1))
+        levels.copy_((levels * factors).round())
+        scales.copy_(coarser)
+
+
+def features_as_tokens(graph: fx.GraphModule) -> None:
+    """Let int8 linear layers on features `[B, C]` take them as one token, `[B, 1, C]`.
+
+    Written as ONNX, such a layer is then a MatMul, which ONNX Runtime computes in int8, and not a
+    Gemm, which it does only where the output is int8 as well (seen in 1.32: the head ran in float).
+    """
+    for node in list(graph.graph.nodes):
+        if node.target is not aten.linear.default or node.meta["val"].ndim != 2:
+            continue
+        features = node.args[0]
+        if features.target is not quantized.dequantize_per_tensor.default:
+            continue
+        with graph.graph.inserting_before(node):
+            token = graph.graph.call_function(aten.unsqueeze.default, (features.args[0], 1))
+            args = (token, *features.args[1:])
+            token = graph.graph.call_function(features.target, args, features.kwargs)
+        node.update_arg(0, token)
+        with graph.graph.inserting_after(node):
+            flat = graph.graph.call_function(aten.squeeze.dim, (node, 1))
+        node.replace_all_uses_with(flat, delete_user_cb=lambda user, flat=flat: user is not flat)
+    graph.graph.eliminate_dead_code()
     graph.recompile()
 
 

@@ -50,6 +50,15 @@ def reduced_range(backend: str, asked: bool | Literal["auto"]) -> bool:
     return backend == "inductor" and not has_vnni() if asked == "auto" else asked
 
 
+def needs_vnni(quant: Quant) -> bool:
+    """Whether sums of two of its int8 products may be larger than 16 bits hold.
+
+    Of torch's backends two give activations 7 bits. Wherever such a network runs, also in ONNX
+    Runtime and OpenVINO, a processor without VNNI then cuts these sums off.
+    """
+    return not quant.reduce_range and quant.backend not in ("x86", "fbgemm")
+
+
 def quantizable_layers(model: nn.Module) -> list[str]:
     """Names of the Conv2d and Linear layers, in the order of the network."""
     return [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
@@ -70,3 +79,13 @@ def float_layer_names(model: nn.Module, patterns: Iterable[str]) -> list[str]:
             )
         kept += [name for name in matches if name not in kept]
     return kept
+
+
+def check_something_is_int8(model: nn.Module, patterns: Iterable[str]) -> None:
+    """Raise ValueError where `patterns` keep every layer float, or one of them matches none."""
+    patterns = list(patterns)
+    if len(float_layer_names(model, patterns)) == len(quantizable_layers(model)):
+        raise ValueError(
+            f"float_layers: {', '.join(map(repr, patterns))} leaves nothing to quantize; name "
+            "fewer layers, or remove the stage"
+        )

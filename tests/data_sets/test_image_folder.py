@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tarfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
+from data_sets import image_folder
 from data_sets.source import DataError, DatasetArgs
-from dataset import describe, load_dataset
+from dataset import Dataset, describe, load_dataset, preprocessing
 from tests.support.home import HOME
 
 
@@ -82,6 +85,101 @@ def test_fingerprint_follows_content_not_time(folder: Path, tmp_path: Path) -> N
     assert fingerprint(image_size=20) != first
     Image.new("RGB", (20, 24), (1, 2, 3)).save(folder / "train" / "cat" / "0.png")
     assert fingerprint() != first
+
+
+def _replace(path: Path, grey: int) -> None:
+    """Another image in the same place, of the same size and modification time."""
+    before = path.stat()
+    Image.new("RGB", (20, 24), (grey, grey, grey)).save(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (before.st_size, before.st_mtime_ns) == (after.st_size, after.st_mtime_ns)
+
+
+def test_images_of_equal_name_size_and_time_are_told_apart(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A corrected edition of a data set, right after the first was read and long after."""
+    path = folder / "train" / "cat" / "2.bmp"
+    Image.new("RGB", (20, 24)).save(path)
+    for tick in (image_folder.TICK, 0):  # at 0 the first reading is remembered at once
+        monkeypatch.setattr(image_folder, "TICK", tick)
+        seen = set()
+        for grey in range(8):
+            _replace(path, grey)
+            if tick == 0:
+                time.sleep(0.05)  # until the clock of the file system has moved on
+            loaded = load_dataset(folder_args(folder), tmp_path / "data")
+            assert loaded.arrays.train_images[2].unique().tolist() == [grey]
+            seen.add(loaded.info.fingerprint)
+        assert len(seen) == 8
+        remembered = list((tmp_path / "data" / "cache").glob("survey_*.json"))
+        assert len(remembered) == (8 if tick == 0 else 0)
+
+
+def test_files_are_opened_again_only_when_one_has_changed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a copy, whose times and numbers on the disk are others, has the same fingerprint."""
+    opened: list[int] = []
+    real = image_folder._opened
+    monkeypatch.setattr(image_folder, "_opened", lambda f: (opened.append(len(f)), real(f))[1])
+    monkeypatch.setattr(image_folder, "TICK", 0)
+    time.sleep(0.05)
+    first = describe(folder_args(folder), tmp_path / "data")
+    assert describe(folder_args(folder), tmp_path / "data") == first and opened == [18]
+    shutil.copytree(folder, tmp_path / "copy")
+    again = describe(folder_args(tmp_path / "copy"), tmp_path / "data")
+    assert again == first and opened == [18, 18]
+    folder.rename(tmp_path / "moved")
+    (tmp_path / "copy").rename(folder)
+    assert describe(folder_args(folder), tmp_path / "data") == first
+    for note in (tmp_path / "data" / "cache").glob("survey_*.json"):
+        note.write_text("{")
+    assert describe(folder_args(folder), tmp_path / "data") == first and len(opened) == 3
+
+
+def test_values_of_12_bits_in_16_bit_files_keep_their_levels(folder: Path, tmp_path: Path) -> None:
+    """The range is that of the set, not of each image; and what has no range is said."""
+
+    def spoil(scale: int, kind: str) -> Dataset:
+        rng = np.random.default_rng(0)
+        for number, path in enumerate(sorted(folder.rglob("*.*"))):
+            values = rng.integers(0, 100 + 200 * number, (16, 16)).astype(np.uint16)
+            values[0, 0] = 4095 if number == 17 else 0
+            path.unlink()
+            Image.fromarray(values * scale).save(path.with_suffix(kind))
+        return load_dataset(folder_args(folder, in_channels=1), tmp_path / "data")
+
+    loaded = spoil(1, ".png")
+    assert loaded.info.bits == preprocessing(loaded)["bits"] == 12 and not loaded.info.warnings
+    assert "; 16-bit values read as 12 bits" in loaded.info.summary()
+    assert loaded.arrays.train_images[-1].unique().numel() > 150
+    whole = spoil(16, ".png")
+    assert whole.info.bits == 16 and whole.info.fingerprint != loaded.info.fingerprint
+    assert torch.equal(whole.arrays.train_images, loaded.arrays.train_images)
+    assert torch.equal(whole.arrays.test_images, loaded.arrays.test_images)
+    first = folder / "train" / "cat" / "0.png"
+    Image.fromarray(np.full((16, 16), 65535, np.uint16)).save(first)
+    for path in folder.rglob("*.png"):
+        if path != first:
+            Image.fromarray(np.asarray(Image.open(path)) // 16).save(path)
+    (warning,) = describe(folder_args(folder), tmp_path / "data").warnings
+    assert warning.startswith("half of the 18 16-bit images have values below 2,048, but ")
+    assert "cat/0.png has values of 16 bits: the others keep 8 of 256 levels" in warning
+
+
+def test_colours_that_pillow_cuts_to_a_few_levels_are_said(folder: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for path in folder.rglob("*.*"):
+        values = rng.integers(0, 4096, (16, 16, 3)).astype(">u2")
+        values[0, 0] = 4080
+        path.unlink()
+        path.with_suffix(".ppm").write_bytes(b"P6 16 16 65535 " + values.tobytes())
+    (warning,) = describe(folder_args(folder), tmp_path / "data").warnings
+    assert warning.startswith(
+        "18 images have 16-bit colours, of which Pillow reads the upper 8 bits: of theirs 17 of 256"
+    )
 
 
 def _cut_short(path: Path, size: int) -> None:

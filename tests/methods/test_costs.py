@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import pytest
 
-from methods.costs import count_macs
+from methods.costs import count_macs, part_macs, planned_macs
 from model import HybridCNNTransformer
 from tests.support.macs import macs_by_hand
 from tests.support.tiny import FUSIONS, TINY
@@ -40,3 +43,25 @@ def test_reference_network_has_the_known_cost() -> None:
     }
     macs, _ = count_macs(HybridCNNTransformer(**args).eval())
     assert macs == macs_by_hand(args)
+
+
+ODD: list[dict[str, Any]] = [
+    {},
+    {"pooling": "class_token", "cnn_separable": True},
+    {"pooling": "sequence", "cnn_kernels": [5, 3], "cnn_strides": [1, 2], "image_size": [12, 8]},
+    {"ffn_dim": [24, 7], "num_heads": [2, 3], "head_dim": [5, 4], "in_channels": 3},
+    {"mlp_grid": 3, "num_classes": 3, "num_layers": 3, "patch_size": 4},
+]
+
+
+@pytest.mark.parametrize("args", ODD, ids=str)
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_planned_macs_are_those_that_run(fusion: str, args: dict[str, Any]) -> None:
+    """Whole and at every exit, against what torch counts while the network runs."""
+    whole = {**TINY, "fusion": fusion, **args}
+    assert planned_macs(whole) == [count_macs(HybridCNNTransformer(**whole).eval())[0]]
+    last = 1 if fusion == "parallel" else whole["num_layers"]
+    for exits in (["cnn"], ["cnn", *(f"layer_{i}" for i in range(last - 1))]):
+        model = HybridCNNTransformer(**whole, exits=exits).eval()
+        counted = itertools.accumulate(macs for macs, _ in part_macs(model))
+        assert planned_macs(model.model_args) == list(counted)

@@ -147,6 +147,25 @@ def test_a_saving_out_of_reach_is_told(trained: ModelState, ctx: Context) -> Non
         calibrated(state, ctx)
 
 
+@pytest.mark.parametrize("criterion", ["confidence", "entropy", "patience"])
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_saving_that_no_network_has_is_said_before_as_it_would_be_later(
+    fusion: str, criterion: Any, ctx: Context
+) -> None:
+    args = HybridCNNTransformer(**{**TINY, "fusion": fusion, "num_layers": 3}).model_args
+    spec = EarlyExitSpec(**{**FAST, "criterion": criterion, "saving": 0.99})
+    with pytest.raises(ValueError, match="most is") as before:
+        spec.check_leaving_early(spec.outgoing(args))
+    state = early_exit(initial_state(args, 0), spec, ctx)
+    alike = {name: torch.zeros_like(value) for name, value in state.weights.items()}
+    for name in alike:  # every exit is sure of class 0, so that every image leaves at once
+        if name.endswith("head.bias"):
+            alike[name][0] = 9.0
+    with pytest.raises(StageError, match="most is") as later:
+        calibrated(state.changed(alike), ctx)
+    assert str(later.value) == str(before.value)
+
+
 def test_mistakes_are_told_before_anything_runs(suites: Suites) -> None:
     text = """
     EXPERIMENT_CONFIGS += [

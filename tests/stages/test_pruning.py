@@ -68,6 +68,71 @@ def test_an_impossible_cost_is_refused_with_the_nearest(ctx: Context) -> None:
         prune(state_of(tiny()), spec, ctx)
 
 
+FORESEEN: list[dict[str, Any]] = [
+    {"ratio": 0.3},
+    {"ratio": 0.3, "targets": list(TARGETS), "round_to": 4, "criterion": "random"},
+    {"ratio": 0.5, "ratios": {"*.ffn": 0.9}, "protect": ["cnn.blocks.0"], "min_channels": 3},
+    {"keep": {"macs": 0.8}, "criterion": "random"},
+    {"keep": {"params": 0.5}, "targets": ["conv", "ffn", "heads", "embed"]},
+]
+
+
+@pytest.mark.parametrize("options", FORESEEN, ids=str)
+def test_widths_without_weights_are_those_that_come_out(
+    options: dict[str, Any], ctx: Context
+) -> None:
+    state, spec = state_of(tiny()), PruneSpec(mode="structural", **options)
+    assert spec.foresees(state.model_args)
+    first = prune(state, spec, ctx)
+    assert spec.outgoing(state.model_args) == first.model_args != state.model_args
+
+
+UNFORESEEN: list[dict[str, Any]] = [
+    {"ratio": 0.3, "scope": "global"},
+    {"ratio": 0.3, "ratios": "auto"},
+    {"ratio": 0.3, "iterations": 2, "finetune": FAST},
+    {"keep": {"latency_ms": 0.5}},
+]
+
+
+@pytest.mark.parametrize("options", UNFORESEEN, ids=str)
+def test_what_hangs_on_weights_is_not_foreseen(options: dict[str, Any]) -> None:
+    args = tiny().model_args
+    spec = PruneSpec(mode="structural", **options)
+    assert not spec.foresees(args) and spec.outgoing(args) is args
+
+
+def test_which_layers_go_hangs_on_weights_where_they_are_unlike() -> None:
+    spec = PruneSpec(mode="structural", ratio=0.5, targets=["depth"])
+    assert spec.foresees(tiny().model_args)
+    assert not spec.foresees(tiny(ffn_dim=[24, 8]).model_args)
+    assert not spec.foresees(tiny(exits=["layer_0"]).model_args)
+
+
+IMPOSSIBLE: list[dict[str, Any]] = [
+    {"keep": {"macs": 0.05}, "targets": ["heads"]},
+    {"keep": {"params": 0.05}},
+    {"keep": {"macs": 0.02}, "scope": "global"},
+    {"keep": {"macs": 0.02}, "ratios": "auto"},
+    {"keep": {"params": 0.02}, "iterations": 2, "finetune": FAST},
+]
+
+
+@pytest.mark.parametrize("options", IMPOSSIBLE, ids=str)
+def test_what_no_weights_could_reach_is_said_before_as_it_would_be_later(
+    options: dict[str, Any], ctx: Context
+) -> None:
+    state, spec = state_of(tiny()), PruneSpec(mode="structural", **options)
+    with pytest.raises(ValueError, match=r"keep .* nearest is 0\.\d+$") as before:
+        spec.check_target(state.model_args, int8=False, exact=True)
+    spec.check_target(state.model_args, int8=False, exact=False)  # widths that are not known
+    with pytest.raises(ValueError, match="nearest is") as later:
+        prune(state, spec, ctx)
+    if spec.foresees(state.model_args):
+        assert str(later.value) == str(before.value)
+    assert str(later.value).partition("nearest")[0] == str(before.value).partition("nearest")[0]
+
+
 def test_limits_hold(ctx: Context) -> None:
     spec = PruneSpec(
         mode="structural",

@@ -12,7 +12,7 @@ from methods.quantization import backends, compiled
 from stages.deployment import deploy
 from stages.ptq import PtqSpec
 from stages.stage import Context
-from stages.state import build, state_of
+from stages.state import ModelState, build, state_of
 from tests.support.tiny import tiny
 
 ABOUT = {"experiment": "Tiny", "classes": '["0", "猫"]', "mean": "[0.5]"}
@@ -23,8 +23,12 @@ def subject(ctx: Context, backend: str | None = None, **model_args: Any) -> Subj
 
     A compiled network runs as its graph here, which takes no compiling.
     """
+    return subject_of(state_of(tiny(**{"num_layers": 1, **model_args})), ctx, backend)
+
+
+def subject_of(state: ModelState, ctx: Context, backend: str | None = None) -> Subject:
+    """The same of a network that is there."""
     loaders = ctx.loaders(batch_size=64)
-    state = state_of(tiny(**{"num_layers": 1, **model_args}))
     if backend is not None:
         quant = PtqSpec(backend=backend, calibration_batches=2).quant("ptq")
         quant = backends.with_calibrated_ranges(build(state), quant, loaders.calibration)

@@ -20,6 +20,8 @@ DEFAULT_COMPRESSION_PARAMS["finetune_epochs"] = 2
 DEFAULT_COMPRESSION_PARAMS["qat_epochs"] = 2
 CHAINS = ("Digits_Baseline_FP32", "Digits_P_F_QAT", "Digits_QAT_P_F", "Digits_S_F_Q")
 EXPERIMENT_CONFIGS = [config for config in EXPERIMENT_CONFIGS if config["name"] in CHAINS]
+QAT = EXPERIMENT_CONFIGS[CHAINS.index("Digits_P_F_QAT")]["compression_args"]["sequence"]
+QAT[-1] = {{"qat": {{"float_layers": ["cnn.blocks.0.conv"]}}}}  # which norm and ReLU are fused to
 """
     folder.mkdir()
     path = folder / "suite.py"

@@ -31,6 +31,8 @@ GOOD: dict[str, Any] = {
                     {"prune": {"ratio": 0.4}},
                     {"distill": {"width": 0.5, "student": {"num_layers": 1, "ffn_dim": [24]}}},
                     {"finetune": {"epochs": 1, "teacher": "Base"}},
+                    {"prune": {"mode": "structural", "keep": {"macs": 0.82}, "round_to": 1}},
+                    {"early_exit": {"saving": 0.1, "criterion": "entropy"}},
                     {"ptq": {"float_layers": ["head"]}},
                 ]
             },

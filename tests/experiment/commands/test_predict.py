@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from data_sets import images
 from dataset import Dataset
 from experiment.commands import predict
 from experiment.running.checkpoint import load_checkpoint, read_checkpoint
@@ -91,12 +92,16 @@ def test_images_are_turned_resized_and_made_grey(
 def test_a_large_image_is_read_and_a_bomb_refused(
     ran: Ran, command: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    for side in (40, 50):  # more than 1,000 pixels; more than twice as many
-        Image.new("L", (side, side)).save(tmp_path / f"{side}.png")
-    assert command("predict", ran.checkpoint("Base"), str(tmp_path / "40.png"))[0] == 0
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # Pillow alone refuses twice as many
+    monkeypatch.setattr(images, "PILLOW_PIXELS", 1000)
+    monkeypatch.setattr(images, "MOST_PIXELS", 2000)
+    for name, side in (("40.png", 40), ("50.png", 50), ("200.jpg", 200)):
+        Image.new("L", (side, side)).save(tmp_path / name)
+    for name in ("40.png", "200.jpg"):  # of the JPEG an eighth is decoded
+        assert command("predict", ran.checkpoint("Base"), str(tmp_path / name))[0] == 0
     code, _, errors = command("predict", ran.checkpoint("Base"), str(tmp_path / "50.png"))
-    assert code == 2 and "50.png is not a readable image" in errors[0]
+    assert code == 2 and "50.png is not a readable image (50×50 pixels, and at most" in errors[0]
+    assert Image.MAX_IMAGE_PIXELS == 500
 
 
 def test_checkpoints_of_earlier_versions_need_data_of(

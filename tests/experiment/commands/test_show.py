@@ -25,7 +25,9 @@ def test_show_gives_every_stage_with_its_change(ran: Ran, command: Any) -> None:
         points = metrics["accuracy"] - base["accuracy"]
         assert found[0] == f"{metrics['accuracy']:.2f} ({points:+.2f})"
         share = metrics["model_size_mb"] / base["model_size_mb"]
-        assert found[2] == f"{metrics['model_size_mb']:.3f} (×{share:.2f})"
+        judged = metrics["validation"]["accuracy"]
+        assert found[1] == f"{judged:.2f} ({judged - base['validation']['accuracy']:+.2f})"
+        assert found[3] == f"{metrics['model_size_mb']:.3f} (×{share:.2f})"
         assert found[-1] == f"{stage['seconds']:.1f}"
     assert rows(out)["Base"][0] == f"{base['accuracy']:.2f}"
     for part in ("from Base: prune → finetune → qat", "ratio=0.4", "cnn_channels=[8, 16]", "done"):
@@ -90,8 +92,29 @@ def test_show_of_what_failed_half_way(ran: Ran, command: Any, tmp_path: Path) ->
     assert code == 0
     assert "failed" in out and "seed 0, finetune: it broke" in out
     assert rows(out)["2 finetune"][-1] == "failed"
-    assert rows(out)["3 qat"] == [*["–"] * 8, "did not run"]
+    assert rows(out)["3 qat"] == [*["–"] * 9, "did not run"]
     assert "no change against the baseline: Gone: has no results" in out
+
+
+def test_a_baseline_that_is_not_the_one_a_chain_began_from(
+    ran: Ran, command: Any, tmp_path: Path
+) -> None:
+    """As after another run of the baseline alone, with other settings."""
+    trained_anew = ran.result("Base")
+    for stage in trained_anew["stages"]:
+        stage["key"] = "0" * 64
+    for name, result in (("Base", trained_anew), ("PFQat", ran.result("PFQat"))):
+        (tmp_path / f"{name}_results.json").write_text(json.dumps(result))
+    chain, base = (str(tmp_path / f"{name}_results.json") for name in ("PFQat", "Base"))
+    _, out, _ = command("show", chain)
+    assert "began from another Base than the one whose results are here (key " in out
+    assert "+" not in rows(out)["1 prune"][0] and "×" not in "".join(rows(out)["1 prune"])
+    _, out, _ = command("compare", base, chain)
+    assert rows(out)["began from (seed 0)"][0] == "0" * 12
+    assert "×" not in rows(out)["end"][-1] and "→" in rows(out)["end"][-1]
+    _, out, _ = command("compare", "Base", "PFQat")
+    ratio = ran.result("PFQat")["stages"][-1]["metrics"]["inference_time_ms"]["batch_64"]
+    assert rows(out)["end"][-1].endswith(f"(×{1 / ratio['speedup_over_baseline']:.2f})")
 
 
 def test_names_and_files_that_are_wrong(ran: Ran, command: Any, tmp_path: Path) -> None:

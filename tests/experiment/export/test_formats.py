@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import subprocess
 import sys
 from dataclasses import replace
@@ -47,6 +48,35 @@ def test_float_onnx(fusion: str, ctx: Context, digits: Dataset, tmp_path: Path) 
     assert session.get_modelmeta().custom_metadata_map == ABOUT
     onnx.checker.check_model(onnx.load(path), full_check=True)
     assert str(HOME).encode() not in path.read_bytes()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "sequence"])
+def test_nncf_quantizes_the_float_file_as_a_transformer(
+    pooling: str, ctx: Context, digits: Dataset, tmp_path: Path
+) -> None:
+    """OpenVINO gives wrong values where a reduction that drops its axis comes before a factor."""
+    import nncf
+
+    made, path = subject(ctx, pooling=pooling), tmp_path / "network.xml"
+    export(made, FORMATS["openvino"], path, None, reference(made))
+    core = openvino.Core()
+    model = core.read_model(path)
+    kept = [op.get_keep_dims() for op in model.get_ops() if "Reduce" in op.get_type_name()]
+    assert kept == [True]
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    expected = core.compile_model(model, "CPU", settings)([pixels(digits, 360)])[0]
+    nncf.set_log_level(logging.ERROR)
+    quantized = nncf.quantize(
+        model,
+        nncf.Dataset([pixels(digits, 64)]),
+        subset_size=1,
+        model_type=nncf.ModelType.TRANSFORMER,
+        advanced_parameters=nncf.AdvancedQuantizationParameters(
+            overflow_fix=nncf.quantization.advanced_parameters.OverflowFix.ENABLE
+        ),
+    )
+    found = core.compile_model(quantized, "CPU", settings)([pixels(digits, 360)])[0]
+    assert np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("backend", ["inductor", "x86"])

@@ -20,7 +20,8 @@ def test_what_the_page_says_was_found(small: Path) -> None:
     said = page(read_folder(small))
     assert said["headlines"][0] == (
         "At most 1 point below Base: Q (ptq), 16.0× fewer BitOps, 4.0× smaller, 1.25× faster at "
-        "batch 1; 89.50\N{NO-BREAK SPACE}% (−0.50)."
+        "batch 1; validation 89.50\N{NO-BREAK SPACE}% (−0.50), "
+        "test 89.50\N{NO-BREAK SPACE}% (−0.50)."
     )
     half, one, two = said["found"][0]["limits"]
     assert [limit["within"] for limit in (half, one, two)] == [2, 3, 4]
@@ -49,16 +50,22 @@ def test_partial_results_are_shown_as_far_as_they_go(tmp_path: Path) -> None:
     assert unfinished["Half"]["done"] == "2 of 3 stages"
     assert unfinished["Nothing"]["errors"] == [f"seed 1 in prune: ValueError: {EVIL}"]
     assert unfinished["Bare"]["status"] == "unknown"
-    assert any(line.startswith("Gone: no results here") for line in said["problems"])
+    assert any(
+        line.startswith("Orphan: no change shown") and "Gone has no results here" in line
+        for line in said["problems"]
+    )
     charts = {item["name"]: item for item in said["data"]["experiments"]}
     assert [step["metrics"]["accuracy"] for step in charts["Half"]["steps"]] == [40.0, 88.0]
     assert charts["Half"]["start"]["accuracy"] == 90.0
 
 
 def test_other_machines_are_pointed_out(small: Path) -> None:
-    write(small, "Q2", [("ptq", metrics(89.0))], environment={"device": "cpu", "threads": 8})
+    there = metrics(89.0)
+    for time in there["inference_time_ms"].values():
+        time["threads"] = 8
+    write(small, "Q2", [("ptq", there)], environment={"device": "cpu", "threads": 8})
     said = page(read_folder(small))
-    assert any("latencies come from 2 machines" in line for line in said["problems"])
+    assert any("in ms come from 2 devices or numbers of" in line for line in said["problems"])
     assert len(said["environments"]) == 2
 
 

@@ -29,6 +29,14 @@ def test_pictures_for_a_paper(small: Path) -> None:
     assert len(drawn) == 12
 
 
+def test_a_folder_with_a_long_name_has_pictures(small: Path) -> None:
+    write(small, "Other", [("train", metrics(50.0))], baseline=None,
+          config={"dataset_args": {"name": "ImageFolder", "root": f"/x/{'λ' * 127}"}})  # fmt: skip
+    write_report(small)
+    drawn = [path.name for path in (small / "figures").iterdir()]
+    assert len(drawn) == 12 and sum(name.startswith("accuracy_size_Image") for name in drawn) == 2
+
+
 def test_only_what_changed_is_drawn_anew(small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_report(small)
     figures = small / "figures"

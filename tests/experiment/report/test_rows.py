@@ -94,7 +94,69 @@ def test_changes_are_against_the_same_seeds(tmp_path: Path) -> None:
     assert chain.drop == pytest.approx(91.5 - 92)
     assert chain.final["accuracy"].std == pytest.approx(2**0.5)
     cells = page(read_folder(tmp_path))["rows"][1]["cells"]
-    assert cells["accuracy"][:2] == ("92.00", "± 1.41 (2)")
+    assert cells["accuracy"][:2] == ("92.00", "± 1.41 (2) +0.50")
+
+
+def test_the_validation_share_chooses_and_the_test_split_does_not(tmp_path: Path) -> None:
+    write(tmp_path, "Base", [("train", metrics(90.0, validation=91.0))], baseline=None)
+    flattered = metrics(90.0, validation=88.0, bitops=10**6)  # best by the test split alone
+    write(tmp_path, "Flattered", [("ptq", flattered)])
+    write(tmp_path, "Sound", [("ptq", metrics(88.0, validation=90.5, bitops=10**7))])
+    by_name = rows(tmp_path)
+    chosen = best(by_name.values(), 1.0, "bitops")
+    assert chosen is not None and chosen.name == "Sound"
+    assert (chosen.drop, chosen.test_change) == pytest.approx((0.5, -2.0))
+    assert front(by_name.values(), "bitops") == ["Flattered", "Sound", "Base"]
+    said = page(read_folder(tmp_path))
+    assert said["headlines"][0].endswith(
+        "validation 90.50\N{NO-BREAK SPACE}% (−0.50), test 88.00\N{NO-BREAK SPACE}% (−2.00)."
+    )
+
+
+def test_nothing_is_chosen_without_validation_figures(tmp_path: Path) -> None:
+    for name, bitops, baseline in (("Base", 10**9, None), ("Q", 10**6, "Base")):
+        old = metrics(90.0, bitops=bitops)
+        del old["validation"]
+        write(tmp_path, name, [("ptq" if baseline else "train", old)], baseline=baseline)
+    found = list(rows(tmp_path).values())
+    assert best(found, 2.0, "bitops") is None and front(found, "bitops") == []
+    assert any(
+        "without validation figures" in line for line in page(read_folder(tmp_path))["problems"]
+    )
+
+
+def test_a_chain_is_compared_with_the_network_it_began_from_alone(tmp_path: Path) -> None:
+    write(tmp_path, "Base", [("train", metrics(23.0))], baseline=None, keys={"train": "new"})
+    for name, parent in (("Own", "new"), ("Other", "old")):
+        write(tmp_path, name, [("ptq", metrics(87.0, bitops=10**6))], parent=parent)
+    write(tmp_path, "Seeds", [("ptq", metrics(87.0))], seeds=(0, 1), parent="new")
+    by_name = rows(tmp_path)
+    assert by_name["Own"].drop == pytest.approx(23 - 87)
+    assert by_name["Other"].drop is None and by_name["Other"].ratio("bitops") is None
+    assert "another Base than the one whose results are here" in str(by_name["Other"].not_compared)
+    assert "have no seed 1" in str(by_name["Seeds"].not_compared)
+    said = page(read_folder(tmp_path))
+    assert "Other" not in " ".join(said["headlines"])
+    assert any(line.startswith("Other: no change shown") for line in said["problems"])
+
+
+def test_times_of_unlike_conditions_are_not_compared(tmp_path: Path) -> None:
+    """A baseline of a busy machine: 168 ms by itself, 1 ms in turn with its int8 form."""
+    write(tmp_path, "Base", [("train", metrics(90.0, ms_1=168.0))], baseline=None)
+    write(tmp_path, "Q", [("ptq", metrics(90.0, ms_1=0.5))])
+    (warned,) = page(read_folder(tmp_path))["warnings"]
+    assert rows(tmp_path)["Q"].ratio("latency_ms_batch_1") == pytest.approx(0.5)
+    assert "1 ms at batch_1 beside this network, 168 by itself" in warned["text"]
+    other = metrics(90.0, ms_1=0.5)
+    for time in other["inference_time_ms"].values():
+        time["threads"] = 77
+    write(tmp_path, "Q77", [("ptq", other)])
+    assert front(rows(tmp_path).values(), "latency_ms_batch_1") == []
+    assert front(rows(tmp_path).values(), "bitops")
+    del other["inference_time_ms"]["batch_1"]["speedup_over_baseline"]  # as earlier versions wrote
+    write(tmp_path, "Q77", [("ptq", other)])
+    assert rows(tmp_path)["Q77"].ratio("latency_ms_batch_1") is None
+    assert any("Q77: not timed in turn" in line for line in page(read_folder(tmp_path))["problems"])
 
 
 def test_ratios_in_words() -> None:

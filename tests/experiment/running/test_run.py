@@ -9,9 +9,12 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import main
 from tests.support.suites import CHAINS, Ran, Suites, cached, results, summary
 
 
@@ -135,14 +138,73 @@ def test_remeasuring_keeps_weights_and_keys(suites: Suites) -> None:
     assert after["metrics"]["inference_time_ms"] != before["metrics"]["inference_time_ms"]
 
 
-def test_spoilt_data_stops_before_anything_starts(suites: Suites, tmp_path: Path) -> None:
-    from PIL import Image
-
+def pictures(root: Path, classes: list[str], count: int = 6) -> None:
+    """PNG files of noise in train/ and test/."""
+    rng = np.random.default_rng(0)
     for split in ("train", "test"):
-        for name in ("a", "b"):
-            (tmp_path / "pics" / split / name).mkdir(parents=True)
-            for i in range(4):
-                Image.new("RGB", (8, 8)).save(tmp_path / "pics" / split / name / f"{i}.png")
+        for name in classes:
+            (root / split / name).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{i}.png")
+
+
+def test_names_that_are_not_utf_8_go_through_to_the_report(
+    suites: Suites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an old archive unpacks them: the folder, a class and a file, by --set and predict."""
+    monkeypatch.setattr("machine.timing.LATENCY_SECONDS", 0.01)
+    root = tmp_path / os.fsdecode(b"t\xeate")
+    pictures(root, [os.fsdecode(b"caf\xe9"), "b"])
+    image = root / "test" / "b" / os.fsdecode(b"\xff.png")
+    (root / "test" / "b" / "0.png").rename(image)
+    (root / "train" / "b" / "notes.txt").write_text("as they came")
+    odd = f"dataset_args.root={root}", "dataset_args.validation_share=0.2"
+    arguments = "--set", odd[0], "--set", odd[1], "--set", "training_args.initial_train_epochs=1"
+    more = "--set", "training_args.batch_size=4", "--set", "dataset_args.name=ImageFolder"
+    monkeypatch.setattr("sys.argv", ["main.py", *arguments])  # which results repeat
+    config = str(suites.write())
+    assert main.main(["--config", config, *arguments, *more, "--tensorboard"]) == 0
+    line = (
+        r"12 training images in 2 classes (b, caf\xe9), 12 test images; 1 file passed over (.txt 1)"
+    )
+    assert f"data        ImageFolder: {line}" in suites.capsys.readouterr().out
+    result = results(suites, "Base")
+    assert result["config"]["dataset_args"]["root"] == str(root)
+    assert result["data"]["train_images"] == {"b": 6, r"caf\xe9": 6}
+    assert result["data"]["passed_over"] == {".txt": 1}
+    assert r"\udceate" in (suites.results / "report.html").read_text()  # of the command
+    assert r"ImageFolder t\xeate" in (suites.results / "summary.csv").read_text()
+    checkpoint = result["stages"][-1]["checkpoint"]
+    assert main.main(["predict", "--config", config, checkpoint, str(image)]) == 0
+    told = suites.capsys.readouterr().out
+    assert r"\xff.png" in told and r"caf\xe9" in told
+
+
+def test_what_is_lost_of_images_is_warned_of_everywhere(
+    suites: Suites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("machine.timing.LATENCY_SECONDS", 0.01)
+    pictures(tmp_path / "pics", ["a", "b"])
+    for path in (tmp_path / "pics").rglob("*.png"):
+        path.with_suffix(".ppm").write_bytes(b"P6 8 8 65535 " + b"\1\2" * 8 * 8 * 3)
+        path.unlink()
+    root = tmp_path / "pics"
+    text = f"""
+    BASE["dataset_args"] = {{"name": "ImageFolder", "root": "{root}", "validation_share": 0.2}}
+    BASE["training_args"] = {{"initial_train_epochs": 1, "batch_size": 4}}
+    """
+    assert suites.run(text, "--quiet") == 0
+    said = "24 images have 16-bit colours, of which Pillow reads the upper 8 bits: of theirs 2 of"
+    assert f"ImageFolder: warning: {said}" in suites.capsys.readouterr().out
+    assert results(suites, "Base")["data"]["warnings"][0].startswith(said)
+    assert (suites.results / "report.html").read_text().count(f"ImageFolder: {said}") == 1
+    assert suites.run(text, "--dry-run") == 0
+    assert said in suites.capsys.readouterr().out
+
+
+def test_spoilt_data_stops_before_anything_starts(suites: Suites, tmp_path: Path) -> None:
+    pictures(tmp_path / "pics", ["a", "b"], 4)
     (tmp_path / "pics" / "test" / "b" / "2.png").write_bytes(b"\x89PNG broken")
     root = tmp_path / "pics"
     text = f'BASE["dataset_args"] = {{"name": "ImageFolder", "root": "{root}"}}'

@@ -1,6 +1,6 @@
 """A step whose parent has other weights is computed anew; one step makes its networks once.
 
-What no Spec declares is refused.
+What no Spec declares is refused, and a stage that changes nothing says so.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from experiment.running.executor import StageRunner
 from experiment.running.store import Store
 from experiment.suite.chains import plan
 from experiment.suite.schema import load_suite
+from main import main
 from methods.quantization import backends
 from model import HybridCNNTransformer
 from stages import STAGES, Stage
@@ -41,7 +42,10 @@ def test_what_follows_other_weights_is_computed_anew(run_before: Suites) -> None
 
 
 def test_a_step_makes_its_networks_once(suites: Suites, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Calibrated, exits' thresholds included, and measured: one float network, one int8 form."""
+    """Calibrated, exits' thresholds included, and measured: one float network, one int8 form.
+
+    Then the baseline, which it is timed in turn with.
+    """
     exits = '{"early_exit": {"epochs": 1, "max_accuracy_drop": 5.0}}'
     path = suites.write(f'EXPERIMENT_CONFIGS.append(chain("EQ", {exits}, "ptq"))')
     suite = load_suite(str(path))
@@ -64,12 +68,12 @@ def test_a_step_makes_its_networks_once(suites: Suites, monkeypatch: pytest.Monk
     monkeypatch.setattr(HybridCNNTransformer, "__init__", build)
     monkeypatch.setattr(backends, "to_int8", counted("int8", backends.to_int8))
     record, cached = runner.run(steps[-1])
-    assert not cached and made == ["float", "int8"]
+    assert not cached and made == ["float", "int8", "float"]
     assert sum(record["metrics"]["exits"]["share"]) == pytest.approx(1)
     assert record["metrics"]["warnings"] is not None
     made.clear()
     record, cached = runner.run(steps[-1], remeasure=True)
-    assert cached and made == ["float", "int8"]
+    assert cached and made == ["float", "int8", "float"]
 
 
 class SilentSpec(StageSpec):
@@ -105,3 +109,64 @@ def test_a_stage_that_does_what_it_does_not_declare_fails(
     assert suites.run(text) == 1
     (error,) = results(suites, "C")["errors"]
     assert error["stage"] == "silent" and said in error["message"]
+
+
+IDLE = """
+S = {"mode": "structural", "ratio": 0.001}
+SURE = {"early_exit": {"epochs": 1, "thresholds": %s}}
+EXPERIMENT_CONFIGS += [
+    chain("PP", {"prune": {"ratio": 0.3}}, {"prune": {"ratio": 0.3}}),
+    chain("S", {"prune": S}),
+    chain("PQQ", {"prune": {"ratio": 0.3}}, "ptq", "ptq", {"ptq": {"calibration_batches": 1}}),
+    chain("Never", SURE),
+    chain("D", {"distill": {"width": 1.0, "epochs": 1}}),
+]
+"""
+SAID = {
+    "PP": [[], ["prune changed nothing: ratio 0.3 is of all channels of a layer, zeroed ones too"]],
+    "S": [["prune changed nothing: ratio 0.001 of the units that entered rounds to none in each"]],
+    "PQQ": [[], [], ["ptq changed nothing: it was quantized in the same way before"], []],
+    "Never": [["no image leaves early, so the exits only cost"]],
+    "D": [["the student has every width of the network that it replaces"]],
+}
+
+
+def test_a_stage_that_changes_nothing_says_so(suites: Suites) -> None:
+    """In the run, the JSON, the report and `show`; the store says it again, a working stage not."""
+    for _ in range(2):
+        assert suites.run(IDLE % 1.0) == 0
+        printed = suites.capsys.readouterr().out
+        for name, stages in SAID.items():
+            for stage, said in zip(results(suites, name)["stages"], stages, strict=True):
+                told = stage["details"].get("warnings", []) + stage["metrics"].get("warnings", [])
+                told = [text for text in told if not text.startswith(("int8 speed", "p95 is"))]
+                assert len(told) == len(said)
+                assert all(a.startswith(b) for a, b in zip(told, said, strict=True)), told
+                assert all(f"warning: {text}" in printed for text in told)
+    page = (suites.results / "report.html").read_text()
+    for said in (text for stages in SAID.values() for texts in stages for text in texts):
+        assert said in page, said
+    assert main(["show", "PP", "--config", str(suites.folder / "suite.py")]) == 0
+    assert "2 prune: prune changed nothing" in suites.capsys.readouterr().out
+
+
+def test_exits_that_go_with_their_layers_are_told(suites: Suites) -> None:
+    text = """
+    BASE["model_args"] = {"num_layers": 2}
+    SURE = {"early_exit": {"epochs": 1, "thresholds": 0.9}}
+    EXPERIMENT_CONFIGS.append(chain("ED", SURE, {"distill": {"depth": 0.5, "epochs": 1}}))
+    """
+    assert suites.run(text) == 0
+    exits, student = results(suites, "ED")["stages"]
+    assert exits["metrics"]["exits"]["places"] == ["cnn", "layer_0", "end"]
+    assert student["metrics"]["exits"]["places"] == ["cnn", "end"]
+    told = "distill took 1 of 2 early exits along with their layers"
+    assert student["details"]["warnings"] == [told]
+
+
+def test_exits_that_everybody_takes_say_so(suites: Suites) -> None:
+    assert suites.run(IDLE % 0.0, "--only", "Never") == 0
+    (stage,) = results(suites, "Never")["stages"]
+    assert stage["metrics"]["exits"]["share"][0] == 1
+    told = "every image leaves at exit 'cnn', so what lies behind it never runs"
+    assert told in stage["metrics"]["warnings"]

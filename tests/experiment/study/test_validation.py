@@ -17,17 +17,22 @@ from utils import load_model
 
 
 def test_equal_networks_share_their_latency() -> None:
-    def run(form: str, time: float) -> OnValidation:
-        times = {"batch_1": {"median": time}, "batch_64": {"median": 10 * time}}
+    def run(form: str, time: float, busy: float = 1.0) -> OnValidation:
+        times = {"batch_1": {"median": busy * time, "baseline_median": busy * 3.0}}
         return OnValidation(np.ones(3, bool), {"inference_time_ms": times}, form)
 
+    base = OnValidation(np.ones(3, bool), {"inference_time_ms": {"batch_1": {"median": 3.0}}}, "f")
+    assert with_shared_latency({"B": [base]})["B"][0].metrics == base.metrics
+    hurried = {"B": [base], "PQ": [run("a", 1.0), run("b", 2.0, busy=5.0)]}
+    (_, second) = with_shared_latency(hurried)["PQ"]
+    assert second.metrics["inference_time_ms"]["batch_1"]["median"] == pytest.approx(2.0)
     found = {"PQ": [run("a", 1.0), run("b", 2.0)], "QP": [run("a", 4.0), run("a", 2.0)]}
     shared = with_shared_latency(found)
     taken = {
         name: [r.metrics["inference_time_ms"]["batch_1"]["median"] for r in runs]
         for name, runs in shared.items()
     }
-    assert taken == {"PQ": [2.0, 2.0], "QP": [2.0, 2.0]}
+    assert taken == {"PQ": pytest.approx([2.0, 2.0]), "QP": pytest.approx([2.0, 2.0])}
     assert found["PQ"][0].metrics["inference_time_ms"]["batch_1"]["median"] == 1.0
 
 

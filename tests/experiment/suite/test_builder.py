@@ -43,3 +43,26 @@ def test_chains_take_their_baselines_architecture(suites: Suites) -> None:
     assert [e.name for e in suite.experiments] == ["Base", "C"]
     assert suite.experiments[1].model_args == suite.experiments[0].model_args
     assert suite.experiments[1].model_args["fusion"] == "parallel"
+
+
+def test_what_later_stages_make_impossible_is_found_before_anything_runs(suites: Suites) -> None:
+    """Also after a structural cut whose widths are known; after one by scores nothing is said."""
+    told = suites.refused(
+        """
+        def cut(**options):
+            return {"prune": {"mode": "structural", **options}}
+        EXPERIMENT_CONFIGS += [
+            chain("A", cut(ratio=0.8), cut(keep={"macs": 0.3})),
+            chain("B", {"early_exit": {"saving": 0.3}}, cut(ratio=0.9, targets=["ffn", "embed"])),
+            chain("C", "ptq", cut(keep={"latency_ms": 0.5})),
+            chain("Unknown", cut(ratio=0.8, scope="global"), cut(keep={"macs": 0.3})),
+            chain("Again", {"early_exit": {"saving": 0.3}}, {"early_exit": {"saving": 0.1}},
+                  cut(ratio=0.9, targets=["ffn", "embed"])),
+        ]
+        """
+    )
+    places = [line.partition(": ")[0] for line in told]
+    assert places == [f"{name}.compression_args.sequence[1]" for name in "ABC"]
+    assert "not possible with these targets and limits; nearest is" in told[0]
+    assert "exits cannot save 30% of the MACs; most is" in told[1]
+    assert "keep latency_ms is of the float network, and this one is quantized" in told[2]

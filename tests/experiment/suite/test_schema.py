@@ -70,6 +70,7 @@ MISTAKES = {
     "Base.dataset_args.name: 'Digts' is not a data set",
     "DEVICE = 'gpu'": "DEVICE: 'gpu' is not a device; allowed: 'cpu', 'cuda'",
     "DEVICE = 'cuda:7'": "DEVICE: 'cuda:7' is not on this machine; use 'cpu'",
+    "RESULTS_DIR = 'x' * 300": "xxx cannot be a folder (File name too long)",
     "RESULTS_DIR = 3": "RESULTS_DIR: 3 is not a folder name",
     # baselines
     f"EXPERIMENT_CONFIGS.append({{**chain('C', 'ptq'), '{LOADS}': 'Bas'}})": f"C.{LOADS}: 'Bas' is "

@@ -24,7 +24,7 @@ def test_latency_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     scores = importance.importance(model, dims, "l1", lambda: [])
     keep = {"latency_ms": 0.5, "batch": 4}
     removed, _ = choose_for_cost(
-        lambda ratio: choose(dims, scores, ratio, Amount()), state.model_args, state.weights, keep
+        lambda ratio: choose(dims, scores, ratio, Amount()), state.model_args, keep
     )
     left = costs.count_macs(cut_of(model, removed))[0] / costs.count_macs(model)[0]
     assert left == pytest.approx(0.5, abs=0.02)

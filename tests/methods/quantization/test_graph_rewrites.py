@@ -9,7 +9,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from methods.quantization import backends, graph_rewrites, pt2e
-from methods.quantization.graph_rewrites import attention_in_bf16, convolutions_as_products
+from methods.quantization.graph_rewrites import (
+    attention_in_bf16,
+    convolutions_as_products,
+    features_as_tokens,
+    scales_that_biases_fit,
+)
 from methods.quantization.record import Quant
 from model import HybridCNNTransformer
 from tests.support.tiny import tiny
@@ -104,6 +109,41 @@ def test_large_and_float_convolutions_stay(monkeypatch: pytest.MonkeyPatch) -> N
     convolutions_as_products(shaped)
     assert targets(shaped).count(aten.conv2d.default) == 1
     torch.testing.assert_close(shaped(placed), expected)
+
+
+def test_features_as_tokens_are_the_same_values() -> None:
+    model, images = tiny(fusion="parallel"), torch.randn(16, 1, 8, 8)
+    graph = pt2e.quantized_graph(model, calibrated_on(model, images), [])
+    with torch.inference_mode():
+        expected = graph(images)
+        features_as_tokens(graph)
+        torch.testing.assert_close(graph(images), expected)
+    assert targets(graph).count(aten.unsqueeze.default) == 3  # the MLP's two layers and the head
+
+
+def test_biases_fit_int32_and_hide_the_difference() -> None:
+    model, images = tiny(), torch.randn(16, 1, 8, 8)
+    with torch.no_grad():
+        model.embed.weight[0] *= 1e-9
+        model.embed.bias[0] = 5.0
+    graph = pt2e.quantized_graph(model, calibrated_on(model, images), [])
+    with torch.inference_mode():
+        expected = graph(images)
+        assert largest_bias(graph) > 2**31
+        scales_that_biases_fit(graph)
+        assert largest_bias(graph) <= 2**30
+        torch.testing.assert_close(graph(images), expected)
+
+
+def largest_bias(graph: fx.GraphModule) -> float:
+    """In units of input scale × weight scale, as ONNX Runtime stores it in int32."""
+    layers = [node for node in graph.graph.nodes if node.target in pt2e.LAYERS]
+    found = []
+    for values, weight, bias in (node.args[:3] for node in layers):
+        scale = getattr(graph, weight.args[1].target) * values.args[1]
+        owner, _, leaf = bias.target.rpartition(".")
+        found.append(float((getattr(graph.get_submodule(owner), leaf).abs() / scale).max()))
+    return max(found)
 
 
 def test_attention_between_int8_layers_runs_in_bf16() -> None:
