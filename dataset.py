@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from data_sets.cifar import cifar
 from data_sets.digits import describe_digits, load_digits_arrays
 from data_sets.image_folder import describe_folder, load_folder
 from data_sets.images import channel_statistics, read_image
+from data_sets.mirrored import swapped_classes
 from data_sets.source import Arrays, DataError, DataInfo, DatasetArgs, DatasetEntry, Listing
 
 __all__ = [  # what a notebook takes from here; some of it is made behind the door
@@ -41,6 +43,12 @@ class Dataset:
     std: list[float]
     flip: bool
     placed: dict[str, Arrays] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    @cached_property
+    def swapped_when_flipped(self) -> list[tuple[str, str]]:
+        """Pairs of classes that are one another's mirror image: see `swapped_classes`."""
+        pairs = swapped_classes(self.arrays.train_images, self.arrays.train_labels)
+        return [(self.info.classes[a], self.info.classes[b]) for a, b in pairs]
 
     def on(self, device: torch.device | str) -> Arrays:
         """The arrays on a device, copied once; left on the CPU where they take half its memory."""
@@ -117,6 +125,7 @@ def get_dataloaders(
     *,
     evaluation_batch_size: int | None = None,
     augmentation: str = "standard",
+    flip: Literal["auto"] | bool = "auto",
     cutout: int = 0,
     mixup: float = 0.0,
     seed: int = 0,
@@ -126,8 +135,9 @@ def get_dataloaders(
     """Train, validation, test and calibration loaders, deterministic for a seed.
 
     `dataset` is a loaded Dataset or the `dataset_args` of one. `evaluation_batch_size` is of the
-    validation and test loaders (None: as the others). `cutout` is the square's side in
-    pixels, `mixup` the alpha of its Beta distribution (arXiv:1710.09412). Raises DataError.
+    validation and test loaders (None: as the others). `flip` mirrors half of the images ('auto':
+    as the data set's row in DATASET_REGISTRY says), `cutout` is the square's side in pixels,
+    `mixup` the alpha of its Beta distribution (arXiv:1710.09412). Raises DataError.
     """
     if isinstance(dataset, dict):
         dataset = load_dataset(DatasetArgs(**dataset), data_dir)
@@ -160,7 +170,7 @@ def get_dataloaders(
             dataset.train_index,
             training=True,
             augmentation=augmentation,
-            flip=dataset.flip,
+            flip=dataset.flip if flip == "auto" else flip,
             cutout_size=cutout,
             mixup_alpha=mixup,
         ),
@@ -187,6 +197,7 @@ def preprocessing(dataset: Dataset) -> dict[str, Any]:
         "classes": list(dataset.info.classes),
         "mean": dataset.mean,
         "std": dataset.std,
+        "fit": dataset.info.fit,
         "bits": dataset.info.bits,
     }
 

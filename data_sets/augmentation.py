@@ -1,4 +1,4 @@
-"""Augmentation of whole batches: crop, flip, cutout, RandAugment, mixup.
+"""Augmentation of whole batches: crop, flip, cutout, RandAugment, mixup; what of it hides images.
 
 A split lives as one uint8 tensor `[N, C, H, W]`. Indexing it and augmenting the batch as tensors
 keeps two CPU cores busy with the model instead of with per-image Python transforms.
@@ -9,17 +9,32 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+SHEAR = 0.09  # pixels a pixel; torchvision's RandAugment at its magnitude, 9 of 30 steps to 0.3
 
-def random_crop(images: Tensor, padding: int) -> Tensor:
-    """Shift every image of `[B, C, H, W]` by its own offset in ±padding pixels, zeros outside."""
+
+def crop_padding(height: int, width: int) -> tuple[int, int]:
+    """How far 'standard' shifts an image up and down, and sideways: an eighth of each side.
+
+    At least a pixel, but nothing where that would be more than a quarter.
+    """
+    return max(height // 8, min(1, height // 4)), max(width // 8, min(1, width // 4))
+
+
+def random_crop(images: Tensor, padding: tuple[int, int]) -> Tensor:
+    """Shift every image of `[B, C, H, W]` by its own offset, zeros outside.
+
+    `padding` is the largest offset in pixels, of rows and of columns.
+    """
     batch, _, height, width = images.shape
-    padded = torch.nn.functional.pad(images, (padding,) * 4)  # [B, C, H+2p, W+2p]
+    rows, columns = padding
+    padded = F.pad(images, (columns, columns, rows, rows))
     device = images.device
-    top = torch.randint(0, 2 * padding + 1, (batch, 1), device=device).squeeze(1)
-    left = torch.randint(0, 2 * padding + 1, (batch, 1), device=device).squeeze(1)
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # [B, C, 2p+1, 2p+1, H, W], a view
+    top = torch.randint(0, 2 * rows + 1, (batch, 1), device=device).squeeze(1)
+    left = torch.randint(0, 2 * columns + 1, (batch, 1), device=device).squeeze(1)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # [B, C, 2r+1, 2c+1, H, W], a view
     return windows[torch.arange(batch, device=device), :, top, left]
 
 
@@ -54,6 +69,20 @@ def randaugment(images: Tensor, group: int = 8) -> Tensor:
 
     policy = v2.RandAugment()
     return torch.cat([policy(chunk) for chunk in images.split(group)])
+
+
+def hidden_by_randaugment(height: int, width: int) -> float:
+    """The largest share of an image that one operation of RandAugment moves out of sight.
+
+    That is a shear by SHEAR pixels a pixel: the far end of a strip leaves it altogether.
+    """
+    shift = SHEAR * max(height, width) / min(height, width)  # of the far end, in short sides
+    return max(1 / 8, shift / 2 if shift < 1 else 1 - 1 / (2 * shift))
+
+
+def hidden_by_cutout(size: int, height: int, width: int) -> float:
+    """The largest share of an image that cutout's square covers."""
+    return min(size, height) * min(size, width) / (height * width)
 
 
 def mixup(alpha: float, num_classes: int) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:

@@ -7,7 +7,14 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from data_sets.augmentation import cutout, mixup, randaugment, random_crop, random_flip
+from data_sets.augmentation import (
+    crop_padding,
+    cutout,
+    mixup,
+    randaugment,
+    random_crop,
+    random_flip,
+)
 
 
 class BatchLoader:
@@ -84,7 +91,7 @@ class BatchLoader:
         if not self.training:
             return self.normalize(images), labels
         if self.augmentation != "none":
-            images = random_crop(images, max(1, images.shape[-1] // 8))
+            images = random_crop(images, crop_padding(*images.shape[-2:]))
             images = random_flip(images) if self.flip else images
         if self.augmentation == "randaugment":
             images = randaugment(images)

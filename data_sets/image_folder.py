@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 from tqdm import tqdm
 
+from data_sets.fit import Shape, cut_away
 from data_sets.folder_files import (
     SPLITS,
     FolderFile,
@@ -33,6 +34,7 @@ from data_sets.source import Arrays, DataError, DataInfo, DatasetArgs, Listing
 from machine.files import save_atomically, shown, write_json
 
 TICK = 2 * 10**9  # nanoseconds within which a file can change twice under one time, at most
+MUCH_CUT_AWAY = 0.25  # share of the images from which a user is told that it is lost
 FEW_LEVELS = 3  # bits of 16-bit values left unused from which a user is told
 
 
@@ -45,6 +47,7 @@ class Survey(BaseModel):
     no_images: list[int]  # positions among the files of those that are none
     tagged: list[int]  # bits of 16-bit values that files say of themselves, each number once
     bits: int  # bits that the largest 16-bit value needs, of files that do not say them
+    shapes: list[tuple[int, int, int]]  # height, width, and how many images have them
     warnings: list[str]
 
 
@@ -83,6 +86,8 @@ def _look(args: DatasetArgs, data_dir: Path) -> ImageFolder:
     ]
     refuse(empty, "class folders hold no image")
     passed = tuple(sorted(passed_over.items(), key=lambda each: (-each[1], each[0])))
+    size, shapes = args.height_and_width(), {(h, w): count for h, w, count in survey.shapes}
+    lost = cut_away(shapes, size) if size is not None and args.fit == "crop" and shapes else 0.0
     info = DataInfo(
         "ImageFolder",
         found.classes,
@@ -91,15 +96,26 @@ def _look(args: DatasetArgs, data_dir: Path) -> ImageFolder:
         _fingerprint(args, survey),
         listing=Listing(train, test, passed),
         bits=survey.bits,
-        warnings=tuple(survey.warnings),
+        warnings=tuple(
+            survey.warnings if lost <= MUCH_CUT_AWAY else [*survey.warnings, _cut(lost)]
+        ),
+        fit=args.fit,
+        cut_away=lost,
     )
     return ImageFolder(info, images)
 
 
+def _cut(share: float) -> str:
+    return (
+        f"fit 'crop' cuts {share:.0%} of the images away; set dataset_args.fit to 'pad' or "
+        "'stretch', or image_size to their proportions as (height, width)"
+    )
+
+
 def _image_size(args: DatasetArgs, images: Sequence[FolderFile], bits: int) -> tuple[int, int]:
     """Height and width: as wished, or of the first image that can be read."""
-    if args.image_size is not None:
-        return args.image_size, args.image_size
+    if (size := args.height_and_width()) is not None:
+        return size
     problem: DataError | None = None
     for file in images:
         try:
@@ -115,6 +131,8 @@ def _image_size(args: DatasetArgs, images: Sequence[FolderFile], bits: int) -> t
 def _fingerprint(args: DatasetArgs, survey: Survey) -> str:
     """sha256 over every image's name and bytes, with the decoding options."""
     options = f"{survey.content} size={args.image_size} channels={args.in_channels or 3}"
+    if args.image_size is not None and args.fit != "crop":
+        options += f" fit={args.fit}"
     if ranges := sorted({*survey.tagged, survey.bits} - {16}):
         options += f" bits={ranges}"
     return hashlib.sha256(options.encode()).hexdigest()
@@ -151,6 +169,7 @@ def _opened(files: Sequence[FolderFile]) -> Survey:
     deep: list[FolderFile] = []
     halved: list[FolderFile] = []
     tagged: set[int] = set()
+    shapes: Counter[Shape] = Counter()
     for position, file in enumerate(
         tqdm(files, desc="fingerprint", unit="img", disable=None, leave=False)
     ):
@@ -166,6 +185,8 @@ def _opened(files: Sequence[FolderFile]) -> Survey:
                 f"{shown(file.path)} cannot be read ({error.strerror}); repair or remove it"
             )
             continue
+        if header.shape is not None:
+            shapes[header.shape] += 1
         if header.deep:
             deep.append(file)
         if header.halved:
@@ -179,6 +200,7 @@ def _opened(files: Sequence[FolderFile]) -> Survey:
         no_images=no_images,
         tagged=sorted(tagged),
         bits=bits,
+        shapes=[(*shape, count) for shape, count in shapes.items()],
         warnings=[*lost, *_colours_lost(halved)],
     )
 
@@ -270,5 +292,4 @@ def load_folder(args: DatasetArgs, data_dir: Path) -> Arrays:
 
 
 def _decode(path: Path, args: DatasetArgs, bits: int) -> Tensor:
-    size = None if args.image_size is None else (args.image_size, args.image_size)
-    return read_image(path, args.in_channels or 3, size, bits)
+    return read_image(path, args.in_channels or 3, args.height_and_width(), bits, args.fit)

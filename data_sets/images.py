@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_sets.fit import Fit, fitted
 from data_sets.source import DataError
 from machine.files import shown
 
@@ -34,18 +35,23 @@ class Header(NamedTuple):
     deep: bool  # greys of 16 bits, of whose range the file says nothing
     tagged: int | None  # bits of such greys, where it does
     halved: bool  # colours of 16 bits, of which Pillow reads the upper 8
+    shape: tuple[int, int] | None = None  # height and width, upright; None where it is damaged
 
 
 def read_image(
-    path: Path, in_channels: int, size: tuple[int, int] | None = None, bits: int = 16
+    path: Path,
+    in_channels: int,
+    size: tuple[int, int] | None = None,
+    bits: int = 16,
+    fit: Fit = "crop",
 ) -> Tensor:
-    """One image as uint8 `[C, H, W]`: upright, shorter side resized, centre cropped.
+    """One image as uint8 `[C, H, W]`, upright, brought to `size` as `fit` says.
 
     `size` is height and width; None leaves it as it is stored. `bits` are those of the values in
     16-bit files that do not say it. An image of up to 2**29 pixels is decoded; a JPEG of more is
     decoded at a fraction of its size where `size` asks for no more. Raises DataError.
     """
-    from PIL import Image, ImageOps  # only folders of images need it
+    from PIL import ImageOps  # only folders of images need it
 
     try:
         with open_image(path) as image:
@@ -57,7 +63,7 @@ def read_image(
                 mode = "L" if in_channels == 1 else "RGB"
                 upright = upright if upright.mode == mode else upright.convert(mode)
                 if size is not None:
-                    upright = ImageOps.fit(upright, size[::-1], Image.Resampling.BICUBIC)
+                    upright = fitted(upright, size, fit)
                 pixels = np.array(upright)
     except Exception as error:  # damage surfaces as whatever a decoder happens to raise
         raise DataError(
@@ -107,10 +113,16 @@ def read_header(path: Path) -> Header | None:
     A file that is named as an image and is none is taken for one: reading it says what is wrong.
     Raises OSError where the file cannot be opened.
     """
+    from PIL import ExifTags
+
     try:
         with open_image(path) as image:
             tagged = _tagged_bits(image)
-            return Header(tagged is None and _is_deep(image), tagged, _is_halved(image))
+            # Where a PNG says nothing before its pixels, Pillow decodes it to look behind them.
+            quick = image.format != "PNG" or "exif" in image.info
+            lying = quick and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+            shape = image.size if lying else image.size[::-1]
+            return Header(tagged is None and _is_deep(image), tagged, _is_halved(image), shape)
     except Exception as error:  # see read_image
         if isinstance(error, OSError) and error.errno is not None:
             raise

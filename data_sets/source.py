@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
+from data_sets.fit import Fit
 from machine.errors import Refused
+
+Side = Annotated[int, Field(ge=4, le=1024)]  # pixels
 
 FEW = 3  # classes that a line names
 
@@ -30,9 +33,21 @@ class DatasetArgs(BaseModel):
 
     name: str = "CIFAR10"  # a row of DATASET_REGISTRY
     root: str | None = None  # ImageFolder: the folder that holds train/ and test/
-    image_size: int | None = Field(None, ge=4, le=1024)  # ImageFolder: pixels; None = as stored
+    # ImageFolder: side in pixels, or height and width; None = as stored
+    image_size: tuple[Side, Side] | list[Side] | Side | None = None
+    fit: Fit = "crop"  # ImageFolder: how images of other proportions come to image_size
     in_channels: int | None = None  # ImageFolder: 3 colour (default), 1 grey
     validation_share: float = Field(0.1, gt=0, lt=1)  # of the training images, for all choices
+
+    @field_validator("image_size")
+    @classmethod
+    def _one_spelling(cls, size: list[int] | tuple[int, int] | int | None) -> Any:
+        """A pair as a tuple, a square as its side: equal sizes are equal arguments."""
+        if not isinstance(size, list | tuple):
+            return size
+        if len(size) != 2:
+            raise ValueError("should be one side, or height and width")
+        return size[0] if size[0] == size[1] else tuple(size)
 
     @field_validator("in_channels")
     @classmethod
@@ -40,6 +55,15 @@ class DatasetArgs(BaseModel):
         if channels not in (None, 1, 3):
             raise ValueError("should be 1 (grey) or 3 (colour)")
         return channels
+
+    def height_and_width(self) -> tuple[int, int] | None:
+        """`image_size` as a pair; None where images stay as they are stored."""
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else size  # type: ignore[return-value]
+
+    def idle(self) -> dict[str, str]:
+        """Options that another leaves without effect → why."""
+        return {"fit": "without image_size"} if self.image_size is None else {}
 
 
 class Listing(NamedTuple):
@@ -61,6 +85,8 @@ class DataInfo(NamedTuple):
     listing: Listing | None = None  # None where it is known only once the data are loaded
     bits: int = 16  # of the values in 16-bit image files that do not say it
     warnings: tuple[str, ...] = ()  # what a user should know of the images
+    fit: Fit = "crop"  # how an image of other proportions is brought to image_size
+    cut_away: float = 0.0  # mean share of an image that fit 'crop' drops
 
     def summary(self) -> str:
         """'1,234 training images in 2 classes (cat, dog), 200 test images; 3 files passed over'."""
@@ -74,6 +100,8 @@ class DataInfo(NamedTuple):
         )
         if self.bits < 16:
             text += f"; 16-bit values read as {self.bits} bits"
+        if self.cut_away:
+            text += f"; fit 'crop' drops {self.cut_away:.1%} of an image"
         if passed := self.listing.passed_over:
             kinds = ", ".join(f"{kind} {count:,}" for kind, count in passed)
             number = sum(count for _, count in passed)
@@ -97,6 +125,8 @@ class DataInfo(NamedTuple):
             "test_images": counts(test),
             "passed_over": dict(passed),
             "bits": self.bits,
+            "fit": self.fit,
+            "cut_away": self.cut_away,
             "warnings": list(self.warnings),
         }
 
@@ -120,6 +150,6 @@ class DatasetEntry:
 
 
 def refuse_folder_options(args: DatasetArgs, name: str) -> None:
-    for key in ("root", "image_size", "in_channels"):
-        if getattr(args, key) is not None:
+    for key in ("root", "image_size", "fit", "in_channels"):
+        if getattr(args, key) != DatasetArgs.model_fields[key].default:
             raise DataError(f"{name} does not take it; remove the key", key)

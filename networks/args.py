@@ -81,6 +81,20 @@ class ModelArgs(BaseModel):
             )
         return self
 
+    def idle(self) -> dict[str, str]:
+        """Options that another leaves without effect → why, as in 'with fusion 'serial''."""
+        with_fusion = f"with fusion {self.fusion!r}"
+        idle = [] if self.fusion == "parallel" else ["mlp_dims", "mlp_grid"]
+        idle += [] if self.fusion == "parallel_attention" else ["patch_size"]
+        of_layers = ["num_heads", "head_dim", "ffn_dim", "ffn_activation", "stochastic_depth"]
+        if self.fusion == "parallel":
+            idle += [*of_layers, "num_layers", "embed_dim", "positional_encoding", "pooling"]
+        elif self.num_layers == 0:
+            return dict.fromkeys(idle, with_fusion) | dict.fromkeys(
+                [*of_layers, "dropout"], "with num_layers 0"
+            )
+        return dict.fromkeys(idle, with_fusion)
+
     def _size(self) -> tuple[int, int]:
         size = self.image_size
         return (size, size) if isinstance(size, int) else (size[0], size[1])

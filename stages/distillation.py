@@ -19,16 +19,17 @@ from methods.distillation.students import (
     why_no_part,
 )
 from stages.architecture_change import report
-from stages.fitting import FitSpec, fit, recipe_of
-from stages.stage import CompressionArgs, Context
+from stages.fit_spec import FitSpec
+from stages.fitting import fit
+from stages.stage import Context
 from stages.state import ModelState, initial_state
 from stages.teaching import TeacherSpec, taught
-from training.recipe import TrainingArgs
 
 
 class DistillSpec(FitSpec, TeacherSpec):
     """Who teaches, and what the student is: the incoming network scaled, then overridden."""
 
+    takes = {**FitSpec.takes, "epochs": "compression_args.distill_epochs"}
     epochs: int = Field(20, ge=1)
     teacher: str = "current"
     width: float = Field(1.0, gt=0, le=1)  # share of channels, token width, heads, FFN and MLP
@@ -41,10 +42,6 @@ class DistillSpec(FitSpec, TeacherSpec):
         if not self.model_fields_set & {"width", "depth", "student"}:
             raise ValueError("should say the student: width, depth or student (model_args)")
         return self
-
-    @classmethod
-    def defaults(cls, training: TrainingArgs, compression: CompressionArgs) -> dict[str, Any]:
-        return {**recipe_of(training), "epochs": compression.distill_epochs}
 
     def tags(self) -> tuple[str, str]:
         return "d", "distilled"

@@ -16,7 +16,8 @@ from methods.early_exit.exits import Exits
 from methods.early_exit.thresholds import check_saving
 from model import HybridCNNTransformer
 from networks.args import exit_places
-from stages.fitting import FitSpec, fit, recipe_of
+from stages.fit_spec import FitSpec
+from stages.fitting import fit
 from stages.stage import CompressionArgs, Context
 from stages.state import ModelState
 from stages.teaching import TeacherSpec, taught
@@ -27,6 +28,11 @@ class EarlyExitSpec(FitSpec, TeacherSpec):
     """Exit heads, and how certain one must be."""
 
     adds_exits = True
+    takes = {
+        **FitSpec.takes,
+        "epochs": "compression_args.finetune_epochs",
+        "learning_rate": "compression_args.finetune_learning_rate",
+    }
     places: list[str] | None = None  # 'cnn', 'layer_0', ...; None: all that there are
     trunk: Literal["joint", "frozen"] = "joint"  # whether all else is trained along
     loss_weight: float = Field(0.3, gt=0)  # of each exit beside the network's end
@@ -37,11 +43,12 @@ class EarlyExitSpec(FitSpec, TeacherSpec):
 
     @classmethod
     def defaults(cls, training: TrainingArgs, compression: CompressionArgs) -> dict[str, Any]:
-        return {
-            **recipe_of(training),
-            "epochs": max(1, compression.finetune_epochs),
-            "learning_rate": compression.finetune_learning_rate,
-        }
+        given = super().defaults(training, compression)
+        return {**given, "epochs": max(1, given["epochs"])}
+
+    def idle(self) -> dict[str, str]:
+        frozen = {"sparsity": "with trunk 'frozen'"} if self.trunk == "frozen" else {}
+        return {**super().idle(), **frozen, "compile": "with early exits"}
 
     @model_validator(mode="after")
     def _one_target(self) -> EarlyExitSpec:

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import Field
 
-from stages.fitting import FitSpec, fit, recipe_of
-from stages.stage import CompressionArgs, Context
+from stages.fit_spec import FitSpec
+from stages.fitting import fit
+from stages.stage import Context
 from stages.state import ModelState
 from stages.teaching import TeacherSpec, taught
-from training.recipe import TrainingArgs
 
 
 class TrainSpec(FitSpec):
     """Train a network from its initialisation."""
 
+    takes = {**FitSpec.takes, "epochs": "training_args.initial_train_epochs"}
     epochs: int = Field(20, ge=1)
-
-    @classmethod
-    def defaults(cls, training: TrainingArgs, compression: CompressionArgs) -> dict[str, Any]:
-        return {**recipe_of(training), "epochs": training.initial_train_epochs}
 
     def tags(self) -> tuple[str, str]:
         return "t", "trained"
@@ -29,13 +24,11 @@ class TrainSpec(FitSpec):
 class FinetuneSpec(FitSpec, TeacherSpec):
     """Train the present network on: pruned channels stay pruned, fake quantization stays on."""
 
-    @classmethod
-    def defaults(cls, training: TrainingArgs, compression: CompressionArgs) -> dict[str, Any]:
-        return {
-            **recipe_of(training),
-            "epochs": compression.finetune_epochs,
-            "learning_rate": compression.finetune_learning_rate,
-        }
+    takes = {
+        **FitSpec.takes,
+        "epochs": "compression_args.finetune_epochs",
+        "learning_rate": "compression_args.finetune_learning_rate",
+    }
 
     def tags(self) -> tuple[str, str]:
         return "f", "finetuned"

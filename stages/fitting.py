@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from pydantic import Field
 from torch import nn
 
 from data_sets.batches import BatchLoader
@@ -22,7 +21,7 @@ from methods.early_exit.exits import Exits
 from methods.quantization import backends
 from networks.convolution import fuse_blocks
 from stages.ranks import RAISED_BY_ALL_RANKS, first_rank
-from stages.stage import Context, StageError, StageSpec
+from stages.stage import Context, StageError
 from stages.state import ModelState, build, cpu_copy
 from stages.teaching import Distillation
 from stages.trainable import LastExit, freeze_trunk, masks_in, trainable, with_sparsity
@@ -39,34 +38,11 @@ from training import whole_batch
 from training.cuda_graph import CapturedStep, TrainingStep
 from training.losses import Criterion, cross_entropy, over_exits
 from training.optimizers import ExponentialMovingAverage, get_optimizer, get_scheduler
-from training.recipe import Recipe, TrainingArgs, resolve_precision, wants_compiling
+from training.recipe import Recipe, resolve_precision, wants_compiling
 from training.team import current_team
 from training.whole_batch import Shard, part_of
 
 SAVING_SHARE = 0.05  # share of the training time that snapshots between epochs may take
-
-
-class FitSpec(Recipe, StageSpec):
-    """What the stages that train share."""
-
-    epochs: int = Field(3, ge=1)
-
-    @property
-    def epochs_trained(self) -> int:
-        return self.epochs
-
-    def settled(self, device: torch.device) -> FitSpec:
-        precision = resolve_precision(self.precision, device)
-        return self.model_copy(update={"precision": precision})
-
-    def check(self, model_args: dict[str, Any]) -> None:
-        if self.sparsity and model_args["cnn_norm"] != "batch":
-            raise ValueError("sparsity needs batch norm; set it to 0, or cnn_norm to 'batch'")
-
-
-def recipe_of(training: TrainingArgs) -> dict[str, Any]:
-    """The recipe inside `training_args`, as plain data."""
-    return {name: getattr(training, name) for name in Recipe.model_fields}
 
 
 def fit(

@@ -18,15 +18,18 @@ from methods.quantization.record import (
 )
 from methods.quantization.sensitivity import Choice, choose_float_layers
 from model import blueprint
-from stages.stage import CompressionArgs, Context, StageError, StageSpec
+from stages.stage import Context, StageError, StageSpec
 from stages.state import ModelState, build
-from training.recipe import TrainingArgs
 
 
 class QuantSpec(StageSpec):
     """What `ptq` and `qat` share."""
 
     quantizes = True
+    takes = {
+        "backend": "compression_args.quantization_backend",
+        "calibration_batches": "compression_args.ptq_calibration_batches",
+    }
     backend: str = "inductor"
     float_layers: list[str] | Literal["auto"] = []  # patterns of layers that stay float32
     max_accuracy_drop: float | None = Field(None, ge=0)  # points, for 'auto'; None: 0.5
@@ -54,13 +57,6 @@ class QuantSpec(StageSpec):
     @property
     def keeps_float(self) -> list[str] | Literal["auto"]:
         return self.float_layers
-
-    @classmethod
-    def defaults(cls, training: TrainingArgs, compression: CompressionArgs) -> dict[str, Any]:
-        return {
-            "backend": compression.quantization_backend,
-            "calibration_batches": compression.ptq_calibration_batches,
-        }
 
     @property
     def why_nothing(self) -> str:

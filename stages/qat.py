@@ -5,25 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 from methods.quantization import backends
-from stages.fitting import FitSpec, fit, recipe_of
+from stages.fit_spec import FitSpec
+from stages.fitting import fit
 from stages.ptq import QuantSpec, quantized
-from stages.stage import CompressionArgs, Context
+from stages.stage import Context
 from stages.state import ModelState
 from stages.teaching import TeacherSpec, taught
-from training.recipe import TrainingArgs
 
 
 class QatSpec(FitSpec, QuantSpec, TeacherSpec):
     """Quantization-aware training from the present weights."""
 
-    @classmethod
-    def defaults(cls, training: TrainingArgs, compression: CompressionArgs) -> dict[str, Any]:
-        return {
-            **recipe_of(training),
-            **QuantSpec.defaults(training, compression),
-            "epochs": compression.qat_epochs,
-            "learning_rate": compression.qat_learning_rate,
-        }
+    takes = {
+        **FitSpec.takes,
+        **QuantSpec.takes,
+        "epochs": "compression_args.qat_epochs",
+        "learning_rate": "compression_args.qat_learning_rate",
+    }
+
+    def idle(self) -> dict[str, str]:
+        found = {**super().idle(), "compile": "with fake quantization"}
+        if not backends.trains_in_bf16(self.backend):
+            found["precision"] = f"with backend {self.backend!r}, which trains in float32"
+        return found
 
     def settings(self) -> dict[str, Any]:
         """With the precision that the backend can train in."""

@@ -71,6 +71,7 @@ class Context:
             recipe.batch_size,
             evaluation_batch_size=self.evaluation_batch,
             augmentation=recipe.augmentation,
+            flip=recipe.flip,
             cutout=recipe.cutout,
             mixup=recipe.mixup,
             seed=self.seed,
@@ -111,6 +112,8 @@ class StageSpec(BaseModel):
 
     quantizes: ClassVar[bool] = False  # whether what it returns is deployed as int8
     adds_exits: ClassVar[bool] = False  # whether what it returns may be left early
+    # option → the key that gives it where the sequence does not: 'compression_args.qat_epochs'
+    takes: ClassVar[dict[str, str]] = {}
 
     @property
     def epochs_trained(self) -> int:
@@ -126,6 +129,11 @@ class StageSpec(BaseModel):
     def keeps_float(self) -> list[str] | Literal["auto"] | None:
         """Patterns of the layers that it keeps float; None where it decides nothing of that."""
         return None
+
+    @property
+    def flips(self) -> Literal["auto"] | bool:
+        """Whether it trains on mirrored images as well; 'auto': where the data set allows it."""
+        return False
 
     @property
     def renumbers_layers(self) -> bool:
@@ -144,15 +152,28 @@ class StageSpec(BaseModel):
     @classmethod
     def defaults(cls, training: TrainingArgs, compression: CompressionArgs) -> dict[str, Any]:
         """Field values where the sequence says nothing; the class's own defaults come last."""
-        return {}
+        sections = {"training_args": training, "compression_args": compression}
+        keys = {option: place.split(".") for option, place in cls.takes.items()}
+        return {option: getattr(sections[section], key) for option, (section, key) in keys.items()}
 
     def tags(self) -> tuple[str, str]:
         """Short and long tag of the stage in file names."""
         raise NotImplementedError
 
+    def idle(self) -> dict[str, str]:
+        """Options that others leave without effect → why, as in 'with criterion 'l1''.
+
+        They are out of the stage's key, and who writes one is told.
+        """
+        return {}
+
     def settings(self) -> dict[str, Any]:
         """What the stage's result depends on, as plain data."""
-        return self.model_dump()
+        return self.model_dump(exclude=set(self.idle()))
+
+    def remarks(self, model_args: dict[str, Any]) -> list[str]:
+        """What is allowed and seldom meant, told when a suite is checked."""
+        return []
 
     def warnings(self) -> list[str]:
         """What the user should know before the stage starts; goes into the results as well."""

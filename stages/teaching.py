@@ -66,16 +66,25 @@ class TeacherSpec(Recipe, StageSpec):
         """Whether features are wanted, not logits alone."""
         return bool(self.feature_weight or self.attention_weight)
 
-    def settings(self) -> dict[str, Any]:
-        """Without the options that have no say."""
-        idle = {name for name in ("feature_weight", "attention_weight") if not getattr(self, name)}
-        if self.logit_loss == "kd" or not self.alpha:
-            idle |= {"dkd_alpha", "dkd_beta"}
-        if not self.alpha:
-            idle |= {"temperature", "logit_loss"}
+    def idle(self) -> dict[str, str]:
+        found = super().idle()
         if self.teacher is None:
-            idle = {"teacher", *OPTIONS}
-        return {name: value for name, value in super().settings().items() if name not in idle}
+            return found
+        if self.logit_loss == "kd":
+            found |= dict.fromkeys(("dkd_alpha", "dkd_beta"), "with logit_loss 'kd'")
+        if not self.alpha:
+            of_logits = ("temperature", "logit_loss", "dkd_alpha", "dkd_beta")
+            found |= dict.fromkeys(of_logits, "with alpha 0")
+        if self.alpha == 1:
+            found["label_smoothing"] = "with alpha 1, which leaves labels no share"
+        return {**found, "compile": "with a teacher"}
+
+    def settings(self) -> dict[str, Any]:
+        """Without what is switched off."""
+        off = {name for name in ("feature_weight", "attention_weight") if not getattr(self, name)}
+        if self.teacher is None:
+            off = {"teacher", *OPTIONS}
+        return {name: value for name, value in super().settings().items() if name not in off}
 
     def check_teacher(
         self, student_args: dict[str, Any], teacher_args: dict[str, Any], int8: bool

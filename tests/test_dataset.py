@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ import torch
 from data_sets.source import DatasetArgs, Listing
 from dataset import (
     DATASET_REGISTRY,
+    Dataset,
     describe,
     fastest_evaluation_batch,
     get_dataloaders,
@@ -80,3 +82,16 @@ def test_images_of_a_data_set_that_does_not_count_them_are_counted(
     monkeypatch.setitem(DATASET_REGISTRY, "Digits", own)
     assert load_dataset(DatasetArgs(name="Digits"), "data").info == known
     assert describe(DatasetArgs(name="Digits"), "data").summary() == "10 classes (0, 1, 2, …)"
+
+
+@pytest.mark.parametrize(("flip", "mirrored"), [("auto", False), (False, False), (True, True)])
+def test_flips_are_as_said_or_as_the_data_set_says(
+    flip: Any, mirrored: bool, digits: Dataset
+) -> None:
+    """A shift leaves a column of its own at most; only a flip brings the left edge to the right."""
+    images = torch.zeros_like(digits.arrays.train_images)
+    images[..., :3] = 200
+    marked = replace(digits, arrays=digits.arrays._replace(train_images=images))
+    train = get_dataloaders(marked, 100, flip=flip).train
+    seen = torch.cat([batch[:, 0, 4, -2:] for batch, _ in train])
+    assert bool((seen > 0).any()) == mirrored

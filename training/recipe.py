@@ -9,6 +9,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from machine.processor import bf16_is_fast
 
+# What has an effect only beside some values of another option: option → that one, these values.
+BESIDE = {
+    "momentum": ("optimizer", ("sgd", "rmsprop")),
+    "warmup_epochs": ("scheduler", ("cosine",)),
+    "step_epochs": ("scheduler", ("step",)),
+    "milestones": ("scheduler", ("multistep",)),
+    "gamma": ("scheduler", ("step", "multistep", "plateau")),
+    "patience": ("scheduler", ("plateau",)),
+    "flip": ("augmentation", ("standard", "randaugment")),
+}
+
 
 class Recipe(BaseModel):
     """How a network is trained. `train` takes these from `training_args`; a stage may override."""
@@ -31,11 +42,22 @@ class Recipe(BaseModel):
     sparsity: float = Field(0.0, ge=0, le=1)  # weight of Σ|γ| over batch norms, arXiv:1708.06519
     ema_decay: float = Field(0.0, ge=0, lt=1)  # averaged weights are kept instead; 0 = off
     augmentation: Literal["none", "standard", "randaugment"] = "standard"
+    # standard, randaugment: mirror half of the images; auto: where their classes allow it, as the
+    # data set's row in DATASET_REGISTRY says
+    flip: Literal["auto"] | bool = "auto"
     cutout: int = Field(0, ge=0)  # side of the square in pixels; 0 = off
     mixup: float = Field(0.0, ge=0)  # alpha; 0 = off
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware has it
     keep: Literal["last", "best"] = "last"  # weights of the last epoch, or best on validation
     compile: Literal["auto"] | bool = "auto"  # torch.compile a float network; auto: on a GPU
+
+    def idle(self) -> dict[str, str]:
+        """Options that another leaves without effect → why, as in 'with scheduler 'onecycle''."""
+        return {
+            option: f"with {choice} {getattr(self, choice)!r}"
+            for option, (choice, values) in BESIDE.items()
+            if getattr(self, choice) not in values
+        }
 
     @model_validator(mode="after")
     def _milestones(self) -> Recipe:

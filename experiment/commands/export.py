@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from rich.table import Table
 
+from data_sets.fit import IN_WORDS
 from dataset import Dataset, load_dataset
 from experiment.commands.parser import Parser, suite_options
 from experiment.export.compare import (
@@ -128,7 +129,8 @@ def describe(
         "output": f"logits: float32 [batch, {args['num_classes']}]",
         "channels": "RGB" if args["in_channels"] == 3 else "grey",
         "image_size": json.dumps(args["image_size"]),
-        "resize": "crop the centre to the proportions of image_size, then bicubic",
+        "fit": info.fit,
+        "resize": IN_WORDS[info.fit],
         "normalization": "inside: (images - mean) / std",
         "mean": json.dumps(dataset.mean),
         "std": json.dumps(dataset.std),

@@ -17,6 +17,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from data_sets.batches import BatchLoader
+from data_sets.fit import Fit
 from data_sets.images import read_image
 from data_sets.source import DataError
 from dataset import load_dataset, preprocessing
@@ -45,6 +46,7 @@ class Data(BaseModel):
     classes: list[str]
     mean: list[float]
     std: list[float]
+    fit: Fit = "crop"  # files of earlier versions do not say
     bits: int = Field(16, ge=8, le=16)  # of 16-bit files that do not say it
 
     def check(self, model_args: dict[str, Any], what: str) -> None:
@@ -72,7 +74,7 @@ def predict_command(arguments: list[str], console: Console) -> int:
     state, _, found = _checkpoint(Path(args.checkpoint))
     data = _data(found, args.checkpoint, args.data_of, args.config)
     data.check(state.model_args, args.checkpoint)
-    images = _images(args.images, state.model_args, data.bits)
+    images = _images(args.images, state.model_args, data)
     try:
         network = deploy(state, artefacts=Store(folder).compiled).network
     except ValueError as error:
@@ -139,7 +141,7 @@ def _data(
         raise CheckpointError(f"{checkpoint}: what it says of its data is damaged") from None
 
 
-def _images(names: list[str], model_args: dict[str, Any], bits: int) -> Tensor:
+def _images(names: list[str], model_args: dict[str, Any], data: Data) -> Tensor:
     """uint8 `[N, C, H, W]` in the network's size. Raises ConfigError for all that are none."""
     height, width = model_args["image_size"]
     images, problems = [], []
@@ -151,7 +153,8 @@ def _images(names: list[str], model_args: dict[str, Any], bits: int) -> Tensor:
                 raise DataError(
                     f"{shown(name)}: is a folder; name the images in it, as {shown(name)}/*.png"
                 )
-            images.append(read_image(Path(name), model_args["in_channels"], (height, width), bits))
+            channels = model_args["in_channels"]
+            images.append(read_image(Path(name), channels, (height, width), data.bits, data.fit))
         except DataError as error:
             problems.append(str(error))
     stop_at(problems)

@@ -33,7 +33,9 @@ def run_command(arguments: list[str], console: Console, commands: Sequence[str])
         from experiment.suite.schema import load_suite
     suite = load_suite(args.config, overrides=args.set, only=args.only)
     if args.dry_run:
-        RunView(console).dry_run(plan(suite), Store(suite.model_dir, console.say))
+        view = RunView(console)
+        view.dry_run(plan(suite), Store(suite.model_dir, console.say))
+        view.remarks(suite)
         return 0
     more = {"remeasure": args.remeasure, "tensorboard": args.tensorboard}
     results = run_suite(suite, args.baseline, console, execution=where, **more)

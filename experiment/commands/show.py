@@ -113,7 +113,7 @@ def _cells(stats: dict[str, Any], change: dict[str, float], names: Sequence[str]
 
 
 def _warnings(result: Result, baseline: Result | None) -> list[str]:
-    found = []
+    found = list(result.remarks)
     for position, stage in enumerate(result.sequence):
         for entry in at(result, position):
             told = [*entry.details.get("warnings", []), *entry.metrics.get("warnings", [])]

@@ -96,7 +96,9 @@ def _dry_run(study: Study, console: Console) -> int:
     alone = sum(len(chain.all_steps()) for chain in own)
     seeds = len({chain.seed for chain in own})
     epochs = sorted(set(study.epochs.values()))
-    RunView(console).dry_run(chains, Store(study.suite.model_dir, console.say))
+    view = RunView(console)
+    view.dry_run(chains, Store(study.suite.model_dir, console.say))
+    view.remarks(study.suite)
     console.say(
         f"study {study.config.name}: {len(study.links)} chains, {seeds} seeds; {len(stages)} "
         f"different stages (each chain by itself: {alone}); {epochs} epochs after the baseline"

@@ -322,17 +322,18 @@ def _several(names: list[str]) -> str:
 
 
 def _stage_warnings(rows: list[Row]) -> list[dict[str, Any]]:
-    """The warnings of the stages; those that differ in figures only, once."""
+    """Remarks and the stages' warnings; those that differ in figures only, once."""
     found: dict[str, dict[str, Any]] = {}
     for row in rows:
+        told: list[Any] = [row.result.remarks]
         for entry in row.result.stages:
             base = row.baseline.of_seed(entry.seed)[-1:] if row.baseline else []
-            moved = [text for its in base if (text := moved_times(entry.metrics, its.metrics))]
-            told = [entry.details.get("warnings") or [], entry.metrics.get("warnings") or [], moved]
-            for text in map(str, itertools.chain(*told)):
-                alike = found.setdefault(re.sub(r"[\d.]+", "", text), {"text": text, "names": []})
-                if row.name not in alike["names"]:
-                    alike["names"].append(row.name)
+            told += [entry.details.get("warnings") or [], entry.metrics.get("warnings") or []]
+            told += [[t for its in base if (t := moved_times(entry.metrics, its.metrics))]]
+        for text in map(str, itertools.chain(*told)):
+            alike = found.setdefault(re.sub(r"[\d.]+", "", text), {"text": text, "names": []})
+            if row.name not in alike["names"]:
+                alike["names"].append(row.name)
     return list(found.values())
 
 

@@ -69,6 +69,7 @@ class Result(BaseModel):
     stages: list[StageEntry] = []
     final: Stats = {}
     errors: list[dict[str, Any]] = []
+    remarks: list[str] = []
     environment: dict[str, Any] = {}
     suite: str | None = None
     command: str | None = None

@@ -60,7 +60,8 @@ class Row:
         root, size = args.get("root"), args.get("image_size")
         text = str(args.get("name", "unknown data set"))
         text += f" {shown(PurePath(str(root)).name)}" if root else ""
-        return text + (f" at {size}" if size else "")
+        sides = "×".join(map(str, size)) if isinstance(size, list) else size
+        return text + (f" at {sides}" if size else "")
 
     @property
     def final(self) -> dict[str, Stat]:

@@ -63,7 +63,7 @@ class Console:
             self.show(table)
 
     def warn(self, text: str) -> None:
-        where = f"{self.chain}: " if self.quiet else "       "
+        where = "       " if not self.quiet else f"{self.chain}: " if self.chain else ""
         self.show(Text(f"{where}warning: {text}", style="yellow"))
 
 

@@ -47,6 +47,7 @@ class Results(Follower):
                 "stages": [],
                 "final": {},
                 "errors": [],
+                "remarks": list(experiment.remarks),
                 **shared,
             }
             for experiment in suite.experiments

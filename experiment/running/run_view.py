@@ -67,6 +67,7 @@ class RunView(Follower):
         stages = {step.key for chain in chains for step in chain.steps}
         self.console.say(f"stages      {len(stages)} different ones in {len(chains)} chains")
         self.data(chains)
+        self.remarks(suite)
 
     def data(self, chains: list[Chain]) -> None:
         """A line for each data set, and what to know of it."""
@@ -74,6 +75,11 @@ class RunView(Follower):
             self.console.say(f"data        {data.name}: {data.summary()}")
             for warning in data.warnings:
                 self.console.show(Text(f"{data.name}: warning: {warning}", style="yellow"))
+
+    def remarks(self, suite: Suite) -> None:
+        """What the check of the suite found odd."""
+        for remark in suite.remarks():
+            self.console.warn(remark)
 
     def begin(self, chain: Chain) -> None:
         self.console.chain, experiment = chain.name, chain.experiment
@@ -121,9 +127,9 @@ class RunView(Follower):
             f" | {_latency(metrics, 1)} at 1, {_latency(metrics, 64)} at 64"
         )
         self.console.say(f"{line} | {how}")
-        moved = moved_times(metrics, reference) if reference is not None else None
         shown = step.spec.warnings()  # before the stage ran
         own = [text for text in record["details"].get("warnings", []) if text not in shown]
+        moved = moved_times(metrics, reference) if reference is not None else None
         for warning in [*own, *metrics.get("warnings", []), *([moved] if moved else [])]:
             if not (cached and self.console.quiet):  # it was shown when the stage ran
                 self.console.warn(warning)

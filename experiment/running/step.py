@@ -18,7 +18,7 @@ from machine.files import canonical_json, sha256
 from machine.waiting import considerate_waiting
 from stages import STAGES
 from stages.deployment import Deployed, calibrated, deploy
-from stages.stage import Context, StageError
+from stages.stage import Context, StageError, StageSpec
 from stages.state import ModelState, initial_state
 
 Outcome = tuple[ModelState, dict[str, Any]]  # of a step: state and record
@@ -131,6 +131,9 @@ def _computed(step: Step, before: ModelState | None, ctx: Context) -> Deployed:
     torch.use_deterministic_algorithms(deterministic)
     for warning in step.spec.warnings():
         ctx.warn(warning)
+    for warning in _swapped(step.spec, ctx.dataset):
+        ctx.say(f"  warning: {warning}")  # now, and not only after hours of training
+        ctx.warn(warning)
     before = before or initial_state(step.experiment.model_args, step.seed)
     after = STAGES[step.stage].run(before, step.spec, ctx)
     _check_declared(step, after, ctx)
@@ -142,6 +145,17 @@ def _computed(step: Step, before: ModelState | None, ctx: Context) -> Deployed:
     if left < exits:
         ctx.warn(f"{step.stage} took {exits - left} of {exits} early exits along with their layers")
     return calibrated(after, ctx)
+
+
+def _swapped(spec: StageSpec, dataset: Dataset) -> list[str]:
+    """Classes that flips confuse, where the stage trains on mirrored images."""
+    if not (dataset.flip if spec.flips == "auto" else spec.flips):
+        return []
+    return [
+        f"classes {one!r} and {other!r} are one another's mirror image, and half of the images are "
+        "mirrored in training; set training_args.flip to False"
+        for one, other in dataset.swapped_when_flipped
+    ]
 
 
 def _settings(state: ModelState) -> list[Any]:

@@ -9,8 +9,9 @@ import torch
 from pydantic import ValidationError
 
 from data_sets.source import DataError, DataInfo, DatasetArgs
-from dataset import describe
+from dataset import DATASET_REGISTRY, describe
 from experiment.suite.config_file import SECTIONS
+from experiment.suite.idle import WrittenStage
 from experiment.suite.messages import Mistake, check, explain, short, unknown
 from experiment.suite.records import Experiment, ExperimentConfig, Outline
 from experiment.suite.sections import SECTION_TYPES
@@ -38,6 +39,8 @@ class Builder:
         self.data_dir, self.configs = data_dir, configs
         self.mistakes: list[Mistake] = []
         self.described: dict[DatasetArgs, DataInfo | None] = {}
+        self.written: dict[str, list[WrittenStage]] = {}  # of each experiment
+        self.remarks: dict[str, list[str]] = {}  # on each experiment
 
     def experiments(self, chosen: list[ExperimentConfig]) -> list[Experiment]:
         """Those chosen and the teachers that they name, as the config lists them."""
@@ -66,7 +69,9 @@ class Builder:
         if baseline is not None:
             self.check_fit(config, baseline, dataset_args, model_args, data)
         precision = resolve_precision(training.precision, self.device)
-        recipe = training.model_copy(update={"precision": precision})
+        allowed = DATASET_REGISTRY[dataset_args.name].flip
+        flip = allowed if training.flip == "auto" else training.flip
+        recipe = training.model_copy(update={"precision": precision, "flip": flip})
         sequence = self.stages(config, recipe, compression, model_args)
         if len(self.mistakes) > before:
             return None
@@ -188,6 +193,7 @@ class Builder:
         """The chain's stages in the order written, each Spec complete."""
         where, before = f"{config.name}.compression_args", len(self.mistakes)
         items = self.written_sequence(config, compression, where)
+        remarks = self.remarks.setdefault(config.name, [])
         if config.is_baseline:
             if config.compression_args:
                 text = "a baseline is only trained; compress it in one that loads it"
@@ -201,10 +207,11 @@ class Builder:
                 )
                 self.mistakes.append(Mistake(config.name, text))
             else:
-                items = [("train", {}, f"{config.name}.training_args"), *items]
+                items = [WrittenStage("train", {}, f"{config.name}.training_args"), *items]
         elif not items and len(self.mistakes) == before:
             text = "nothing to do; set sequence, pruning_ratio, finetune_epochs or quantization"
             self.mistakes.append(Mistake(where, text))
+        self.written[config.name] = items
         stages: list[tuple[str, StageSpec]] = []
         outline = Outline(model_args)
         for name, options, place in items:
@@ -219,6 +226,7 @@ class Builder:
                 )
                 self.mistakes.append(Mistake(place, text))
             try:
+                remarks += [r for r in spec.remarks(outline.model_args) if r not in remarks]
                 outline = _checked(spec, outline)
                 continue
             except ValidationError as error:
@@ -230,17 +238,15 @@ class Builder:
 
     def written_sequence(
         self, config: ExperimentConfig, compression: CompressionArgs, where: str
-    ) -> list[tuple[str, dict[str, Any], str]]:
-        """(stage, options, place) from the explicit sequence or the short form."""
+    ) -> list[WrittenStage]:
+        """The stages of the explicit sequence or of the short form."""
         if compression.sequence is None:
-            steps: list[tuple[str, dict[str, Any], str]] = []
-            if compression.pruning_ratio > 0:
-                steps.append(("prune", {}, where))
-            if compression.finetune_epochs > 0:
-                steps.append(("finetune", {}, where))
-            if compression.quantization is not None:
-                steps.append((compression.quantization, {}, where))
-            return steps
+            asked = {
+                "prune": compression.pruning_ratio > 0,
+                "finetune": compression.finetune_epochs > 0,
+                str(compression.quantization): compression.quantization is not None,
+            }
+            return [WrittenStage(name, {}, where) for name in asked if asked[name]]
         if compression.quantization is not None:
             text = "stands beside sequence; name the stage there instead"
             self.mistakes.append(Mistake(f"{where}.quantization", text))
@@ -258,7 +264,7 @@ class Builder:
             elif name not in STAGES:
                 self.mistakes.append(Mistake(place, unknown(name, STAGES, "a stage")))
             else:
-                items.append((name, options, place))
+                items.append(WrittenStage(name, options, place))
         return items
 
     def spec(

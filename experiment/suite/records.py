@@ -100,6 +100,7 @@ class Experiment:
     training: TrainingArgs
     sequence: tuple[tuple[str, StageSpec], ...]  # 'train' first where no baseline is loaded
     seeds: tuple[int, ...]
+    remarks: tuple[str, ...] = ()  # what is allowed and seldom meant, found when it was checked
 
     def passages(self) -> Iterator[Passage]:
         """Its stages, each with the network that enters and the one that leaves, in outline.
@@ -136,3 +137,19 @@ class Suite:
     model_dir: Path
     results_dir: Path
     experiments: tuple[Experiment, ...]
+
+    def remarks(self) -> list[str]:
+        """The experiments' remarks, each once, with whom it concerns where that is not all."""
+        names: dict[str, list[str]] = {}
+        for experiment in self.experiments:
+            for text in experiment.remarks:
+                names.setdefault(text, []).append(experiment.name)
+        said = []
+        for text, of in names.items():
+            others = f" (and {len(of) - 1} more)" if len(of) > 1 else ""
+            if re.match(r"\w+_args\.", text):  # a place in the experiment
+                said.append(f"{of[0]}.{text}{others}")
+            else:
+                everywhere = len(of) == len(self.experiments)
+                said.append(text if everywhere else f"{of[0]}{others}: {text}")
+        return said

@@ -8,6 +8,7 @@ from typing import Any
 
 from experiment.suite.builder import Builder
 from experiment.suite.config_file import SECTIONS, config_values, folder_of
+from experiment.suite.idle import idle_options
 from experiment.suite.messages import Mistake, check, short, stop_at, unknown
 from experiment.suite.records import Experiment, ExperimentConfig, Suite
 from experiment.suite.sections import SECTION_TYPES, default_section, device_of, overrides_of
@@ -51,6 +52,10 @@ def suite_of(
     experiments = in_order(builder.experiments(chosen), builder.mistakes)
     check_teachers({e.name: e for e in experiments}, builder.configs, builder.mistakes)
     stop_at(builder.mistakes)
+    idle = idle_options(experiments, builder.written, builder.configs, defaults, forced)
+    experiments = tuple(
+        replace(e, remarks=(*builder.remarks[e.name], *idle[e.name])) for e in experiments
+    )
     explicit = {c.name for c in configs if c.seeds or "seed" in c.training_args}
     experiments = _with_seeds(experiments, explicit)
     return Suite(source, device, data_dir, model_dir, results_dir, experiments)

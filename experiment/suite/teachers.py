@@ -125,6 +125,7 @@ def _data(experiment: Experiment) -> tuple[Any, float]:
 def _described(experiment: Experiment) -> str:
     data, args = experiment.data, experiment.dataset_args
     where = f" in {args.root}" if args.root else ""
+    where += f" by fit {args.fit!r}" if data.fit != "crop" else ""
     return (
         f"{data.name}{where} ({len(data.classes)} classes, {data.in_channels}×"
         f"{data.image_size[0]}×{data.image_size[1]}, validation_share {args.validation_share})"

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from torchvision.transforms import v2
 
-from data_sets.augmentation import cutout, random_crop, random_flip
+from data_sets.augmentation import (
+    crop_padding,
+    cutout,
+    hidden_by_cutout,
+    hidden_by_randaugment,
+    random_crop,
+    random_flip,
+)
+from data_sets.batches import BatchLoader
 
 
 def test_crop_shifts_each_image_by_itself() -> None:
     images = torch.arange(1, 65, dtype=torch.uint8).view(1, 1, 8, 8).repeat(200, 1, 1, 1)
-    cropped = random_crop(images, 1)
+    cropped = random_crop(images, (1, 1))
     assert len({tuple(image.flatten().tolist()) for image in cropped}) == 9
     padded = torch.nn.functional.pad(images[:1], (1, 1, 1, 1))
     windows = [padded[0, 0, y : y + 8, x : x + 8] for y in range(3) for x in range(3)]
@@ -31,3 +41,70 @@ def test_cutout_zeroes_one_square_an_image() -> None:
     assert holes.max() == 16
     assert holes.min() == 4  # centred on a corner
     assert len(holes.unique()) > 2
+
+
+SHAPES = [(8, 8), (32, 32), (320, 320), (16, 256), (256, 16), (16, 64), (4, 64), (3, 40), (1, 200)]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("augmentation", ["none", "standard", "randaugment"])
+def test_an_image_remains_an_image(
+    augmentation: str, shape: tuple[int, int], channels: int
+) -> None:
+    """Of an image without a black pixel half stays in sight, unless it was warned of."""
+    count = 48 if shape[0] * shape[1] > 5000 else 192
+    images = torch.randint(1, 256, (count, channels, *shape), dtype=torch.uint8)
+    loader = BatchLoader(
+        images, torch.zeros(count), 8, mean=[0.0] * channels, std=[1.0] * channels, num_classes=2,
+        training=True, augmentation=augmentation,
+    )  # fmt: skip
+    found = torch.cat([batch for batch, _ in loader])
+    seen = (found > 0).any(1).flatten(1).float().mean(1)
+    assert found.shape == images.shape and found.max() <= 1
+    if augmentation == "randaugment" and hidden_by_randaugment(*shape) > 0.5:
+        assert max(shape) > 11 * min(shape)
+        return
+    assert seen.min() >= 0.5
+    assert found.flatten(1).std(1).min() > 0.01  # nor of one colour
+    assert (seen.min() < 1) == (augmentation != "none")
+
+
+@pytest.mark.parametrize(
+    ("shape", "padding"),
+    [((8, 8), (1, 1)), ((32, 32), (4, 4)), ((320, 320), (40, 40)), ((16, 256), (2, 32)),
+     ((256, 16), (32, 2)), ((4, 64), (1, 8)), ((3, 40), (0, 5)), ((1, 200), (0, 25))],
+)  # fmt: skip
+def test_a_crop_shifts_each_side_by_an_eighth_of_it(
+    shape: tuple[int, int], padding: tuple[int, int]
+) -> None:
+    assert crop_padding(*shape) == padding
+    marks = torch.zeros(300, 1, *shape, dtype=torch.uint8)
+    marks[:, :, shape[0] // 2, shape[1] // 2] = 1
+    where = random_crop(marks, padding).nonzero()
+    for axis, largest in enumerate(padding):
+        moved = (where[:, 2 + axis] - shape[axis] // 2).abs().max()
+        assert 0.9 * largest - 1 < moved <= largest
+
+
+@pytest.mark.parametrize("shape", SHAPES[:-2], ids=str)
+def test_what_randaugment_hides_is_what_torchvision_moves_out_of_sight(
+    shape: tuple[int, int],
+) -> None:
+    space = v2.RandAugment._AUGMENTATION_SPACE
+    white = torch.ones(1, 1, *shape)
+    hidden = []
+    for name in ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"):
+        magnitude = float(space[name][0](31, *shape)[9])
+        moved = v2.RandAugment()._apply_image_or_video_transform(
+            white, name, magnitude, interpolation="nearest", fill={torch.Tensor: 0}
+        )
+        hidden.append(1 - moved.mean().item())
+    assert hidden_by_randaugment(*shape) == pytest.approx(max(hidden), abs=0.03)
+
+
+def test_what_cutout_hides_is_the_largest_hole() -> None:
+    for size, height, width in [(4, 12, 12), (8, 8, 8), (9, 6, 30), (40, 16, 64)]:
+        images = torch.ones(3000, 1, height, width)
+        largest = (cutout(images, size) == 0).flatten(1).float().mean(1).max()
+        assert hidden_by_cutout(size, height, width) == pytest.approx(largest.item())
