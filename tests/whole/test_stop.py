@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.compiler import needs_compiler
 from tests.support.home import HOME
-from tests.support.suites import Suites, results
+from tests.support.suites import Suites, summary
 
 
 def descendants(pid: int) -> dict[int, str]:
@@ -57,7 +57,7 @@ def test_a_stop_while_a_compiler_works(
     assert time.monotonic() - began < 30  # 3 s, and torch's own processes come to their end
     printed = log_file.read_text()
     assert "stopping after" in printed and "Traceback" not in printed
-    assert results(suites, "Base")["status"] == "done"
-    assert results(suites, "Q")["status"] == "interrupted"
+    rows = {row["experiment"]: row["status"] for row in summary(suites)["experiments"]}
+    assert rows == {"Base": "done", "Q": "interrupted"}
     time.sleep(1)
     assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
