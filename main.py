@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import errno
 import importlib
-import io
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from machine.errors import Failed, Interrupted, Refused
 from machine.installation import starting
 from machine.processor import one_of_several
+from machine.streams import open_streams
 
 if TYPE_CHECKING:
     from experiment.commands.run import run_suite
@@ -125,7 +125,5 @@ def __getattr__(name: str) -> Any:
 
 
 if __name__ == "__main__":
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without → or ×
+    open_streams()
     sys.exit(main())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import platform
 import subprocess
 from importlib import metadata
@@ -13,6 +14,7 @@ import torch
 
 from machine.processor import cpu_model, isa
 from machine.timing import device_name
+from machine.waiting import way_of_waiting
 
 
 def environment(device: torch.device) -> dict[str, Any]:
@@ -29,6 +31,8 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cpu": cpu_model(),
         "isa": isa(),
         "threads": torch.get_num_threads(),
+        "waiting": way_of_waiting(),
+        "load": round(os.getloadavg()[0], 2),
         "cuda": torch.version.cuda if device.type == "cuda" else None,
     }
 

@@ -9,6 +9,7 @@ import re
 import sys
 import tempfile
 import time
+import timeit
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,12 +21,20 @@ from machine.processor import cpu_model, isa
 
 Network = nn.Module | Callable[[torch.Tensor], torch.Tensor]
 LATENCY_SECONDS = 0.3  # shortest time that one network is timed for
+BUDGET_SECONDS = 30.0  # longest time that passes of one batch size take, where three fit
+FEWEST_PASSES = 3  # passes that a median is of, at least
 BLOCK_SECONDS = 0.002  # length of a block of calls that are timed together
+SLOW_SECONDS = 0.05  # length of a pass that no cache makes faster, so that none goes before it
 
 
 def latency(network: Network, images: torch.Tensor) -> dict[str, Any]:
     """Milliseconds of a forward pass: see `latencies`."""
     return latencies([network], images)[0]
+
+
+def fitting(seconds: float) -> int:
+    """How many passes that each take so long may come one after another within the budget."""
+    return int(BUDGET_SECONDS / ((2 + FEWEST_PASSES) * seconds))  # two warm up
 
 
 def latencies(
@@ -38,34 +47,45 @@ def latencies(
 ) -> list[dict[str, Any]]:
     """Milliseconds of a forward pass of each network: median, p95, and how they were taken.
 
-    Warmed up, then timed in turn by torch.utils.benchmark, so that what else the machine does falls
-    on all alike: a ratio of two of these medians is fair where single figures are noisy. A call on
-    a GPU lasts until its result is there. Each takes `seconds` (None: LATENCY_SECONDS), in blocks
-    of `block` seconds. Networks of several runtimes need `rest` seconds before a block (and then
+    Warmed up, then timed in turn, so that what else the machine does falls on all alike: a ratio of
+    two of these medians is fair where single figures are noisy. A call on a GPU lasts until its
+    result is there. Each takes `seconds` (None: LATENCY_SECONDS) and five blocks of `block` seconds
+    at least, but all together no more than BUDGET_SECONDS: then 'runs', FEWEST_PASSES or more, says
+    how few there were. Networks of several runtimes need `rest` seconds before a block (and then
     get one call that is not counted): idle threads wait actively for a while, and would take
     another's core.
     """
-    from torch.utils import benchmark  # it sets up a C++ compiler, which only measuring may need
-
     threads, seconds = torch.get_num_threads(), seconds or LATENCY_SECONDS
-    timers, repeats = [], []
+    timers, repeats, warming = [], [], []
     taken: list[list[float]] = [[] for _ in networks]
     with torch.inference_mode():
         for network in networks:
             wait = functools.partial(torch.cuda.synchronize, images.device)
             here = {"network": network, "images": images, "wait": wait}
             call = "network(images)" + ("; wait()" if images.is_cuda else "")
-            timer = benchmark.Timer(call, globals=here, num_threads=threads)
+            timer = timeit.Timer(call, globals=here)
+            timer.timeit(1)  # warms up, compiling included
+            once = timer.timeit(1)
+            if once < SLOW_SECONDS:
+                once = timer.timeit(3) / 3
             timers.append(timer)
-            once = timer.timeit(3).median  # after two calls that warm up, compiling included
             repeats.append(max(1, int(block / once)))
+            warming.append(2 if once < SLOW_SECONDS else 0)
         started = time.perf_counter()
-        while len(taken[0]) < 5 or time.perf_counter() - started < seconds * len(networks):
-            for timer, repeat, times in zip(timers, repeats, taken, strict=True):
+
+        def enough() -> bool:
+            spent, blocks = time.perf_counter() - started, len(taken[0])
+            if blocks < FEWEST_PASSES or spent * (blocks + 1) / blocks > BUDGET_SECONDS:
+                return blocks >= FEWEST_PASSES
+            return blocks >= 5 and spent >= seconds * len(networks)
+
+        while not enough():
+            for timer, repeat, warm, times in zip(timers, repeats, warming, taken, strict=True):
                 if rest:
                     time.sleep(rest)
                     timer.timeit(1)
-                times.append(timer.timeit(repeat).median * 1e3)
+                timer.timeit(warm)
+                times.append(timer.timeit(repeat) / repeat * 1e3)
     return [
         {
             "median": float(np.median(times)),

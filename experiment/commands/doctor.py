@@ -75,9 +75,11 @@ def _machine() -> Iterator[Diagnosis]:
     import torch
 
     from machine.processor import bf16_is_fast, cpu_model, has_vnni, isa
+    from machine.waiting import way_of_waiting
 
     flags = isa()
-    text = f"{cpu_model()}, {torch.get_num_threads()} threads of {os.cpu_count()} processors; "
+    text = f"{cpu_model()}, {torch.get_num_threads()} threads of {os.cpu_count()} processors "
+    text += f"({way_of_waiting()}); "
     text += " ".join(flags) or "none of the int8 and bf16 instructions"
     text += f"; trains in {'bf16' if bf16_is_fast('cpu') else 'fp32'}"
     if has_vnni():

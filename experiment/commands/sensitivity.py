@@ -23,6 +23,7 @@ from experiment.suite.schema import load_suite
 from machine.environment import environment
 from machine.files import write_json
 from machine.stop_signal import StopSignal
+from machine.waiting import considerate_waiting
 from methods.pruning.dimensions import TARGETS, Dimension
 from methods.pruning.importance import CRITERIA, calibration_batches, importance
 from methods.pruning.sensitivity import RATIOS, scan
@@ -52,11 +53,12 @@ def sensitivity_command(arguments: list[str], console: Console) -> int:
     ctx = Context(dataset, suite.device, start.seed, say=console.say)
     what = {"experiment": args.experiment, "scanned": start.experiment.name, "split": "validation"}
     path = suite.results_dir / f"{args.experiment}_sensitivity.json"
-    if quant_spec is not None:
-        path = path.with_stem(f"{args.experiment}_quantization_sensitivity")
-        found, figure = _of_layers(state, quant_spec, ctx, start.experiment.name)
-    else:
-        found, figure = _of_dimensions(state, args, ctx, start.experiment.name)
+    with considerate_waiting():
+        if quant_spec is not None:
+            path = path.with_stem(f"{args.experiment}_quantization_sensitivity")
+            found, figure = _of_layers(state, quant_spec, ctx, start.experiment.name)
+        else:
+            found, figure = _of_dimensions(state, args, ctx, start.experiment.name)
     write_json(path, {**what, **found, "environment": environment(suite.device)})
     picture = path.with_suffix(".png")
     figure.savefig(picture, dpi=150)

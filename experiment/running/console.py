@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -27,7 +28,10 @@ class Console:
         self.quiet = quiet
         self.progress: Progress | None = None
         self.chain = ""  # that runs now
-        self.rich = RichConsole(highlight=False, soft_wrap=True, markup=False, emoji=False)
+        # Bound to what is the output now, so that it prints where another package is silenced.
+        self.rich = RichConsole(
+            file=sys.stdout, highlight=False, soft_wrap=True, markup=False, emoji=False
+        )
         if not self.rich.is_terminal:
             self.rich.width = 200  # a log file has no width; rich would guess 80
 

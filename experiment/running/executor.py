@@ -131,7 +131,7 @@ class SerialExecutor:
             for chain in chains:
                 try:
                     self.run_chain(chain)
-                except (Interrupted, TeamError):
+                except (Interrupted, TeamError, KeyboardInterrupt):
                     for follower in self.followers:
                         follower.interrupt()
                     raise
@@ -156,6 +156,8 @@ class SerialExecutor:
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in UNWRITABLE:
                     raise  # that ends the run, not one experiment
+                if self.stop():  # Ctrl-C in a terminal ends a compiler as well, which then fails
+                    raise Interrupted from error
                 self.failed[step.key] = f"{type(error).__name__}: {error}"
                 for follower in self.followers:
                     follower.fail(chain, step, error)

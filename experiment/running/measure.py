@@ -14,7 +14,7 @@ from torch import nn
 
 from data_sets.batches import BatchLoader
 from machine.files import tensor_bytes
-from machine.timing import latencies, onednn_kernels
+from machine.timing import BLOCK_SECONDS, BUDGET_SECONDS, fitting, latencies, onednn_kernels
 from methods.costs import count_macs, example_image, part_macs
 from methods.early_exit.exits import EarlyExitNetwork
 from methods.quantization.record import Quant, float_layer_names
@@ -42,11 +42,9 @@ def measure(
     metrics = {
         **qualities,
         **static_metrics(deployed),
-        "inference_time_ms": {
-            f"batch_{size}": in_turn(deployed, baseline, images, size) for size in LATENCY_BATCHES
-        },
+        "inference_time_ms": inference_times(deployed, baseline, images),
     }
-    warnings = varying(metrics["inference_time_ms"])
+    warnings = untimed(metrics["inference_time_ms"]) + varying(metrics["inference_time_ms"])
     if quant is not None:
         kernels = onednn_kernels(network, images[:1])
         slow = [kernel for kernel in kernels if kernel.split()[1].startswith("ref")]
@@ -75,6 +73,23 @@ def quality(network: nn.Module, split: BatchLoader) -> dict[str, float]:
 def _unequal(images: torch.Tensor) -> bool:
     there = images[images > 0]
     return bool(len(there)) and int(there.max()) >= UNEQUAL * int(there.min())
+
+
+def inference_times(
+    deployed: Deployed, baseline: nn.Module | None, images: torch.Tensor
+) -> dict[str, Any]:
+    """Latencies by batch size: see `in_turn`.
+
+    Batches that would take longer than the time for it, by what an image alone takes, are left out.
+    """
+    found: dict[str, Any] = {}
+    single = 0.0  # seconds that an image takes, in all networks together
+    for size in LATENCY_BATCHES:
+        if found and fitting(size * single) < 1:
+            break
+        times = found[f"batch_{size}"] = in_turn(deployed, baseline, images, size)
+        single = single or sum(ms for name, ms in times.items() if name.endswith("median")) / 1e3
+    return found
 
 
 def in_turn(
@@ -112,11 +127,15 @@ def timed(networks: list[nn.Module], images: torch.Tensor, size: int) -> list[di
     """Milliseconds a batch of `size` images, the networks in turn: see `timing.latencies`.
 
     What an image costs a network with exits depends on the image: batches of 1 are then all of
-    `images`, one after another, and the figures those of one.
+    `images`, one after another, or as many from all over as there is time for, and the figures
+    those of one.
     """
     if size > 1 or not any(isinstance(network, EarlyExitNetwork) for network in networks):
         return latencies(networks, images[:size])
     singles = [functools.partial(_one_by_one, network) for network in networks]
+    once = latencies(singles, images[:1], seconds=BLOCK_SECONDS)
+    count = fitting(sum(times["median"] for times in once) / 1e3)
+    images = images[:: -(-len(images) // max(1, count))]
     count = len(images)
     return [
         {
@@ -132,6 +151,16 @@ def timed(networks: list[nn.Module], images: torch.Tensor, size: int) -> list[di
 
 def _one_by_one(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
     return torch.cat([network(image) for image in images.split(1)])
+
+
+def untimed(times: dict[str, Any]) -> list[str]:
+    """Which batch sizes `inference_times` has left out, and why."""
+    return [
+        f"batches of {size} were not timed: by what one image takes, {BUDGET_SECONDS:.0f} s, the "
+        "longest that timing a batch size may take, are too short for a median"
+        for size in LATENCY_BATCHES
+        if f"batch_{size}" not in times
+    ]
 
 
 def int8_warnings(times: dict[str, Any], reference: list[str], backend: str) -> list[str]:

@@ -17,19 +17,24 @@ class Forecast:
     """Seconds that a stage will take, by what such stages took on the same data."""
 
     def __init__(self, records: Iterable[dict[str, Any]] = ()):
-        self.taken: dict[tuple[str, str], list[float]] = {}  # stage, data → an epoch where it has
+        # stage, data → seconds an epoch where it has such, and seconds of measuring
+        self.taken: dict[tuple[str, str], list[tuple[float, float]]] = {}
         for record in records:
-            settings = record["settings"]
-            place = record["stage"], settings["data"]["fingerprint"]
-            self.taken.setdefault(place, []).append(record["seconds"] / _epochs(settings))
+            self.learn(record)
 
-    def learn(self, step: Step, seconds: float) -> None:
-        self.taken.setdefault(_place(step), []).append(seconds / _epochs(step.settings))
+    def learn(self, record: dict[str, Any]) -> None:
+        """`seconds` of a record contain `measuring_seconds`; older ones know of no measuring."""
+        settings, measuring = record["settings"], record.get("measuring_seconds", 0.0)
+        taken = (record["seconds"] - measuring) / _epochs(settings), measuring
+        self.taken.setdefault((record["stage"], settings["data"]["fingerprint"]), []).append(taken)
 
     def seconds(self, step: Step) -> float | None:
         """None where no such stage was seen."""
-        taken = self.taken.get(_place(step))
-        return statistics.median(taken) * _epochs(step.settings) if taken else None
+        taken = self.taken.get((step.stage, step.experiment.data.fingerprint))
+        if taken is None:
+            return None
+        epoch, measuring = map(statistics.median, zip(*taken, strict=True))
+        return epoch * _epochs(step.settings) + measuring
 
 
 class Progress:
@@ -61,10 +66,10 @@ class Progress:
         self.current, self.started = step.key, time.monotonic()
         self.refresh()
 
-    def end_stage(self, step: Step, seconds: float | None) -> None:
-        """A stage has come to its end after `seconds` (None: it was in the store)."""
-        if seconds is not None:
-            self.forecast.learn(step, seconds)
+    def end_stage(self, step: Step, record: dict[str, Any] | None) -> None:
+        """A stage has come to its end with `record` (None: it was in the store)."""
+        if record is not None:
+            self.forecast.learn(record)
         self._close(step)
 
     def computed(self, step: Step) -> None:
@@ -99,10 +104,6 @@ class Progress:
         self.open.pop(step.key, None)
         self.bar.update()
         self.refresh()
-
-
-def _place(step: Step) -> tuple[str, str]:
-    return step.stage, step.experiment.data.fingerprint
 
 
 def _epochs(settings: dict[str, Any]) -> int:

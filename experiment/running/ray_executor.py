@@ -22,9 +22,9 @@ from experiment.running.ray_task import Finished, WorkerFolders, run_stage
 from experiment.suite.chains import Chain, Step
 from experiment.suite.keys import HOME
 from experiment.suite.messages import ConfigError
-from machine.errors import Interrupted
+from machine.errors import Failed, Interrupted
 
-RETRIES = 3  # times that a stage is started again after its worker or machine was lost
+RETRIES = 3  # times that a stage is started again after its worker, machine or memory was lost
 PROCESS_BYTES = 3 * 2**29  # memory of a worker process, without the images
 POLL_SECONDS = 0.5  # time between two looks at stages that run elsewhere
 
@@ -133,6 +133,9 @@ class Tasks:
                 found = self.ray.get(task)
             except self.ray.exceptions.TaskCancelledError:
                 found = None
+            except self.ray.exceptions.OutOfMemoryError as error:
+                self.failed[step.key] = _out_of_memory(error)
+                continue
             except self.ray.exceptions.RayError as error:
                 self.failed[step.key] = _cause(error)
                 continue
@@ -159,6 +162,16 @@ class Tasks:
                 self.executor.say(f"   {self.labels[key]} | {line.strip()}")
 
 
+def _out_of_memory(error: Exception) -> Exception:
+    """One line in the place of Ray's pages, which become its cause."""
+    failed = Failed(
+        f"its machine ran out of memory {1 + RETRIES} times; give it more, run fewer stages at "
+        "once (--workers), or make the network, batch_size or image_size smaller"
+    )
+    failed.__cause__ = error
+    return failed
+
+
 def _cause(error: Exception) -> Exception:
     """What the stage raised, Ray's account of it (with the traceback) as its cause."""
     cause = getattr(error, "cause", None)
@@ -176,6 +189,7 @@ def cluster(execution: Execution, device: torch.device, image_bytes: int) -> Ite
     context. Raises ConfigError where none answers or no machine is large enough for a stage.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_task_oom_retries", str(RETRIES))  # Ray's own is without end
     if execution.address is None:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # else Ray makes 127.0.0.1 public
     import ray

@@ -58,9 +58,9 @@ def run_stage(
     stop = StopSignal()
     store = Store(place.model_dir, say)
     runner = StageRunner(store, place.data_dir, place.device, stop, say, _datasets)
-    with stop.listening(lambda text: None, (signal.SIGINT,)):
-        try:
+    try:
+        with stop.listening(lambda text: None, (signal.SIGINT,)):
             record, cached = runner.run(step, **how)
-        except Interrupted:
-            return None
+    except Interrupted:
+        return None
     return Finished(record, cached, platform.node())

@@ -78,6 +78,9 @@ class Results(Follower):
             "finished",
         ]
         entry = {name: record[name] for name in kept} | {
+            # None: made before these were noted
+            "measuring_seconds": record.get("measuring_seconds"),
+            "crowded_share": record.get("crowded_share"),
             "seed": step.seed,
             "cached": done.cached,
             "checkpoint": str(self.checkpoints / f"{step.checkpoint}.pth"),

@@ -13,7 +13,7 @@ from rich.tree import Tree
 
 from experiment.running.console import Console, NoTerminal
 from experiment.running.executor import Done, Follower
-from experiment.running.metrics import moved_times, ratio_in_turn
+from experiment.running.metrics import FIGURES, metric, moved_times, ratio_in_turn
 from experiment.running.progress import Forecast, Progress
 from experiment.running.results import SUMMARY_NAME, Results, experiment_sequence
 from experiment.running.store import Store
@@ -28,6 +28,8 @@ from experiment.running.tables import (
 )
 from experiment.suite.chains import Chain, Step
 from experiment.suite.records import Suite
+
+NOTEWORTHY_SHARE = 0.1  # of a stage's time beside other work, from which on it is told
 
 
 class RunView(Follower):
@@ -54,7 +56,8 @@ class RunView(Follower):
         isa = " ".join(environment["isa"]) or "none of int8/bf16"
         self.console.say(f"suite       {suite.source}: {len(suite.experiments)} experiments")
         self.console.say(
-            f"device      {environment['device']}, {environment['threads']} threads, {isa}"
+            f"device      {environment['device']}, {environment['threads']} threads "
+            f"({environment['waiting']}), {isa}"
         )
         self.console.say(f"torch       {environment['torch']}, Python {environment['python']}")
         self.console.say(
@@ -107,10 +110,12 @@ class RunView(Follower):
         """The stage's numbers, and the baseline's beside them."""
         step, record, cached, baseline = done
         if self.progress is not None:
-            self.progress.end_stage(step, None if cached else record["seconds"])
+            self.progress.end_stage(step, None if cached else record)
         metrics = record["metrics"]
         reference = baseline["metrics"] if baseline else None
         how = "from the store" if cached else f"{record['seconds']:.1f} s"
+        if not cached and record["crowded_share"] >= NOTEWORTHY_SHARE:
+            how += f", {record['crowded_share']:.0%} of it beside other work"
         line = (
             f"       accuracy {metrics['accuracy']:.2f} %{_points(metrics, reference)}"
             f"{_balanced(metrics, reference)}"
@@ -119,7 +124,7 @@ class RunView(Follower):
             f" | {metrics['model_size_mb']:.3f} MB{_ratio(metrics, reference, 'model_size_mb')}"
             f" | nonzero {metrics['nonzero_params'] / 1e3:.1f} of {metrics['params'] / 1e3:.1f} k"
             f" | {metrics['macs'] / 1e6:.2f} M MACs"
-            f" | {_latency(metrics, 1, 3)} at 1, {_latency(metrics, 64, 2)} at 64"
+            f" | {_latency(metrics, 1)} at 1, {_latency(metrics, 64)} at 64"
         )
         self.console.say(f"{line} | {how}")
         shown = step.spec.warnings()  # before the stage ran
@@ -239,7 +244,8 @@ def _ratio(metrics: dict[str, Any], reference: dict[str, Any] | None, name: str)
     return f" (×{metrics[name] / reference[name]:.2f})" if reference and reference[name] else ""
 
 
-def _latency(metrics: dict[str, Any], batch: int, digits: int) -> str:
-    ratio = ratio_in_turn(metrics, f"latency_ms_batch_{batch}")
+def _latency(metrics: dict[str, Any], batch: int) -> str:
+    figure = FIGURES[f"latency_ms_batch_{batch}"]
+    value, ratio = metric(metrics, figure.name), ratio_in_turn(metrics, figure.name)
     beside = f" (×{ratio:.2f})" if ratio else ""
-    return f"{metrics['inference_time_ms'][f'batch_{batch}']['median']:.{digits}f} ms{beside}"
+    return "not timed" if value is None else f"{figure.text(value)} ms{beside}"

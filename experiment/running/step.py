@@ -15,6 +15,7 @@ from experiment.running.measure import measure, quality
 from experiment.running.store import Store
 from experiment.suite.chains import Step
 from machine.files import canonical_json, sha256
+from machine.waiting import considerate_waiting
 from stages import STAGES
 from stages.deployment import Deployed, calibrated, deploy
 from stages.stage import Context, StageError, StageSpec
@@ -48,7 +49,7 @@ def run_step(
         return record["checkpoint_sha256"] if record is not None else None
 
     origin = {"parent_sha256": now(step.before), "teacher_sha256": now(step.teacher)}
-    with store.lock(step.key, stop_requested):
+    with store.lock(step.key, stop_requested), considerate_waiting() as neighbours:
         found = store.verified(step.key)
         aside = "to be computed anew" if recompute else None
         if found is not None and origin != {name: found.get(name) for name in origin}:
@@ -58,6 +59,7 @@ def run_step(
             if (remeasure or lacking) and (loaded := store.load(step.key)) is not None:
                 deployed = deploy(loaded[0], device, store.compiled)
                 loaders = deployed.loaders(Context(dataset(), device, step.seed))
+                say("       measuring")
                 metrics = _measured(step, deployed, loaders, outcome)
                 found = store.put_record(step.key, {**found, "metrics": metrics})
             store.name(step.key, step.checkpoint)
@@ -79,15 +81,19 @@ def run_step(
         )
         resumed = snapshot.exists()
         deployed = _computed(step, parent[0] if parent else None, ctx)
-        seconds = time.perf_counter() - started + ctx.earlier_seconds
+        computed = time.perf_counter()
+        say("       measuring")
         metrics = _measured(step, deployed, deployed.loaders(ctx), outcome)
+        measured = time.perf_counter()
         if found is not None:
             for path in (store.path(step.key), store.record_path(step.key)):
                 store.set_aside(path, f"{path.name}: {aside}")
         record = {
             **_described(step, deployed.state),
             **origin,
-            "seconds": seconds,
+            "seconds": measured - started + ctx.earlier_seconds,
+            "measuring_seconds": measured - computed,
+            "crowded_share": round(neighbours.share(), 3),
             "resumed": resumed,
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "details": ctx.details,

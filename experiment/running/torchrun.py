@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from experiment.running.console import NoTerminal
+from machine.waiting import considerate_waiting
 from stages.fitting import fit
 from stages.ranks import take_part
 from training.team import join
@@ -22,7 +23,8 @@ def led_by_the_first(command: Callable[[], int]) -> int:
             return command()
         finally:
             team.dismiss()
-    with contextlib.redirect_stderr(NoTerminal(sys.stderr)):  # bars are the first process's
+    quiet = contextlib.redirect_stderr(NoTerminal(sys.stderr))  # bars are the first process's
+    with quiet, considerate_waiting():
         try:
             take_part(team, fit)
         except (RuntimeError, OSError) as error:

@@ -24,6 +24,7 @@ from experiment.suite.chains import Chain, plan
 from machine.errors import Interrupted
 from machine.files import canonical_json, sha256
 from machine.stop_signal import StopSignal
+from machine.waiting import considerate_waiting
 from stages.deployment import deploy
 from stages.stage import Context
 from stages.state import ModelState
@@ -62,7 +63,7 @@ def finals_on_validation(
 
     found: dict[str, list[OnValidation]] = {name: [] for name in done}
     stop = StopSignal()
-    with stop.listening(console.say):
+    with stop.listening(console.say), considerate_waiting():
         in_order = sorted(chains, key=lambda c: c.experiment.seeds.index(c.seed))
         unseen = console.quiet or None  # None: where there is no terminal
         for chain in tqdm(in_order, "validation share", unit="net", leave=False, disable=unseen):

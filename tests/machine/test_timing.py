@@ -6,10 +6,11 @@ import os
 import time
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor
 
-from machine.timing import latencies, onednn_kernels
+from machine.timing import FEWEST_PASSES, fitting, latencies, onednn_kernels
 from model import HybridCNNTransformer
 from tests.support.int8 import Compiled
 
@@ -47,3 +48,21 @@ def test_networks_are_timed_in_turn() -> None:
     assert short["runs"] >= 5 and long["runs"] >= 5
     turns = [name for name, before in zip(calls, ["", *calls], strict=False) if name != before]
     assert turns == ["short", "long"] * (len(turns) // 2) and len(turns) >= 10
+
+
+def test_a_slow_network_is_timed_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every pass counts, the first ones too; how few there were is said."""
+    monkeypatch.setattr("machine.timing.BUDGET_SECONDS", 0.6)
+    calls = []
+
+    def slow(images: Tensor) -> Tensor:
+        calls.append(time.perf_counter())
+        time.sleep(0.1)
+        return images
+
+    assert fitting(0.1) == 1 and fitting(0.13) == 0
+    (found,) = latencies([slow], torch.zeros(1), seconds=60)
+    assert FEWEST_PASSES <= found["runs"] <= 6
+    assert len(calls) == found["runs"] + 2  # one warms up, one tells how long a pass takes
+    (found,) = latencies([slow], torch.zeros(1), seconds=0)
+    assert found["runs"] == 5

@@ -10,7 +10,7 @@ import torch
 
 # Whatever measures time, or says which process did the work, and after which commit.
 TIMINGS = {
-    "warnings",
+    "warnings", "measuring_seconds", "crowded_share",
     "inference_time_ms", "seconds", "resumed", "cached", "finished", "written", "started",
     "command", "latency_ms_batch_1", "latency_ms_batch_64", "environment", "checkpoint",
     "latency_ms_batch_1_ratio", "latency_ms_batch_64_ratio", "suite", "git_commit",

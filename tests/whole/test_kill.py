@@ -20,6 +20,15 @@ from typing import Any
 import pytest
 import torch
 
+from data_sets.batches import BatchLoader
+from dataset import load_dataset
+from experiment.running.store import Store
+from experiment.suite.chains import plan
+from experiment.suite.schema import load_suite
+from machine.files import sha256
+from stages import STAGES
+from stages.stage import Context
+from stages.state import initial_state
 from tests.support.comparing import assert_equal_tensors, comparable
 from tests.support.processes import forkserver
 from tests.support.quickstart import quickstart
@@ -146,3 +155,46 @@ def test_two_runs_at_once_execute_each_stage_once(tmp_path: Path) -> None:
                 executed[stage["key"]] = executed.get(stage["key"], 0) + (not stage["cached"])
     assert len(executed) == 10
     assert set(executed.values()) == {1}
+
+
+def _draws(path: str, log: str, last: int) -> None:
+    """Train on every batch's digest; a snapshot after every step; killed at batch `last`."""
+    torch.set_num_threads(1)
+    suite = load_suite(Path(path))
+    step = plan(suite)[0].steps[0]
+    plain, drawn = BatchLoader._prepare, []
+
+    def noted(loader: BatchLoader, images: Any, labels: Any) -> Any:
+        found = plain(loader, images, labels)
+        if loader.training:
+            if len(drawn) == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            drawn.append(loader.epoch)
+            chosen, given = (sha256(x.numpy().tobytes()) for x in (images, found[0]))
+            with Path(log).open("a") as file:
+                print(loader.epoch, chosen, given, file=file)
+        return found
+
+    BatchLoader._prepare = noted  # type: ignore[method-assign]
+    snapshot = Store(suite.model_dir).snapshot(step.key)
+    dataset = load_dataset(step.experiment.dataset_args, suite.data_dir)
+    ctx = Context(dataset, torch.device("cpu"), 0, snapshot, snapshot_seconds=0.0)
+    spec: Any = step.spec.model_copy(update={"epochs": 3, "augmentation": "randaugment"})
+    STAGES[step.stage].run(initial_state(step.experiment.model_args, 0), spec, ctx)
+
+
+def test_batches_after_a_kill_inside_an_epoch_are_those_of_no_kill(tmp_path: Path) -> None:
+    """Which images each batch has, and how they are augmented: in this epoch and the next."""
+    logs = {}
+    for name, moments in ("plain", [-1]), ("broken", [30, 5, -1]):
+        path, log = quickstart(tmp_path / name), tmp_path / f"{name}.txt"
+        for moment in moments:
+            process = forkserver().Process(target=_draws, args=(str(path), str(log), moment))
+            process.start()
+            process.join(300)
+            assert process.exitcode == (0 if moment < 0 else -signal.SIGKILL)
+        logs[name] = log.read_text().splitlines()
+    epochs = [int(line.split()[0]) for line in logs["plain"]]
+    assert epochs[30] == epochs[35] == 1 and epochs[29] == 1 and epochs[-1] == 2
+    assert len(set(logs["plain"])) == len(epochs)
+    assert logs["broken"] == logs["plain"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -129,6 +131,35 @@ def test_ctrl_c_leaves_nothing_behind(tmp_path: Path, times: int) -> None:
     assert "Traceback" not in log(path)
     time.sleep(2)
     assert [pid for pid in descendants if Path(f"/proc/{pid}").exists()] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_stage_without_enough_memory_ends_after_a_few_tries(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network of 13 GB, where Ray ends what brings the machine 4 GB above where it is now."""
+    memory = dict(re.findall(r"(\w+): +(\d+) kB", Path("/proc/meminfo").read_text()))
+    total, free = int(memory["MemTotal"]), int(memory["MemAvailable"])
+    if free < 8e6:
+        pytest.skip("not enough memory to run out of a part of it")
+    monkeypatch.setenv("RAY_memory_usage_threshold", f"{1 - (free - 4e6) / total:.3f}")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+    path = quickstart(tmp_path / "run")
+    with path.open("a") as file:
+        file.write("DEFAULT_MODEL_PARAMS.update(embed_dim=4096, ffn_dim=16384, num_layers=16)\n")
+        file.write("EXPERIMENT_CONFIGS = EXPERIMENT_CONFIGS[:2]\n")
+    process = start(path, "--executor", "ray", "--workers", "1")
+    assert process.wait(500) == 1, log(path)
+    failed, skipped = (
+        json.loads((path.parent / "results" / f"{name}_results.json").read_text())
+        for name in ("Digits_Baseline_FP32", "Digits_P_F_QAT")
+    )
+    (error,) = failed["errors"]
+    assert error["message"].startswith("its machine ran out of memory 4 times")
+    assert skipped["status"] == "skipped"
+    assert log(path).count("Task run_stage failed due to oom") <= 4
+    assert not workers(path)
 
 
 def _descendants(pid: int) -> list[int]:

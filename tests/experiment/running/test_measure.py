@@ -13,6 +13,7 @@ import torch
 from sklearn.metrics import balanced_accuracy_score
 from torch import Tensor, nn
 
+import main
 from dataset import get_dataloaders
 from experiment.running import measure
 from methods import costs
@@ -26,6 +27,7 @@ from stages.stage import Context
 from stages.state import build, state_of
 from tests.support.exits import learned
 from tests.support.int8 import Compiled
+from tests.support.suites import Suites, results
 from tests.support.tiny import TINY, tiny
 
 
@@ -189,3 +191,40 @@ def test_nonzero_parameters() -> None:
         model.head.weight[:3] = 0
     metrics = measure.static_metrics(deploy(state_of(model)))
     assert metrics["params"] - metrics["nonzero_params"] == zeros + 3 * model.head.in_features
+
+
+def test_batches_that_take_too_long_are_left_out_and_it_is_said(
+    suites: Suites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chains = 'EXPERIMENT_CONFIGS += [chain("Q", "ptq")]\n'
+    with monkeypatch.context() as patch:
+        patch.setattr("machine.timing.BUDGET_SECONDS", 1e-4)
+        assert suites.run(chains) == 0
+    printed = suites.capsys.readouterr().out
+    assert "batches of 64 were not timed" in printed and "not timed at 64" in printed
+    for name in "Base", "Q":
+        result = results(suites, name)
+        metrics = result["stages"][-1]["metrics"]
+        assert metrics["inference_time_ms"].keys() == {"batch_1"}
+        assert metrics["inference_time_ms"]["batch_1"]["runs"] >= 3
+        assert "batches of 64 were not timed" in metrics["warnings"][0]
+        assert "latency_ms_batch_64" not in result["final"]
+        config = str(suites.folder / "suite.py")
+        assert main.main(["show", name, "--config", config]) == 0
+        assert "batches of 64 were not timed" in suites.capsys.readouterr().out
+    page = (suites.results / "report.html").read_text()
+    assert "batches of 64 were not timed" in page
+    stage = results(suites, "Q")["stages"][-1]
+    assert 0 < stage["measuring_seconds"] < stage["seconds"]
+    assert suites.run(chains, "--remeasure") == 0
+    assert "latency_ms_batch_64" in results(suites, "Q")["final"]
+
+
+def test_images_that_leave_early_are_as_many_as_there_is_time_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = deploy(learned("serial")).network
+    images = torch.randn(64, 1, 8, 8)
+    assert measure.timed([network], images, 1)[0]["images"] == 64
+    monkeypatch.setattr("machine.timing.BUDGET_SECONDS", 1e-9)
+    assert measure.timed([network], images, 1)[0]["images"] == 1

@@ -20,17 +20,21 @@ def a_step(key: str, stage: str, **spec: Any) -> Any:
     return SimpleNamespace(key=key, stage=stage, settings={"spec": spec}, experiment=experiment)
 
 
-def a_record(stage: str, seconds: float, epochs: int, data: str = "digits") -> dict[str, Any]:
+def a_record(
+    stage: str, seconds: float, epochs: int = 1, data: str = "digits", **more: float
+) -> dict[str, Any]:
     settings = {"spec": {"epochs": epochs}, "data": {"fingerprint": data}}
-    return {"stage": stage, "seconds": seconds, "settings": settings}
+    return {"stage": stage, "seconds": seconds, "settings": settings, **more}
 
 
 def test_a_forecast_is_the_median_of_such_stages_on_such_data() -> None:
     forecast = Forecast([a_record("train", 10, 5), a_record("train", 90, 9, "photographs")])
     assert forecast.seconds(a_step("a", "train", epochs=3)) == pytest.approx(6)
-    forecast.learn(a_step("b", "train", epochs=2), 8)
+    forecast.learn(a_record("train", 8, 2))
     assert forecast.seconds(a_step("a", "train", epochs=3)) == pytest.approx(9)  # 2 and 4 s
     assert forecast.seconds(a_step("c", "ptq")) is None
+    measured = Forecast([a_record("qat", 50, 10, measuring_seconds=30)])  # 2 s an epoch
+    assert measured.seconds(a_step("d", "qat", epochs=5)) == pytest.approx(40)
 
 
 def test_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,13 +48,13 @@ def test_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert progress.begin_chain() == "1 of 2"  # nothing is known yet
     progress.begin_stage(first)
     now.seconds = 50.0
-    progress.end_stage(first, 50.0)  # 5 s an epoch
+    progress.end_stage(first, a_record("train", 50, 10))  # 5 s an epoch
     assert progress.begin_chain() == "2 of 2, at least 2 min left"
     progress.begin_stage(second)
     now.seconds = 80.0
     assert progress.time_left() == "at least 70 s left"
-    progress.end_stage(second, 100.0)
-    progress.forecast.learn(third, 7)
+    progress.end_stage(second, a_record("train", 100, 20))
+    progress.forecast.learn(a_record("ptq", 7))
     assert progress.time_left() == "about 7 s left"
     progress.give_up(chains[1], 2)  # type: ignore[arg-type]
     assert progress.time_left() == ""
@@ -60,13 +64,13 @@ def test_stages_done_elsewhere_count_as_done() -> None:
     steps = tuple(a_step(name, "train", epochs=10) for name in "abc")
     store = SimpleNamespace(has=lambda key: False, records=lambda: [])
     progress = Progress([SimpleNamespace(steps=steps)], store)  # type: ignore[list-item, arg-type]
-    progress.forecast.learn(steps[0], 80)
+    progress.forecast.learn(a_record("train", 80, 10))
     progress.at_once = 2
     assert progress.time_left() == "about 2 min left"  # 240 s of work
     progress.computed(steps[0])
     progress.computed(steps[1])
     assert progress.time_left() == "about 40 s left"
-    progress.end_stage(steps[0], 80.0)
+    progress.end_stage(steps[0], a_record("train", 80, 10))
     assert progress.time_left() == "about 40 s left"
 
 
