@@ -87,6 +87,11 @@ def parse_wish(text: str) -> Wish:
     return Wish(tuple(limits), *aims[0])
 
 
+def holds(row: dict[str, Any], name: str) -> bool:
+    """Whether a chain came to its end with this figure; large batches may not have been timed."""
+    return "metrics" in row and COSTS.get(name, name) in {*row["metrics"], "accuracy_drop"}
+
+
 def figure(row: dict[str, Any], name: str) -> float:
     """A figure of a chain on the validation share, the mean over seeds."""
     if name == "accuracy_drop":
@@ -99,17 +104,18 @@ def recommendation(wish: Wish, study: dict[str, Any]) -> tuple[bool, str]:
 
     Where one does: comments and an entry of EXPERIMENT_CONFIGS; else one line with the nearest.
     """
-    rows = [row for row in study["chains"] if "metrics" in row]
+    needed = list(dict.fromkeys([*(limit.metric for limit in wish.limits), wish.metric]))
+    rows = [row for row in study["chains"] if all(holds(row, name) for name in needed)]
     asked = ", ".join(map(str, wish.limits)) or "the wish"
     if not rows:
-        return False, f"no chain meets {asked}: none came to its end"
+        return False, f"no chain meets {asked}: none came to its end with {', '.join(needed)}"
     best = wish.best(rows)
     if best is None:
         row = wish.nearest(rows)
         named = dict.fromkeys(limit.metric for limit in wish.limits)
         has = ", ".join(f"{name} {figure(row, name):.4g}" for name in named)
         return False, f"no chain meets {asked}; the nearest is {row['name']} with {has}"
-    figures = ", ".join(f"{name} {figure(best, name):.4g}" for name in METRICS)
+    figures = ", ".join(f"{name} {figure(best, name):.4g}" for name in METRICS if holds(best, name))
     seeds = best["metrics"]["accuracy"]["n"]
     entry = {**best["config"], "name": f"{best['name']}_chosen"}
     return True, "\n".join(

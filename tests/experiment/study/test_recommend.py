@@ -69,3 +69,16 @@ def test_a_wish_that_nothing_meets_names_the_nearest() -> None:
         "no chain meets accuracy_drop<=0.2, latency_ms<=1.9; the nearest is B with accuracy_drop "
         "0.4, latency_ms 2"
     )
+
+
+def test_a_chain_whose_large_batches_were_not_timed() -> None:
+    """It is chosen by what it has, and by nothing that it has not."""
+    slow = row("Slow", 0.1, 9000.0)
+    del slow["metrics"]["latency_ms_batch_64"]
+    met, text = recommendation(parse_wish("min bitops"), {**ROWS, "chains": [slow]})
+    assert met and "latency_ms 9000, model_size_mb" in text
+    wish = parse_wish("min latency_ms_batch_64")
+    said = "no chain meets the wish: none came to its end with latency_ms_batch_64"
+    assert recommendation(wish, {**ROWS, "chains": [slow]}) == (False, said)
+    met, text = recommendation(wish, {**ROWS, "chains": [slow, row("A", 0.2, 1.0)]})
+    assert met and "'A_chosen'" in text
