@@ -47,16 +47,19 @@ def latencies(
 ) -> list[dict[str, Any]]:
     """Milliseconds of a forward pass of each network: median, p95, and how they were taken.
 
-    Warmed up, then timed in turn, so that what else the machine does falls on all alike: a ratio of
-    two of these medians is fair where single figures are noisy. A call on a GPU lasts until its
-    result is there. Each takes `seconds` (None: LATENCY_SECONDS) and five blocks of `block` seconds
-    at least, but all together no more than BUDGET_SECONDS: then 'runs', FEWEST_PASSES or more, says
-    how few there were. Networks of several runtimes need `rest` seconds before a block (and then
+    Warmed up, then timed in turn, with as many calls a block each, so that what else the machine
+    does falls on all alike. 'over_first' is the median over rounds of a network's time over that of
+    the first one in the same round: beside other work it is far steadier than a ratio of medians
+    (within 1.07 where that was up to 2.6, one network against itself at a load of 5 on 2 cores,
+    n = 25). A call on a GPU lasts until its result is there. Each takes `seconds` (None:
+    LATENCY_SECONDS) and five blocks at least, but all together no more than BUDGET_SECONDS: then
+    'runs', FEWEST_PASSES or more, says how few there were. A block is of `block` seconds for the
+    fastest, and of SLOW_SECONDS at most for the slowest. Networks of several runtimes need `rest` seconds before a block (and then
     get one call that is not counted): idle threads wait actively for a while, and would take
     another's core.
     """
     threads, seconds = torch.get_num_threads(), seconds or LATENCY_SECONDS
-    timers, repeats, warming = [], [], []
+    timers, passes, warming = [], [], []
     taken: list[list[float]] = [[] for _ in networks]
     with torch.inference_mode():
         for network in networks:
@@ -69,8 +72,9 @@ def latencies(
             if once < SLOW_SECONDS:
                 once = timer.timeit(3) / 3
             timers.append(timer)
-            repeats.append(max(1, int(block / once)))
+            passes.append(once)
             warming.append(2 if once < SLOW_SECONDS else 0)
+        repeat = max(1, int(min(block / min(passes), SLOW_SECONDS / max(passes))))
         started = time.perf_counter()
 
         def enough() -> bool:
@@ -80,7 +84,7 @@ def latencies(
             return blocks >= 5 and spent >= seconds * len(networks)
 
         while not enough():
-            for timer, repeat, warm, times in zip(timers, repeats, warming, taken, strict=True):
+            for timer, warm, times in zip(timers, warming, taken, strict=True):
                 if rest:
                     time.sleep(rest)
                     timer.timeit(1)
@@ -90,12 +94,13 @@ def latencies(
         {
             "median": float(np.median(times)),
             "p95": float(np.percentile(times, 95)),
+            "over_first": float(np.median(np.divide(times, taken[0]))),
             "runs": repeat * len(times),
             "threads": threads,
             "device": device_name(images.device),
             "isa": isa() if images.device.type == "cpu" else [],
         }
-        for times, repeat in zip(taken, repeats, strict=True)
+        for times in taken
     ]
 
 

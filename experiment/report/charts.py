@@ -58,7 +58,8 @@ def _experiment(row: Row) -> dict[str, Any]:
         "status": row.result.status,
         "sequence": row.sequence,
         "final": {
-            name: [_short(stat.mean), _short(stat.std), stat.n] for name, stat in row.final.items()
+            name: [_short(row.cost(name)), _short(stat.std), stat.n]
+            for name, stat in row.final.items()
         },
         "change": None if row.drop is None else _short(-row.drop),
         "test_change": _short(row.test_change),

@@ -106,7 +106,7 @@ def _marks(rows: Sequence[Row], cost: str) -> list[Mark]:
         x, y, best = row.final[cost], row.final["accuracy"], row.name in on_front
         kind = "baseline" if row.is_baseline else "Pareto front" if best else "chain"
         spread = (x.std or 0) / scale, y.std or 0
-        marks.append(Mark(kind, best, x.mean / scale, spread[0], y.mean, spread[1]))
+        marks.append(Mark(kind, best, row.cost(cost) / scale, spread[0], y.mean, spread[1]))
     return marks
 
 

@@ -123,6 +123,15 @@ class Row:
         """The baseline's figures, where the chain begins; empty where it is not at hand."""
         return {name: stat.mean for name, stat in self.base.items()}
 
+    def cost(self, name: str) -> float:
+        """What it is drawn and put in order by: its figure; of a time, the baseline's times the
+        ratio taken in turn, where it was, so that chains measured at other hours stand beside.
+        """
+        stat, base = self.final[name], self.base.get(name)
+        if FIGURES[name].timed and stat.ratio and base is not None:
+            return stat.ratio * base.mean
+        return stat.mean
+
     @property
     def comparable_start(self) -> dict[str, float]:
         """The same beside `StageFigures.comparable`."""
@@ -200,7 +209,7 @@ def front(rows: Iterable[Row], cost: str) -> list[str]:
     ]
     if FIGURES[cost].timed and len(set().union(*(row.conditions for row in judged))) > 1:
         return []
-    return pareto([(row.name, row.final[cost].mean, row.final[JUDGE].mean) for row in judged])
+    return pareto([(row.name, row.cost(cost), row.final[JUDGE].mean) for row in judged])
 
 
 def best(rows: Iterable[Row], limit: float, cost: str) -> Row | None:

@@ -43,11 +43,30 @@ def test_networks_are_timed_in_turn() -> None:
 
     networks = [sleeping("short", 0.002), sleeping("long", 0.03)]
     short, long = latencies(networks, torch.zeros(1), seconds=0.2)
+    assert short["over_first"] == 1 and 3 < long["over_first"] < 15.1
     assert 2 <= short["median"] <= short["p95"] and 30 <= long["median"] <= long["p95"]
     assert short["median"] < long["median"]
     assert short["runs"] >= 5 and long["runs"] >= 5
     turns = [name for name, before in zip(calls, ["", *calls], strict=False) if name != before]
     assert turns == ["short", "long"] * (len(turns) // 2) and len(turns) >= 10
+
+
+def test_a_ratio_holds_where_the_machine_slows_down_half_way() -> None:
+    """Two that take 2 and 4 ms, and ten times as long from some moment on: twice as long, always.
+
+    The medians of the two may be of different halves.
+    """
+    begun = time.perf_counter()
+
+    def slowed(seconds: float) -> Callable[[Tensor], Tensor]:
+        def network(images: Tensor) -> Tensor:
+            time.sleep(seconds * (10 if time.perf_counter() - begun > 0.15 else 1))
+            return images
+
+        return network
+
+    _, other = latencies([slowed(0.002), slowed(0.004)], torch.zeros(1), seconds=0.3)
+    assert other["over_first"] == pytest.approx(2, rel=0.25)
 
 
 def test_a_slow_network_is_timed_within_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:

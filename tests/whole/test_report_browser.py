@@ -116,7 +116,7 @@ def test_all_charts_are_drawn(report: Opened) -> None:
         assert "Chart: " in (report.page.get_attribute(f"#{chart}", "aria-label") or "")
     for chart in ids[:1]:
         assert report.plot(chart)["layout"]["xaxis"]["title"]["text"] == "latency at batch 1 (ms)"
-        assert report.plot(chart)["layout"]["yaxis"]["title"]["text"] == "accuracy (%)"
+        assert report.plot(chart)["layout"]["yaxis"]["title"]["text"] == "validation accuracy (%)"
 
 
 def test_the_cost_axis_is_chosen(report: Opened, folder: Path) -> None:
@@ -310,6 +310,6 @@ def test_the_quickstart_and_a_study(browser: Browser, suites: Suites) -> None:
         opened.page.select_option("#which", name)
         assert opened.plot("chart-accuracy")["traces"][0]["y"]
     found = json.loads((suites.results / "study_PQ.json").read_text())
-    assert f"order found is {' → '.join(found['order'])}" in opened.page.inner_text("#found")
+    assert f"order: {' → '.join(found['order'])}" in opened.page.inner_text("#found")
     assert len(opened.plot("chart-study-0")["layout"]["annotations"]) == 2
     opened.close()

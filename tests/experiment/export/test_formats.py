@@ -136,6 +136,7 @@ def test_aoti_packages_run_without_this_project(
         "classes": json.dumps(classes),
         "image_size": "[8, 8]",
         "channels": "grey",
+        "fit": "crop",
     }
     made, path, expected = replace(made, about=about), tmp_path / "n.pt2", reference(made)
     export(made, FORMATS["aoti"], path, 1, expected)

@@ -74,7 +74,9 @@ def test_metrics_compare_int8_with_its_float_form(int8: Compiled, ctx: Context) 
     right = (torch.cat(logits).argmax(1) == ctx.dataset.arrays.test_labels).float().mean()
     assert metrics["accuracy"] == pytest.approx(100 * right.item())
     for took in metrics["inference_time_ms"].values():
-        assert took["speedup_over_float"] == pytest.approx(took["float_median"] / took["median"])
+        ratio = took["float_median"] / took["median"]
+        assert ratio / 3 < took["speedup_over_float"] < 3 * ratio  # it is the rounds' median
+        assert "over_first" not in took
         assert "avx2" in took["isa"]
 
 
@@ -93,7 +95,7 @@ def test_a_network_is_timed_in_turn_with_its_baseline(ctx: Context) -> None:
     deployed = replace(deploy(state_of(tiny())), whole=Sleeping(0.005))
     took = measure.in_turn(deployed, Sleeping(0.02), torch.zeros(1, 1, 8, 8), 1)
     assert took["baseline_median"] >= 20 and took["speedup_over_baseline"] > 1.5
-    assert took["speedup_over_baseline"] == took["baseline_median"] / took["median"]
+    assert took["speedup_over_baseline"] < 4.1
     assert "float_median" not in took
 
 

@@ -18,7 +18,13 @@ from utils import load_model
 
 def test_equal_networks_share_their_latency() -> None:
     def run(form: str, time: float, busy: float = 1.0) -> OnValidation:
-        times = {"batch_1": {"median": busy * time, "baseline_median": busy * 3.0}}
+        times = {
+            "batch_1": {
+                "median": busy * time,
+                "baseline_median": busy * 3.0,
+                "speedup_over_baseline": 3.0 / time,
+            }
+        }
         return OnValidation(np.ones(3, bool), {"inference_time_ms": times}, form)
 
     base = OnValidation(np.ones(3, bool), {"inference_time_ms": {"batch_1": {"median": 3.0}}}, "f")
