@@ -54,9 +54,9 @@ def latencies(
     n = 25). A call on a GPU lasts until its result is there. Each takes `seconds` (None:
     LATENCY_SECONDS) and five blocks at least, but all together no more than BUDGET_SECONDS: then
     'runs', FEWEST_PASSES or more, says how few there were. A block is of `block` seconds for the
-    fastest, and of SLOW_SECONDS at most for the slowest. Networks of several runtimes need `rest` seconds before a block (and then
-    get one call that is not counted): idle threads wait actively for a while, and would take
-    another's core.
+    fastest, and of SLOW_SECONDS at most for the slowest. Networks of several runtimes need `rest`
+    seconds before a block (and then get one call that is not counted): idle threads wait actively
+    for a while, and would take another's core.
     """
     threads, seconds = torch.get_num_threads(), seconds or LATENCY_SECONDS
     timers, passes, warming = [], [], []
