@@ -3,7 +3,7 @@
 Run: python -m benchmarks.busy [--seconds 8] [--rounds 3]
 Trains the quickstart's baseline, a process a side, one after another: as it is by default, with
 OpenMP's threads spinning, spinning less, asleep, and with one thread. Each round does that alone
-and beside as many busy loops as there are processors. About 6 min on 2 cores, which nothing else
+and beside as many busy loops as there are processors. About 10 min on 2 cores, which nothing else
 should use. The last line has the default over the best of the others.
 """
 
