@@ -68,7 +68,7 @@ def _experiment(row: Row) -> dict[str, Any]:
             {
                 "stage": step.stage,
                 "spec": step.spec,
-                "metrics": {name: _short(value) for name, value in step.metrics.items()},
+                "metrics": {name: _short(_beside(row, step, name)) for name in step.metrics},
                 **_widths(step),
             }
             for step in row.steps
@@ -76,6 +76,13 @@ def _experiment(row: Row) -> dict[str, Any]:
         "curves": _curves(row),
         "config": row.result.config,
     }
+
+
+def _beside(row: Row, step: StageFigures, name: str) -> float:
+    """A stage's figure, beside those of the other stages; a time as `Row.cost` has it."""
+    if FIGURES[name].timed and name in step.comparable and name in row.start:
+        return step.comparable[name] * row.start[name]
+    return step.metrics[name]
 
 
 def _short(value: Any) -> Any:

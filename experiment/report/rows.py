@@ -216,10 +216,11 @@ def best(rows: Iterable[Row], limit: float, cost: str) -> Row | None:
     """The chain cheapest against its baseline that loses at most `limit` points of validation
     accuracy; None: no chain.
 
-    Only chains that are done and really cheaper than their baseline; the more accurate of equals.
+    Only chains that are done and really cheaper than their baseline; of equals the more accurate,
+    then the shorter one.
     """
     found = [
-        (ratio, row.drop, row.name, row)
+        (ratio, row.drop, len(row.result.sequence), row.name, row)
         for row in rows
         if row.done
         and row.drop is not None
@@ -227,7 +228,7 @@ def best(rows: Iterable[Row], limit: float, cost: str) -> Row | None:
         and (ratio := row.ratio(cost)) is not None
         and ratio < 1
     ]
-    return min(found)[3] if found else None
+    return min(found)[-1] if found else None
 
 
 @dataclass(frozen=True)

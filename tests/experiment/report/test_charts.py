@@ -19,6 +19,19 @@ def data_of(folder: Path) -> dict[str, Any]:
     return chart_data(read, rows_of(read), [])
 
 
+def test_times_stand_beside_those_of_other_hours(tmp_path: Path) -> None:
+    """A stage half as fast as the baseline beside it, when that took ten times as long as alone."""
+    write(tmp_path, "Base", [("train", metrics(90.0))], baseline=None)
+    busy = metrics(89.0)
+    busy["inference_time_ms"]["batch_1"] |= {
+        "median": 20.0, "baseline_median": 10.0, "speedup_over_baseline": 0.5
+    }  # fmt: skip
+    write(tmp_path, "Q", [("ptq", busy)])
+    _, chain = data_of(tmp_path)["experiments"]
+    assert chain["final"]["latency_ms_batch_1"][0] == 2.0
+    assert chain["steps"][0]["metrics"]["latency_ms_batch_1"] == 2.0
+
+
 def test_widths_before_and_after(tmp_path: Path) -> None:
     details = {
         "prune": {

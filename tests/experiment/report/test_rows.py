@@ -55,6 +55,14 @@ def test_the_best_chain_under_each_drop_by_hand(small: Path) -> None:
     }  # fmt: skip
 
 
+def test_of_equal_chains_the_shorter_is_the_best(tmp_path: Path) -> None:
+    write(tmp_path, "Base", [("train", metrics(90.0))], baseline=None)
+    write(tmp_path, "A_long", [("prune", metrics(50.0)), ("qat", metrics(90.0, bitops=1))])
+    write(tmp_path, "Q", [("ptq", metrics(90.0, bitops=1))])
+    chosen = best(rows(tmp_path).values(), 1.0, "bitops")
+    assert chosen is not None and chosen.name == "Q"
+
+
 def test_a_chain_no_cheaper_or_not_done_is_never_the_best(tmp_path: Path) -> None:
     write(tmp_path, "Base", [("train", metrics(90.0))], baseline=None)
     write(tmp_path, "Same", [("ptq", metrics(90.0))])
