@@ -39,15 +39,16 @@ class DatasetArgs(BaseModel):
     in_channels: int | None = None  # ImageFolder: 3 colour (default), 1 grey
     validation_share: float = Field(0.1, gt=0, lt=1)  # of the training images, for all choices
 
-    @field_validator("image_size")
+    @field_validator("image_size", mode="before")
     @classmethod
-    def _one_spelling(cls, size: list[int] | tuple[int, int] | int | None) -> Any:
+    def _one_spelling(cls, size: Any) -> Any:
         """A pair as a tuple, a square as its side: equal sizes are equal arguments."""
-        if not isinstance(size, list | tuple):
-            return size
-        if len(size) != 2:
-            raise ValueError("should be one side, or height and width")
-        return size[0] if size[0] == size[1] else tuple(size)
+        if size is None:
+            return None
+        sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
+        if len(sides) != 2 or not all(type(side) is int and 4 <= side <= 1024 for side in sides):
+            raise ValueError("should be a side or (height, width), each of 4 to 1024 pixels")
+        return sides[0] if sides[0] == sides[1] else sides
 
     @field_validator("in_channels")
     @classmethod

@@ -46,7 +46,9 @@ class FitSpec(Recipe, StageSpec):
         height, width = model_args["image_size"]
         hidden = {f"cutout {self.cutout}": hidden_by_cutout(self.cutout, height, width)}
         if self.augmentation == "randaugment":
-            hidden["augmentation 'randaugment'"] = hidden_by_randaugment(height, width)
+            hidden["one of the two operations of augmentation 'randaugment'"] = (
+                hidden_by_randaugment(height, width)
+            )
         return [
             f"{option} hides up to {share:.0%} of an image of {height}×{width} pixels"
             for option, share in hidden.items()

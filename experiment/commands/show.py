@@ -104,7 +104,9 @@ def _show_stages(result: Result, baseline: Result | None, console: Console) -> N
         took = f"{sum(e.seconds or 0 for e in entries):,.1f}" if entries else missing
         cells = [*_cells(stats, against(stats, base), names), took]
         rows.append(TableRow([f"{position + 1} {stage}"], cells, style="" if entries else "dim"))
-    title = "Stages (change against the baseline)" if base else "Stages"
+    title = "Stages"
+    if base:
+        title += " (change against the baseline; × of times as taken in turn with it)"
     console.figures(title, ["stage"], [*headings(names), "seconds"], rows)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from experiment.report.reader import Result, StageEntry
+from experiment.report.reader import Result, StageEntry, said
 from experiment.running.metrics import final_metrics
 from experiment.suite.messages import ConfigError
 
@@ -36,7 +36,7 @@ def read_result(name: str, folder: Path) -> Result:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
-        reason = f"{where}: {first['msg']}" if where else first["msg"]
+        reason = f"{where}: {said(first)}" if where else said(first)
         if "experiment" not in (plain if isinstance(plain, dict) else {}):
             reason = f"it holds no experiment, as NAME{ENDING} does"
     except (ValueError, RecursionError):

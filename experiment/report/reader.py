@@ -175,9 +175,14 @@ def _read(file: Path, folder: Folder) -> None:
         folder.studies[name.removeprefix("study_").removesuffix(".json")] = study
 
 
+def said(error: Any) -> str:
+    """What pydantic says of a mistake, without the names of our classes."""
+    return str(error["msg"]).split(" or instance of")[0]
+
+
 def _reason(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return "is nested too deep"
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    return f"{where or 'it'}: {first['msg']}"
+    return f"{where or 'its content'}: {said(first)}"

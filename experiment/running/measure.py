@@ -24,6 +24,7 @@ from train_eval import evaluate
 
 LATENCY_BATCHES = (1, 64)
 UNEQUAL = 1.5  # times as many images in one class as in another: accuracy alone would hide classes
+UNSTEADY = 2.0  # times: a median ratio whose 95 % interval is wider tells nothing
 SCATTERED = 3.0  # times the median: a p95 beyond it is not the network's
 
 
@@ -97,6 +98,9 @@ def in_turn(
 ) -> dict[str, Any]:
     """Milliseconds a batch, and those of the float form and the baseline, timed in turn with it.
 
+    A speed-up is None where the rounds do not agree on it: what took the processor then was other
+    work.
+
     The speed-ups are fair whatever else the machine does; a ratio to a time of another day is not.
     """
     beside = {}
@@ -105,9 +109,12 @@ def in_turn(
     if baseline is not None:
         beside["baseline_median", "speedup_over_baseline"] = baseline
     mine, *others = timed([deployed.network, *beside.values()], images, size)
-    del mine["over_first"]  # it is the first
+    for key in ("over_first", "over_first_interval"):  # it is the first
+        del mine[key]
     for (name, speedup), its in zip(beside, others, strict=True):
-        mine |= {name: its["median"], speedup: its["over_first"]}
+        least, most = its["over_first_interval"]
+        mine[name] = its["median"]
+        mine[speedup] = its["over_first"] if most < UNSTEADY * least else None
     return mine
 
 
@@ -117,6 +124,12 @@ def varying(times: dict[str, Any]) -> list[str]:
         f"p95 is {time['p95'] / time['median']:.1f} times the median at {name}"
         for name, time in times.items()
         if time["p95"] >= SCATTERED * time["median"]
+    ]
+    scattered += [
+        f"{name.replace('_', ' ')} at {batch} cannot be told from rounds so different"
+        for batch, time in times.items()
+        for name in ("speedup_over_float", "speedup_over_baseline")
+        if time.get(name, 1) is None
     ]
     if not scattered:
         return []
@@ -166,6 +179,7 @@ def untimed(times: dict[str, Any]) -> list[str]:
 
 def int8_warnings(times: dict[str, Any], reference: list[str], backend: str) -> list[str]:
     """Where int8 does not pay, and the likely cause."""
+    times = {name: time for name, time in times.items() if time["speedup_over_float"] is not None}
     slow = [name for name, time in times.items() if time["speedup_over_float"] < 1]
     if not slow and not reference:
         return []

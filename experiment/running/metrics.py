@@ -219,7 +219,7 @@ def moved_times(metrics: dict[str, Any], baseline: dict[str, Any]) -> str | None
         if not here or not there or time.get("device") != own.get("device"):
             continue
         if max(here / there, there / here) >= UNLIKE:
-            apart.append(f"{here:.3g} ms at {batch} beside this network, {there:.3g} by itself")
+            apart.append(f"{here:.3g} ms at {batch} beside this network, {there:.3g} when stored")
     if not apart:
         return None
     return (

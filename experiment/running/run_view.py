@@ -169,7 +169,7 @@ class RunView(Follower):
             table.append(TableRow(about, [*figures, status]))
         self.console.say("")
         self.console.figures(
-            "Results (change against the baseline)",
+            "Results (change against the baseline; × of times as taken in turn with it)",
             ("experiment", "stages"),
             (*headings(names), "status"),
             table,

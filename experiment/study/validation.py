@@ -145,8 +145,10 @@ def with_shared_latency(found: Mapping[str, list[OnValidation]]) -> dict[str, li
     unit: dict[str, list[float]] = defaultdict(list)  # of the baseline, by batch
     for run in (run for runs in found.values() for run in runs):
         for batch, taken in run.metrics["inference_time_ms"].items():
-            times[run.form, batch].append(1 / taken.get("speedup_over_baseline", 1.0))
-            unit[batch].append(taken.get("baseline_median", taken["median"]))
+            its = taken.get("baseline_median", taken["median"])
+            speedup = taken.get("speedup_over_baseline") or its / taken["median"]
+            times[run.form, batch].append(1 / speedup)
+            unit[batch].append(its)
 
     def shared(run: OnValidation) -> OnValidation:
         own = {}

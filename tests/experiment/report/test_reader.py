@@ -56,7 +56,7 @@ def test_figures_that_are_not_finite(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "field"),
     [
-        ([], "it"),
+        ([], "its content"),
         ({"pairs": 3}, "pairs"),
         ({"pairs": [{"first": "P", "second": "Q"}, {}]}, "pairs.1.first"),
         ({"chains": [{"name": "X", "metrics": {"accuracy": "x"}}]}, "chains.0.metrics.accuracy"),

@@ -159,7 +159,7 @@ def test_times_of_unlike_conditions_are_not_compared(tmp_path: Path) -> None:
     write(tmp_path, "Q", [("ptq", metrics(90.0, ms_1=0.5))])
     (warned,) = page(read_folder(tmp_path))["warnings"]
     assert rows(tmp_path)["Q"].ratio("latency_ms_batch_1") == pytest.approx(0.5)
-    assert "1 ms at batch_1 beside this network, 168 by itself" in warned["text"]
+    assert "1 ms at batch_1 beside this network, 168 when stored" in warned["text"]
     other = metrics(90.0, ms_1=0.5)
     for time in other["inference_time_ms"].values():
         time["threads"] = 77

@@ -99,6 +99,20 @@ def test_a_network_is_timed_in_turn_with_its_baseline(ctx: Context) -> None:
     assert "float_median" not in took
 
 
+def test_a_ratio_that_rounds_do_not_agree_on_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed(interval: list[float]) -> list[dict[str, Any]]:
+        mine = {"median": 1.0, "p95": 1.1, "over_first": 1.0, "over_first_interval": [1.0, 1.0]}
+        return [mine, {**mine, "over_first": 2.0, "over_first_interval": interval}]
+
+    deployed = deploy(state_of(tiny()))
+    for interval, speedup in (([1.2, 2.3], 2.0), ([0.5, 2.3], None)):
+        found = timed(interval)
+        monkeypatch.setattr(measure, "timed", lambda *_, found=found: found)
+        took = measure.in_turn(deployed, nn.Identity(), torch.zeros(1), 1)
+        assert took["speedup_over_baseline"] == speedup
+        assert bool(measure.varying({"batch_1": took})) == (speedup is None)
+
+
 def test_times_that_scatter_are_told() -> None:
     times = {"batch_1": {"median": 1.0, "p95": 5.0}, "batch_64": {"median": 9.0, "p95": 9.5}}
     (told,) = measure.varying(times)
