@@ -46,6 +46,7 @@ def ctx(digits: Dataset) -> Context:
 @pytest.fixture
 def suites(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> Suites:
     monkeypatch.setattr("machine.timing.LATENCY_SECONDS", 0.01)
+    monkeypatch.setattr("experiment.running.measure.UNSTEADY", float("inf"))
     monkeypatch.setattr(
         "experiment.report.write.draw_pictures", lambda *about: []
     )  # saves a second

@@ -22,6 +22,7 @@ def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.write_text(SUITE.format(folder=folder) + STUDY)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("machine.timing.LATENCY_SECONDS", 0.01)
+            patch.setattr("experiment.running.measure.UNSTEADY", float("inf"))
             assert study(path, "Tiny") == 0
 
     return made_once(tmp_path_factory, "study", make) / "suite.py"

@@ -71,6 +71,7 @@ def run_in(folder: Path, text: str, *arguments: str) -> None:
     ran.config.write_text(SUITE.format(folder=folder) + text)
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
         patch.setattr("machine.timing.LATENCY_SECONDS", 0.01)
+        patch.setattr("experiment.running.measure.UNSTEADY", float("inf"))
         patch.setattr("experiment.report.write.draw_pictures", lambda *about: [])
         assert main.main([*arguments, "--config", str(ran.config)]) == 0
     (folder / "printed.txt").write_text(out.getvalue())

@@ -91,6 +91,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr("machine.timing.LATENCY_SECONDS", 0.01)
+        patch.setattr("experiment.running.measure.UNSTEADY", float("inf"))
         patch.setattr("experiment.report.write.draw_pictures", lambda *about: [])
         for block in docs.blocks("README.md"):
             if (block.language, block.use) == ("bash", "run"):

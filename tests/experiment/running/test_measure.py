@@ -66,7 +66,10 @@ def _chain(model: HybridCNNTransformer) -> list[tuple[Any, tuple[Tensor, ...]]]:
     return found
 
 
-def test_metrics_compare_int8_with_its_float_form(int8: Compiled, ctx: Context) -> None:
+def test_metrics_compare_int8_with_its_float_form(
+    int8: Compiled, ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "UNSTEADY", float("inf"))  # whatever else the machine does
     test = ctx.loaders(batch_size=256).test
     metrics = measure.measure(deploy(int8.state, "cpu", int8.folder), test)
     with torch.inference_mode():
@@ -80,8 +83,9 @@ def test_metrics_compare_int8_with_its_float_form(int8: Compiled, ctx: Context) 
         assert "avx2" in took["isa"]
 
 
-def test_a_network_is_timed_in_turn_with_its_baseline(ctx: Context) -> None:
+def test_a_network_is_timed_in_turn_with_its_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that sleeps 5 ms beside one that sleeps 20, whatever else the machine does."""
+    monkeypatch.setattr(measure, "UNSTEADY", float("inf"))
 
     class Sleeping(nn.Module):
         def __init__(self, seconds: float) -> None:
@@ -104,6 +108,7 @@ def test_a_ratio_that_rounds_do_not_agree_on_is_none(monkeypatch: pytest.MonkeyP
         mine = {"median": 1.0, "p95": 1.1, "over_first": 1.0, "over_first_interval": [1.0, 1.0]}
         return [mine, {**mine, "over_first": 2.0, "over_first_interval": interval}]
 
+    monkeypatch.setattr(measure, "UNSTEADY", 2.0)
     deployed = deploy(state_of(tiny()))
     for interval, speedup in (([1.2, 2.3], 2.0), ([0.5, 2.3], None)):
         found = timed(interval)
