@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,11 +58,8 @@ def images_a_second(seconds: float) -> float:
     dataset = load_dataset(step.experiment.dataset_args, suite.data_dir)
     ctx = Context(dataset, suite.device, 0, stop_requested=stop, say=lambda line: None)
     spec: Any = step.spec.model_copy(update={"epochs": 10_000})
-    try:
-        with considerate_waiting():
-            STAGES[step.stage].run(initial_state(step.experiment.model_args, 0), spec, ctx)
-    except Interrupted:
-        pass
+    with suppress(Interrupted), considerate_waiting():  # which is how `stop` ends it
+        STAGES[step.stage].run(initial_state(step.experiment.model_args, 0), spec, ctx)
     counted = [moment for moment in taken if moment - taken[0] > WARM_SECONDS]
     return spec.batch_size * (len(counted) - 1) / (counted[-1] - counted[0])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from data_sets.fit import Fit
 from machine.errors import Refused
 
-Side = Annotated[int, Field(ge=4, le=1024)]  # pixels
+SIDES = range(4, 1025)  # pixels that a side of an image may have
 
 FEW = 3  # classes that a line names
 
@@ -34,7 +34,7 @@ class DatasetArgs(BaseModel):
     name: str = "CIFAR10"  # a row of DATASET_REGISTRY
     root: str | None = None  # ImageFolder: the folder that holds train/ and test/
     # ImageFolder: side in pixels, or height and width; None = as stored
-    image_size: tuple[Side, Side] | list[Side] | Side | None = None
+    image_size: tuple[int, int] | int | None = None
     fit: Fit = "crop"  # ImageFolder: how images of other proportions come to image_size
     in_channels: int | None = None  # ImageFolder: 3 colour (default), 1 grey
     validation_share: float = Field(0.1, gt=0, lt=1)  # of the training images, for all choices
@@ -46,8 +46,10 @@ class DatasetArgs(BaseModel):
         if size is None:
             return None
         sides = tuple(size) if isinstance(size, list | tuple) else (size, size)
-        if len(sides) != 2 or not all(type(side) is int and 4 <= side <= 1024 for side in sides):
-            raise ValueError("should be a side or (height, width), each of 4 to 1024 pixels")
+        if len(sides) != 2 or not all(type(side) is int and side in SIDES for side in sides):
+            raise ValueError(
+                f"should be a side or (height, width), each of {SIDES[0]} to {SIDES[-1]} pixels"
+            )
         return sides[0] if sides[0] == sides[1] else sides
 
     @field_validator("in_channels")
@@ -60,7 +62,7 @@ class DatasetArgs(BaseModel):
     def height_and_width(self) -> tuple[int, int] | None:
         """`image_size` as a pair; None where images stay as they are stored."""
         size = self.image_size
-        return (size, size) if isinstance(size, int) else size  # type: ignore[return-value]
+        return (size, size) if isinstance(size, int) else size
 
     def idle(self) -> dict[str, str]:
         """Options that another leaves without effect → why."""

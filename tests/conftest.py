@@ -21,6 +21,7 @@ from data_sets.source import DatasetArgs
 from dataset import Dataset, load_dataset
 from stages.stage import Context
 from tests.support import ran as ran_suite
+from tests.support.hurried import hurry
 from tests.support.int8 import Compiled
 from tests.support.once import copy_with_links, made_once
 from tests.support.suites import CHAINS, Ran, Suites, run_in
@@ -45,8 +46,7 @@ def ctx(digits: Dataset) -> Context:
 
 @pytest.fixture
 def suites(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> Suites:
-    monkeypatch.setattr("machine.timing.LATENCY_SECONDS", 0.01)
-    monkeypatch.setattr("experiment.running.measure.UNSTEADY", float("inf"))
+    hurry(monkeypatch)
     monkeypatch.setattr(
         "experiment.report.write.draw_pictures", lambda *about: []
     )  # saves a second

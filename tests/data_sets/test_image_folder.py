@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from PIL import Image
 from data_sets import image_folder
 from data_sets.source import DataError, DatasetArgs
 from dataset import Dataset, describe, load_dataset, preprocessing
-from tests.support.home import HOME
+from tests.support.photographs import needs_archive, photographs
 
 
 @pytest.fixture
@@ -208,18 +207,10 @@ def test_mixed_sizes_without_image_size_are_refused(folder: Path, tmp_path: Path
         load_dataset(folder_args(folder, image_size=None), tmp_path / "data")
 
 
-CIFAR_JPEG = HOME.parent / "shared" / "data" / "cifar10-jpeg.tar.xz"
-
-
-@pytest.mark.skipif(not CIFAR_JPEG.exists(), reason="the CIFAR-10 JPEG archive is not here")
+@needs_archive
 def test_real_photographs(tmp_path: Path) -> None:
     """200 real images of each split, straight from the archive."""
-    endings = tuple(f"00{i:02}.jpg" for i in range(20))
-    with tarfile.open(CIFAR_JPEG) as archive:
-        wanted = [m for m in archive if m.isfile() and m.name.endswith(endings)]
-        archive.extractall(tmp_path / "cifar", wanted, filter="data")
-    root = next((tmp_path / "cifar").rglob("train")).parent
-    args = DatasetArgs(name="ImageFolder", root=str(root))
+    args = photographs(tmp_path, (f"00{i:02}.jpg" for i in range(20)))
     loaded = load_dataset(args, tmp_path / "data")
     assert loaded.info.image_size == (32, 32)
     assert len(loaded.info.classes) == 10

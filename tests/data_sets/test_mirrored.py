@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -11,12 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from data_sets.mirrored import swapped_classes
-from data_sets.source import DatasetArgs
 from dataset import Dataset, load_dataset
-from tests.support.home import HOME
+from tests.support.photographs import needs_archive, photographs
 from tests.support.suites import Suites, results
-
-CIFAR_JPEG = HOME.parent / "shared" / "data" / "cifar10-jpeg.tar.xz"
 
 
 def arrows(count: int, jitter: int = 2, channels: int = 3) -> tuple[Tensor, Tensor]:
@@ -59,14 +55,9 @@ def test_digits_have_no_mirrored_classes(digits: Dataset) -> None:
     assert digits.swapped_when_flipped == []
 
 
-@pytest.mark.skipif(not CIFAR_JPEG.exists(), reason="the CIFAR-10 JPEG archive is not here")
+@needs_archive
 def test_photographs_have_no_mirrored_classes(tmp_path: Path) -> None:
-    endings = tuple(f"0{i:03}.jpg" for i in range(120))
-    with tarfile.open(CIFAR_JPEG) as archive:
-        wanted = [m for m in archive if m.isfile() and m.name.endswith(endings)]
-        archive.extractall(tmp_path / "cifar", wanted, filter="data")
-    root = next((tmp_path / "cifar").rglob("train")).parent
-    args = DatasetArgs(name="ImageFolder", root=str(root))
+    args = photographs(tmp_path, (f"0{i:03}.jpg" for i in range(120)))
     assert load_dataset(args, tmp_path / "data").swapped_when_flipped == []
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.hurried import hurry
 from tests.support.once import made_once
 from tests.support.studies import STUDY, study
 from tests.support.suites import SUITE
@@ -21,8 +22,7 @@ def tiny_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path = folder / "suite.py"
         path.write_text(SUITE.format(folder=folder) + STUDY)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("machine.timing.LATENCY_SECONDS", 0.01)
-            patch.setattr("experiment.running.measure.UNSTEADY", float("inf"))
+            hurry(patch)
             assert study(path, "Tiny") == 0
 
     return made_once(tmp_path_factory, "study", make) / "suite.py"

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 import main
+from tests.support.hurried import hurry
 
 SUITE = """
 DEVICE = "cpu"
@@ -70,8 +71,7 @@ def run_in(folder: Path, text: str, *arguments: str) -> None:
     ran = Ran(folder)
     ran.config.write_text(SUITE.format(folder=folder) + text)
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
-        patch.setattr("machine.timing.LATENCY_SECONDS", 0.01)
-        patch.setattr("experiment.running.measure.UNSTEADY", float("inf"))
+        hurry(patch)
         patch.setattr("experiment.report.write.draw_pictures", lambda *about: [])
         assert main.main([*arguments, "--config", str(ran.config)]) == 0
     (folder / "printed.txt").write_text(out.getvalue())

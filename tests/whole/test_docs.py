@@ -37,6 +37,7 @@ from stages.deployment import Deployed
 from tests.support import docs
 from tests.support.docs import TEXTS, TWINS, Block
 from tests.support.home import HOME
+from tests.support.hurried import hurry
 from tests.support.option_tables import options_of
 from tests.support.suites import Suites
 
@@ -90,8 +91,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     quickstart.write_text(quickstart.read_text() + TINY)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("machine.timing.LATENCY_SECONDS", 0.01)
-        patch.setattr("experiment.running.measure.UNSTEADY", float("inf"))
+        hurry(patch)
         patch.setattr("experiment.report.write.draw_pictures", lambda *about: [])
         for block in docs.blocks("README.md"):
             if (block.language, block.use) == ("bash", "run"):

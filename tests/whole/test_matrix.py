@@ -253,7 +253,10 @@ def test_files_answer_any_number_of_images(
 @pytest.mark.parametrize("batch", [1, 2, 3, 65])
 def test_packages_answer_their_number_of_images(batch: int, ctx: Context, tmp_path: Path) -> None:
     made = subject(ctx, "inductor", cnn_channels=[8], cnn_pools=[2])
-    export(made, FORMATS["aoti"], tmp_path / "network.pt2", batch, reference(made))
+    path, aoti = tmp_path / "network.pt2", FORMATS["aoti"]
+    found = export(made, aoti, path, batch, reference(made))  # raises where they differ
+    assert aoti.read(path).about["batch"] == str(batch)
+    assert found.other_class <= 0.02
 
 
 # --- (i) whether a file needs VNNI ---------------------------------------------------------------

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 import main
+from tests.support.hurried import hurry
 from tests.support.suites import CHAINS, Ran, Suites, cached, results, summary
 
 
@@ -159,7 +160,7 @@ def test_names_that_are_not_utf_8_go_through_to_the_report(
     suites: Suites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As an old archive unpacks them: the folder, a class and a file, by --set and predict."""
-    monkeypatch.setattr("machine.timing.LATENCY_SECONDS", 0.01)
+    hurry(monkeypatch)
     root = tmp_path / os.fsdecode(b"t\xeate")
     pictures(root, [os.fsdecode(b"caf\xe9"), "b"])
     image = root / "test" / "b" / os.fsdecode(b"\xff.png")
@@ -190,7 +191,7 @@ def test_names_that_are_not_utf_8_go_through_to_the_report(
 def test_what_is_lost_of_images_is_warned_of_everywhere(
     suites: Suites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("machine.timing.LATENCY_SECONDS", 0.01)
+    hurry(monkeypatch)
     pictures(tmp_path / "pics", ["a", "b"])
     for path in (tmp_path / "pics").rglob("*.png"):
         path.with_suffix(".ppm").write_bytes(b"P6 8 8 65535 " + b"\1\2" * 8 * 8 * 3)
