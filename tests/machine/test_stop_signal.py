@@ -67,9 +67,9 @@ def test_what_does_not_ask_is_ended_where_it_is(
 
     for work in evaluation, compilation:
         press = threading.Timer(0.1, os.kill, (os.getpid(), number))
-        press.start()
-        started = time.monotonic()
         with pytest.raises(Interrupted), StopSignal().listening(lambda text: None):
+            started = time.monotonic()
+            press.start()  # not before somebody listens: the signal would end the tests
             try:
                 work()
             except Exception as error:  # as compilers and libraries catch what goes wrong in them
@@ -79,12 +79,12 @@ def test_what_does_not_ask_is_ended_where_it_is(
 
 
 def test_who_asks_has_the_time_to_save(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("machine.stop_signal.GRACE_SECONDS", 0.1)
+    monkeypatch.setattr("machine.stop_signal.GRACE_SECONDS", 0.5)
     stop = StopSignal()
     with stop.listening(lambda text: None):
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop()
-        time.sleep(0.5)
+        time.sleep(0.8)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
