@@ -15,13 +15,13 @@ from torch import fx
 
 from experiment.export.compare import Format, Runtime, Subject
 from machine import compiler
+from methods.exported import LARGEST_BATCH
 from methods.quantization.compiled import compile_package
 from methods.quantization.graph_rewrites import (
     features_as_tokens,
     scales_that_biases_fit,
     subtract_what_must_stay,
 )
-from methods.quantization.pt2e import LARGEST_BATCH
 
 
 def missing(format_: Format) -> str | None:

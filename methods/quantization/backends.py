@@ -10,25 +10,27 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from machine.processor import has_vnni
-from methods.quantization import fake_quant, fx, pt2e
+from methods.exported import Inputs
+from methods.quantization import fake_quant, pt2e
+from methods.quantization import fx as fx_backend
 from methods.quantization.record import Quant, float_layer_names
 from model import HybridCNNTransformer
 
 BACKENDS: dict[str, ModuleType] = {
     "inductor": pt2e,
-    "x86": fx,
-    "fbgemm": fx,
-    "qnnpack": fx,
-    "onednn": fx,
+    "x86": fx_backend,
+    "fbgemm": fx_backend,
+    "qnnpack": fx_backend,
+    "onednn": fx_backend,
 }
 SLOW_BACKENDS = {
     "onednn": "runs fused linear layers on oneDNN's reference int8 matmul, about 1000 times slower "
@@ -85,7 +87,7 @@ def observe_together(prepared: nn.Module, extremes: Callable[[Tensor], Tensor]) 
     `extremes` gives `[least, largest]` of a tensor over all processes.
     """
     fake_quant.observe_together(prepared, extremes)
-    fx.observe_together(prepared, extremes)
+    fx_backend.observe_together(prepared, extremes)
 
 
 def with_trained_ranges(quant: Quant, prepared: nn.Module) -> Quant:
@@ -135,6 +137,20 @@ def to_int8(model: HybridCNNTransformer, quant: Quant, artefacts: Path | None = 
         raise ValueError("the network's ranges were never observed; calibrate it first")
     prepared = prepare(model, quant)
     return BACKENDS[quant.backend].convert(prepared, quant.backend, quant.ranges, artefacts)
+
+
+def int8_forms(
+    model: HybridCNNTransformer, quant: Quant, inputs: Sequence[Inputs]
+) -> list[tuple[fx.GraphModule, nn.Module | None]]:
+    """The int8 network, or its parts between exits: each as operations that engines read, and as
+    PyTorch runs it by itself (None: it does not).
+
+    `inputs` are an example of what each takes. Raises ValueError without ranges.
+    """
+    if quant.ranges is None:
+        raise ValueError("the network's ranges were never observed; calibrate it first")
+    prepared = prepare(model, quant)
+    return BACKENDS[quant.backend].int8_forms(prepared, quant.backend, quant.ranges, inputs)
 
 
 def exportable(network: nn.Module, backend: str) -> nn.Module:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx, prepare_qa
 
 from machine.noise import without_warnings
 from methods.early_exit.exits import SplitNetwork
+from methods.exported import Inputs, export
 from model import HybridCNNTransformer
 from networks.attention import ScaledDotProduct
 
@@ -217,6 +218,17 @@ def convert(
         if isinstance(prepared, SplitNetwork):
             return SplitNetwork(convert_fx(part.eval()) for part in prepared.parts)  # type: ignore[arg-type]
         return convert_fx(prepared.eval())  # type: ignore[arg-type]
+
+
+def int8_forms(
+    prepared: nn.Module, backend: str, ranges: dict[str, Tensor], inputs: Sequence[Inputs]
+) -> list[tuple[fx.GraphModule, nn.Module | None]]:
+    """The int8 network, or its parts between exits: as graphs, and as torch's own int8 modules."""
+    network = convert(prepared, backend, ranges)
+    parts = network.parts if isinstance(network, SplitNetwork) else [network]
+    return [
+        (export(exportable(part), each), part) for part, each in zip(parts, inputs, strict=True)
+    ]
 
 
 def exportable(network: nn.Module) -> nn.Module:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor, fx, nn
 from machine import compiler
 from machine.noise import without_warnings
 from methods.early_exit.exits import SplitNetwork
+from methods.exported import Inputs, example_inputs, export
 from methods.quantization import fake_quant
 from methods.quantization.compiled import PART_BATCH_SIZES, CompiledNetwork
 from methods.quantization.fake_quant import (
@@ -30,7 +32,6 @@ from model import HybridCNNTransformer
 
 __all__ = ["OBSERVERS", "begin_observing", "observed_ranges", "set_observing"]
 TRAINS_IN_BF16 = True
-LARGEST_BATCH = 65536
 
 # Operations that hand values on as they are, so that a range holds on both sides.
 PRESERVING = {
@@ -107,6 +108,22 @@ def convert(
     return SplitNetwork(parts)
 
 
+def int8_forms(
+    prepared: nn.Module, backend: str, ranges: dict[str, Tensor], inputs: Sequence[Inputs]
+) -> list[tuple[fx.GraphModule, nn.Module | None]]:
+    """The int8 network, or its parts between exits, with activations quantized as `ranges` says.
+
+    Raises ValueError for ranges that do not fit the network.
+    """
+    model, float_layers = fake_quant.float_copy(prepared), fake_quant.float_layers_of(prepared)
+    levels = fake_quant.levels_of(prepared)
+    parts = model.parts() if model.model_args["exits"] else [model]
+    return [
+        (quantized_graph(part, ranges, float_layers, each, levels=levels), None)
+        for part, each in zip(parts, inputs, strict=True)
+    ]
+
+
 def quantized_graph(
     model: HybridCNNTransformer,
     ranges: dict[str, Tensor],
@@ -129,6 +146,9 @@ def quantized_graph(
         _set_ranges(prepared, ranges)
         with torch.no_grad():
             prepared(*inputs)  # the observers of the weights have to see them
+        for node in prepared.graph.nodes:
+            if node.target in LAYERS:
+                node.meta["layer"] = _layer(node)  # int8 weights have no names
         graph = convert_pt2e(prepared)
     quantize_early(graph)
     subtract_what_must_stay(graph)
@@ -140,20 +160,6 @@ def exportable(network: nn.Module) -> nn.Module:
     """The graph that an int8 network was compiled from."""
     assert isinstance(network, CompiledNetwork)
     return network.graph
-
-
-def export(model: HybridCNNTransformer, inputs: tuple[Tensor, ...]) -> fx.GraphModule:
-    """`model`'s graph of aten operations for any batch size, in channels_last."""
-    placed = model.eval().to(memory_format=torch.channels_last)
-    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
-    exported = torch.export.export(placed, inputs, dynamic_shapes=({0: batch},) * len(inputs))
-    return exported.module()
-
-
-def example_inputs(model: HybridCNNTransformer) -> tuple[Tensor, ...]:
-    """Two black images in channels_last."""
-    shape = (2, model.model_args["in_channels"], *model.model_args["image_size"])
-    return (torch.zeros(shape).to(memory_format=torch.channels_last),)
 
 
 def _quantizer(float_layers: list[str], levels: tuple[int, int]) -> Any:

@@ -1,0 +1,40 @@
+"""PyTorch itself, an operation after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from engines.program import Program, Ready
+
+FIXED_BATCH = False
+
+
+def unavailable() -> str | None:
+    return None
+
+
+def unfit(program: Program) -> str | None:
+    """PyTorch would only simulate a graph's int8, and slowly."""
+    return "would only simulate its int8" if program.native is None else None
+
+
+def ready(program: Program, batch: int | None, threads: int) -> Ready:
+    """Threads are torch's own, whatever `threads` says: who measures sets them."""
+    native = program.native
+    assert native is not None
+
+    def run(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        outputs = native(*map(_placed, inputs))
+        return outputs if program.is_part else (outputs,)
+
+    return Ready(run, program.precision, torch.get_num_threads(), program.int8_layers)
+
+
+def _placed(values: Tensor) -> Tensor:
+    """Images in channels_last, in which convolutions are faster."""
+    if values.ndim == 4:
+        return values.contiguous(memory_format=torch.channels_last)
+    return values

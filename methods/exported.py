@@ -1,0 +1,40 @@
+"""Networks as graphs of aten operations, by torch.export."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx, nn
+
+from model import HybridCNNTransformer
+
+LARGEST_BATCH = 65536
+Inputs = tuple[Tensor, ...]  # of a network, or of a part of one between exits
+
+
+def export(network: nn.Module, inputs: Inputs) -> fx.GraphModule:
+    """The operations of `network` for any batch size, in channels_last."""
+    placed = network.eval().to(memory_format=torch.channels_last)
+    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
+    exported = torch.export.export(placed, inputs, dynamic_shapes=({0: batch},) * len(inputs))
+    graph = exported.module()
+    assert isinstance(graph, fx.GraphModule)
+    return graph
+
+
+def example_inputs(model: HybridCNNTransformer) -> Inputs:
+    """Two black images in channels_last."""
+    shape = (2, model.model_args["in_channels"], *model.model_args["image_size"])
+    return (torch.zeros(shape).to(memory_format=torch.channels_last),)
+
+
+@torch.no_grad()
+def pieces(model: HybridCNNTransformer) -> list[tuple[HybridCNNTransformer, Inputs]]:
+    """The network, or its parts between exits, each with an example of what it takes."""
+    inputs = example_inputs(model)
+    if not model.model_args["exits"]:
+        return [(model, inputs)]
+    found: list[tuple[HybridCNNTransformer, Inputs]] = []
+    for part in model.parts():
+        found.append((part, inputs))
+        inputs = part(*inputs)[1:]
+    return found
