@@ -43,7 +43,8 @@ class StudyConfig(BaseModel):
     strengths: dict[str, list[dict[str, Any]]] = {}
     seeds: list[int] | None = Field(None, min_length=1)
     epochs: int | None = Field(None, ge=1)  # that every chain spends; shorter ones finetune at last
-    cost: Literal["bitops", "latency_ms"] = "bitops"  # at which orders are compared
+    # at which orders are compared
+    cost: Literal["bitops", "latency_ms", "peak_memory_mb", "joules_per_image"] = "bitops"
     confidence: float = Field(0.95, ge=0.5, lt=1)  # of the intervals
 
     _file_name = field_validator("name")(file_name)
