@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from data_sets.source import DataInfo, DatasetArgs
+from engines.deployment_args import DeploymentArgs
 from stages.stage import StageSpec
 from training.recipe import TrainingArgs
 
@@ -101,6 +102,7 @@ class Experiment:
     sequence: tuple[tuple[str, StageSpec], ...]  # 'train' first where no baseline is loaded
     seeds: tuple[int, ...]
     remarks: tuple[str, ...] = ()  # what is allowed and seldom meant, found when it was checked
+    deployment: DeploymentArgs = DeploymentArgs()
 
     def passages(self) -> Iterator[Passage]:
         """Its stages, each with the network that enters and the one that leaves, in outline.
