@@ -163,6 +163,7 @@ def load_study(config: Path | str, name: str, *, overrides: list[str] | None = N
         suite = _suite(study, links, values, str(config), overrides)
         epochs = _epochs(suite, links)
     _check_budget(study, links, epochs)
+    _check_latency(study, suite)
     return Study(study, tuple(links), suite, epochs)
 
 
@@ -341,3 +342,15 @@ def _check_budget(study: StudyConfig, links: list[Link], epochs: dict[str, int])
                 "or more, and shorter chains finetune at their end for the rest"
             )
             raise ConfigError([Mistake(study.name, text)])
+
+
+def _check_latency(study: StudyConfig, suite: Suite) -> None:
+    """Orders can be compared at equal latency, which is that at batch 1, only where it is timed."""
+    for experiment in suite.experiments:
+        sizes = experiment.deployment.batch_sizes
+        if study.cost == "latency_ms" and 1 not in sizes:
+            text = (
+                f"'latency_ms' is that of batches of 1, and deployment_args.batch_sizes of "
+                f"{experiment.name} is {list(sizes)}; add 1 to it"
+            )
+            raise ConfigError([Mistake(f"{study.name}.cost", text)])
