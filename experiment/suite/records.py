@@ -104,7 +104,6 @@ class Experiment:
     sequence: tuple[tuple[str, StageSpec], ...]  # 'train' first where no baseline is loaded
     seeds: tuple[int, ...]
     remarks: tuple[str, ...] = ()  # what is allowed and seldom meant, found when it was checked
-    deployment: DeploymentArgs = DeploymentArgs()
 
     def passages(self) -> Iterator[Passage]:
         """Its stages, each with the network that enters and the one that leaves, in outline.

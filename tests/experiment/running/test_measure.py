@@ -180,7 +180,7 @@ def test_batches_that_take_too_long_are_left_out_and_it_is_said(
         patch.setattr("machine.timing.BUDGET_SECONDS", 1e-4)
         assert suites.run(chains) == 0
     printed = suites.capsys.readouterr().out
-    assert "batches of 64 were not timed" in printed and "not timed at 64" in printed
+    assert "batches of 64 were not timed" in printed and "ms at 64: " not in printed
     for name in "Base", "Q":
         result = results(suites, name)
         metrics = result["stages"][-1]["metrics"]
