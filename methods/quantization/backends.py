@@ -3,8 +3,9 @@
 `Quant` is the plain record that travels in a ModelState. A backend says how ranges are found and
 weights made; who runs the network is an engine's affair. A backend module offers `unavailable`,
 `prepare`, `begin_observing`, `set_observing`, `observed_ranges`, `master_names`, `simulated`,
-`convert` and `exportable`, and says what OBSERVERS it has, whether it TRAINS_IN_BF16 and whether
-its networks RUN_IN_TORCH; BACKENDS says which serves which name.
+`native_int8` and `int8_forms`, and says what OBSERVERS it has, whether it TRAINS_IN_BF16 and
+whether its networks RUN_IN_TORCH (then it has `convert` as well); BACKENDS says which serves which
+name.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import copy
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -120,7 +120,7 @@ def simulated(prepared: nn.Module, backend: str) -> nn.Module:
 
 
 def convert(prepared: nn.Module, backend: str) -> nn.Module:
-    """The int8 network of a prepared one, by the ranges that it has seen."""
+    """The int8 network of a prepared one, by the ranges that it has seen, as torch's modules."""
     module = module_of(backend)
     return module.convert(copy.deepcopy(prepared), backend, module.observed_ranges(prepared))
 
@@ -134,15 +134,11 @@ def with_calibrated_ranges(
     return with_trained_ranges(quant, prepared)
 
 
-def to_int8(model: HybridCNNTransformer, quant: Quant, artefacts: Path | None = None) -> nn.Module:
-    """The int8 network that is evaluated, timed and sized. Raises ValueError without ranges.
-
-    `artefacts` is where a compiling backend keeps its code (None: a temporary folder).
-    """
-    if quant.ranges is None:
-        raise ValueError("the network's ranges were never observed; calibrate it first")
-    prepared = prepare(model, quant)
-    return BACKENDS[quant.backend].convert(prepared, quant.backend, quant.ranges, artefacts)
+def native_int8(model: HybridCNNTransformer, quant: Quant) -> list[nn.Module] | None:
+    """The int8 network, or its parts between exits, as torch's own int8 modules; None where the
+    backend has none, but graphs for engines. Raises ValueError without ranges."""
+    prepared = _with_ranges(model, quant)
+    return BACKENDS[quant.backend].native_int8(prepared, quant.backend, quant.ranges)
 
 
 def int8_forms(
@@ -153,15 +149,11 @@ def int8_forms(
 
     `inputs` are an example of what each takes. Raises ValueError without ranges.
     """
-    if quant.ranges is None:
-        raise ValueError("the network's ranges were never observed; calibrate it first")
-    prepared = prepare(model, quant)
+    prepared = _with_ranges(model, quant)
     return BACKENDS[quant.backend].int8_forms(prepared, quant.backend, quant.ranges, inputs)
 
 
-def exportable(network: nn.Module, backend: str) -> nn.Module:
-    """What `to_int8` made, as aten and quantized_decomposed operations, which exporters read.
-
-    Its int8 weights are buffers; run as it is, it gives the same logits, slowly.
-    """
-    return module_of(backend).exportable(network)
+def _with_ranges(model: HybridCNNTransformer, quant: Quant) -> nn.Module:
+    if quant.ranges is None:
+        raise ValueError("the network's ranges were never observed; calibrate it first")
+    return prepare(model, quant)

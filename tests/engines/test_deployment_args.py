@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import pytest
 
 from engines import ENGINES
-from engines.deployment_args import DeploymentArgs
+from engines.deployment_args import BatchSize, DeploymentArgs
+from experiment.running.metrics import BATCH_SIZES
 from experiment.suite.chains import plan
 from experiment.suite.config_file import config_values
 from experiment.suite.schema import load_suite
@@ -151,3 +152,7 @@ def test_configs_made_before_go_on_working(
     assert config_values(old)["DEFAULT_DEPLOYMENT_PARAMS"] == {}
     (base,) = load_suite(suites.write()).experiments
     assert base.deployment == DeploymentArgs()
+
+
+def test_every_batch_size_has_its_figure() -> None:
+    assert get_args(BatchSize) == BATCH_SIZES

@@ -55,7 +55,7 @@ def test_a_file_with_the_earlier_name_is_of_the_present_backend() -> None:
 
 
 def test_the_earlier_name_goes_on_working() -> None:
-    """In a Spec and in what a notebook calls: the same simulated int8 network, to the bit."""
+    """In a Spec and in what a notebook calls: the same int8 network, to the bit."""
     assert PtqSpec(backend="inductor") == PtqSpec() and PtqSpec().backend == "pt2e"
     assert QatSpec(backend="inductor").settings() == QatSpec().settings()
     model, images = tiny(), torch.randn(16, 1, 8, 8)
@@ -64,7 +64,7 @@ def test_the_earlier_name_goes_on_working() -> None:
         prepared = utils.prepare_model_for_quantization(model, name)
         utils.calibrate_model_ptq(prepared, [(images, images)], 1, name)
         with torch.inference_mode():
-            logits.append(backends.simulated(prepared, name)(images))
+            logits.append(utils.convert_to_quantized_model(prepared, name)(images))
     assert torch.equal(*logits) and not torch.equal(logits[0], model.eval()(images))
 
 
