@@ -100,7 +100,7 @@ def deploy(state: ModelState, device: torch.device | str = "cpu") -> Deployed:
 
 def converted(prepared: nn.Module, backend: str) -> nn.Module:
     """The int8 network of a prepared one, by the ranges that it has seen, never left early."""
-    if backends.BACKENDS[backend] is not pt2e:
+    if backends.module_of(backend).RUN_IN_TORCH:
         return backends.convert(prepared, backend)
     model, quant = pt2e.recorded(prepared)
     return deploy(replace(state_of(model), quant=quant)).whole

@@ -91,7 +91,7 @@ class CompressionArgs(BaseModel):
     finetune_epochs: int = Field(0, ge=0)
     finetune_learning_rate: float = Field(1e-3, gt=0)
     quantization: Literal["ptq", "qat"] | None = None
-    quantization_backend: str = "inductor"
+    quantization_backend: str = "pt2e"
     ptq_calibration_batches: int = Field(8, ge=1)
     qat_epochs: int = Field(3, ge=1)
     qat_learning_rate: float = Field(5e-4, gt=0)
@@ -137,6 +137,11 @@ class StageSpec(BaseModel):
     def renumbers_layers(self) -> bool:
         """Whether names of layers mean others afterwards."""
         return False
+
+    @property
+    def runs_in_torch(self) -> bool:
+        """Whether PyTorch by itself runs what it returns, or another engine must."""
+        return True
 
     @property
     def why_nothing(self) -> str:

@@ -213,7 +213,7 @@ def _warnings(file: Wanted, subject: Subject, found: FileComparison) -> list[str
     if quant is not None and needs_vnni(quant) and not FORMATS[file.format].compiled:
         warnings.append(
             f"{file.path.name}: on a processor without VNNI its int8 products saturate, in ONNX "
-            "Runtime and OpenVINO alike; for such a machine quantize with backend 'inductor' and "
+            "Runtime and OpenVINO alike; for such a machine quantize with backend 'pt2e' and "
             "reduce_range True"
         )
     lacking = subject.int8_layers - (found.int8_layers or 0)
