@@ -86,7 +86,7 @@ def export_command(arguments: list[str], console: Console) -> int:
     folder = Path(args.output) if args.output else suite.model_dir / "exports"
     wanted = _wanted(args, folder, step.checkpoint)
     there = {} if args.overwrite else {file: file.is_there(about) for file in wanted}
-    deployed = deploy(state, "cpu", store.compiled)
+    deployed = deploy(state)
     test = deployed.loaders(Context(dataset, deployed.device, step.seed)).test
     subject = Subject(deployed, test, about)
     expected = reference(subject)

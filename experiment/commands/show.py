@@ -150,6 +150,8 @@ def _settings(result: Result, width: int) -> Table:
     table.add_row("model", options(config["model_args"], {}))
     if any("optimizer" in spec for _, spec in specs(result)):
         table.add_row("training", options(config["training_args"], {}))
+    if "deployment_args" in config:  # not in older files
+        table.add_row("deployment", options(config["deployment_args"], {}))
     for position, (stage, spec) in enumerate(specs(result)):
         table.add_row(f"{position + 1} {stage}", options(spec, config["training_args"]))
         for entry in at(result, position):

@@ -6,7 +6,6 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,9 @@ import torch
 from tqdm import tqdm
 
 from dataset import Dataset, load_dataset
+from engines.deployment_args import DeploymentArgs
 from experiment.running.console import Console
-from experiment.running.measure import measure, quality
+from experiment.running.measure import measure
 from experiment.running.results import Results
 from experiment.running.store import Store
 from experiment.study.plan import Study
@@ -26,6 +26,7 @@ from machine.files import canonical_json, sha256
 from machine.stop_signal import StopSignal
 from machine.waiting import considerate_waiting
 from stages.deployment import deploy
+from stages.latency import Rival, fastest_engines
 from stages.stage import Context
 from stages.state import ModelState
 from training.losses import final_logits
@@ -88,7 +89,7 @@ def on_validation(
     if found is None:
         root = store.load(chain.all_steps()[0].key)
         assert root is not None, chain.name
-        found = _measured(state, record["metrics"], dataset(), device, store.compiled, root[0])
+        found = _measured(state, record, dataset(), device, root[0])
         kept.save(found)
     bits = np.unpackbits(found["correct"].numpy(), count=found["images"])
     return OnValidation(bits.astype(bool), found["metrics"], _form(state))
@@ -97,26 +98,27 @@ def on_validation(
 @torch.inference_mode()
 def _measured(
     state: ModelState,
-    metrics: dict[str, Any],
+    record: dict[str, Any],
     dataset: Dataset,
     device: torch.device,
-    artefacts: Path,
     root: ModelState,
 ) -> dict[str, Any]:
-    """Which images it gets right, and its metrics; `metrics` are those on the test split.
+    """Which images it gets right, by the engine that counts, and its metrics; `record` has those on
+    the test split.
 
     What a network costs does not depend on the images, unless some leave early: then it is
     measured anew, in turn with the network `root` that its chain began from.
     """
-    deployed = deploy(state, device, artefacts)
-    network = deployed.network
+    metrics, args = record["metrics"], DeploymentArgs(**record["deployment"])
+    deployed = deploy(state, device)
     loader = deployed.loaders(Context(dataset, device, seed=0)).validation
+    network = deployed.on(fastest_engines(metrics["inference_time_ms"]), args.threads).network
     right = [final_logits(network(images)).argmax(1) == labels for images, labels in loader]
     correct = torch.cat(right).cpu().numpy()
     if state.exits is not None:
-        metrics = measure(deployed, loader, deploy(root, deployed.device).network)
+        metrics = measure(deployed, loader, loader, args, Rival(deploy(root, deployed.device)))
     else:
-        metrics = {**metrics, **quality(network, loader)}
+        metrics = {**metrics, **metrics["validation"]}
     return {
         "correct": torch.from_numpy(np.packbits(correct)),
         "images": len(correct),
@@ -146,7 +148,9 @@ def with_shared_latency(found: Mapping[str, list[OnValidation]]) -> dict[str, li
     for run in (run for runs in found.values() for run in runs):
         for batch, taken in run.metrics["inference_time_ms"].items():
             its = taken.get("baseline_median", taken["median"])
-            speedup = taken.get("speedup_over_baseline") or its / taken["median"]
+            speedup = (
+                taken.get("speedup", taken.get("speedup_over_baseline")) or its / taken["median"]
+            )
             times[run.form, batch].append(1 / speedup)
             unit[batch].append(its)
 

@@ -11,7 +11,6 @@ import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 import torch.ao.nn.intrinsic.quantized as nniq
@@ -198,9 +197,7 @@ def simulated(prepared: nn.Module, backend: str) -> nn.Module:
     return convert(prepared, backend, observed_ranges(prepared))
 
 
-def convert(
-    prepared: nn.Module, backend: str, ranges: dict[str, Tensor], artefacts: Path | None = None
-) -> nn.Module:
+def convert(prepared: nn.Module, backend: str, ranges: dict[str, Tensor]) -> nn.Module:
     """The int8 network with activations quantized as `ranges` says. Raises ValueError."""
     observers = dict(_activation_observers(prepared))
     if observers.keys() != ranges.keys():
@@ -220,12 +217,17 @@ def convert(
         return convert_fx(prepared.eval())  # type: ignore[arg-type]
 
 
+def native_int8(prepared: nn.Module, backend: str, ranges: dict[str, Tensor]) -> list[nn.Module]:
+    """The int8 network, or its parts between exits, as torch's own int8 modules."""
+    network = convert(prepared, backend, ranges)
+    return list(network.parts) if isinstance(network, SplitNetwork) else [network]
+
+
 def int8_forms(
     prepared: nn.Module, backend: str, ranges: dict[str, Tensor], inputs: Sequence[Inputs]
 ) -> list[tuple[fx.GraphModule, nn.Module | None]]:
     """The int8 network, or its parts between exits: as graphs, and as torch's own int8 modules."""
-    network = convert(prepared, backend, ranges)
-    parts = network.parts if isinstance(network, SplitNetwork) else [network]
+    parts = native_int8(prepared, backend, ranges)
     return [
         (export(exportable(part), each), part) for part, each in zip(parts, inputs, strict=True)
     ]
