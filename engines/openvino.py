@@ -54,7 +54,8 @@ def ready(program: Program, batch: int | None, threads: int) -> Ready:
         # The request's own memory, which the next call writes over.
         return [torch.from_numpy(output.data).clone() for output in request.output_tensors]
 
-    return Ready(run, _precision(compiled), threads, _int8_layers(compiled, program))
+    taken = int(compiled.get_property("INFERENCE_NUM_THREADS"))
+    return Ready(run, _precision(compiled), taken, _int8_layers(compiled, program))
 
 
 def _precision(compiled: Any) -> str:

@@ -125,7 +125,9 @@ def _weight(weight: Value, *shape: int) -> Any:
         return _constant(weight.reshape(shape))
     levels, scales = weight
     outputs = len(levels)
-    lengths = [n for n in np.cumprod(shape) if n <= outputs]  # [O, ...] or [groups, O / groups, ...]
+    lengths = [
+        n for n in np.cumprod(shape) if n <= outputs
+    ]  # [O, ...] or [groups, O / groups, ...]
     leading = shape[: len(lengths)]
     each = scales.reshape(*leading, *[1] * (len(shape) - len(leading)))
     levels_ = ops.convert(ops.constant(levels.reshape(shape).contiguous().numpy()), np.float32)
