@@ -29,7 +29,8 @@ def unfit(program: Program) -> str | None:
 
 
 def ready(program: Program, batch: int | None, threads: int) -> Ready:
-    """Raises EngineError for what OpenVINO refuses."""
+    """For one batch size. Raises EngineError for what OpenVINO refuses."""
+    assert batch is not None
     import openvino as ov
 
     from engines.openvino_graph import openvino_model
@@ -47,12 +48,15 @@ def ready(program: Program, batch: int | None, threads: int) -> Ready:
     except RuntimeError as error:
         raise EngineError(f"openvino: {str(error).splitlines()[0]}") from None
 
+    # The request's own memory, as tensors: 3 µs a call, where handing tensors over takes 28.
+    given = [torch.from_numpy(values.data) for values in request.input_tensors]
+    gives = [torch.from_numpy(values.data) for values in request.output_tensors]
+
     def run(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        for index, values in enumerate(inputs):
-            request.set_input_tensor(index, ov.Tensor(values.numpy(), shared_memory=True))
+        for place, values in zip(given, inputs, strict=True):
+            place.copy_(values)
         request.infer(share_outputs=True)
-        # The request's own memory, which the next call writes over.
-        return [torch.from_numpy(output.data).clone() for output in request.output_tensors]
+        return [values.clone() for values in gives]
 
     taken = int(compiled.get_property("INFERENCE_NUM_THREADS"))
     return Ready(run, _precision(compiled), taken, _int8_layers(compiled, program))
