@@ -14,7 +14,10 @@ import torch
 from torch import nn
 
 from dataset import DataLoaders
-from methods.early_exit.exits import EarlyExitNetwork, Exits
+from engines.programs import programs
+from machine.processor import bf16_is_fast
+from methods.casting import FLOAT32
+from methods.early_exit.exits import EarlyExitNetwork, Exits, SplitNetwork
 from methods.early_exit.thresholds import calibrate, exit_macs
 from methods.quantization import backends
 from methods.quantization.compiled import BATCH_SIZES
@@ -45,6 +48,11 @@ class Deployed:
     def float_form(self) -> nn.Module:
         """`network` in float32, left early at the same thresholds."""
         return _leaving(self.state, self.float_network, self.float_network.parts())
+
+    @property
+    def emulated(self) -> bool:
+        """Whether it is in bfloat16 where nothing computes in that: for its accuracy alone."""
+        return self.state.precision != FLOAT32 and not bf16_is_fast(self.device)
 
     def evaluation_batch(self, ctx: Context) -> int:
         """Images a batch at which the network is fastest; int8 code would pad smaller ones."""
@@ -90,6 +98,12 @@ def _deployed(
     state: ModelState, model: HybridCNNTransformer, device: torch.device, artefacts: Path | None
 ) -> Deployed:
     has_exits = bool(state.model_args["exits"])
+    if state.precision != FLOAT32:  # int8 stays on the CPU
+        device = torch.device("cpu") if state.quant is not None else device
+        made = programs(model, state.quant, state.precision)
+        parts: list[nn.Module] = [program.graph.to(device) for program in made]
+        whole = SplitNetwork(parts) if has_exits else parts[0]
+        return Deployed(state, device, _placed(model, device), whole, parts)
     if state.quant is None:
         placed = _placed(model, device)
         return Deployed(state, device, placed, placed, placed.parts() if has_exits else [placed])

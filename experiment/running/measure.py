@@ -15,11 +15,14 @@ from torch import nn
 from data_sets.batches import BatchLoader
 from machine.files import tensor_bytes
 from machine.timing import BLOCK_SECONDS, BUDGET_SECONDS, fitting, latencies, onednn_kernels
+from methods.casting import FLOAT32, cast_layers
 from methods.costs import count_macs, example_image, part_macs
 from methods.early_exit.exits import EarlyExitNetwork
-from methods.quantization.record import Quant, float_layer_names
+from methods.quantization.record import float_layer_names
 from model import HybridCNNTransformer
+from stages.casting import NO_BFLOAT16
 from stages.deployment import Deployed
+from stages.state import ModelState
 from train_eval import evaluate
 
 LATENCY_BATCHES = (1, 64)
@@ -38,6 +41,8 @@ def measure(
     With early exits, MACs and BitOps are means over the split; 'exits' says who left where.
     """
     network, quant = deployed.network, deployed.state.quant
+    if deployed.emulated:
+        baseline = None  # which it would be compared with at a speed that no machine has
     qualities = quality(network, split)
     images = _spread(split, max(LATENCY_BATCHES))
     metrics = {
@@ -50,6 +55,12 @@ def measure(
         kernels = onednn_kernels(network, images[:1])
         slow = [kernel for kernel in kernels if kernel.split()[1].startswith("ref")]
         warnings += int8_warnings(metrics["inference_time_ms"], slow, quant.backend)
+    if deployed.emulated:
+        metrics["emulated"] = True
+        warnings.append(
+            f"bfloat16 is emulated, as {NO_BFLOAT16}: its accuracy holds, its times are those of "
+            "the emulation; measure it, by --remeasure, on a machine that has it"
+        )
     if "exits" in metrics:
         warnings += exit_warnings(metrics["exits"])
     return {**metrics, "warnings": warnings} if warnings else metrics
@@ -216,7 +227,7 @@ def static_metrics(deployed: Deployed) -> dict[str, Any]:
 
     Where it has exits and has seen images, what these cost on the average.
     """
-    model, network, quant = deployed.float_network, deployed.network, deployed.state.quant
+    model, network, state = deployed.float_network, deployed.network, deployed.state
     macs, layer_macs = count_macs(model)
     parameters = list(model.parameters())
     metrics = {
@@ -225,23 +236,23 @@ def static_metrics(deployed: Deployed) -> dict[str, Any]:
         "model_size_mb": len(tensor_bytes(network.state_dict())) / 1e6,
         "macs": macs,
         "flops": 2 * macs,
-        "bitops": bitops(quant, model, macs, layer_macs),
+        "bitops": bitops(state, model, macs, layer_macs),
         "thop_macs": thop_macs(model),
     }
     if isinstance(network, EarlyExitNetwork) and any(network.left):
-        metrics |= exit_metrics(quant, model, network)
+        metrics |= exit_metrics(state, model, network)
     return metrics
 
 
 def exit_metrics(
-    quant: Quant | None, model: HybridCNNTransformer, network: EarlyExitNetwork
+    state: ModelState, model: HybridCNNTransformer, network: EarlyExitNetwork
 ) -> dict[str, Any]:
     """Mean MACs, FLOPs and BitOps by where the images seen have left; 'exits' has the parts."""
     seen = sum(network.left)
     share = [count / seen for count in network.left]
     parts = part_macs(model)
     macs = list(itertools.accumulate(count for count, _ in parts))
-    bits = list(itertools.accumulate(bitops(quant, model, *part) for part in parts))
+    bits = list(itertools.accumulate(bitops(state, model, *part) for part in parts))
     mean = round(float(np.dot(share, macs)))
     return {
         "macs": mean,
@@ -258,15 +269,22 @@ def exit_metrics(
 
 
 def bitops(
-    quant: Quant | None, model: HybridCNNTransformer, macs: int, layer_macs: dict[str, int]
+    state: ModelState, model: HybridCNNTransformer, macs: int, layer_macs: dict[str, int]
 ) -> int:
-    """Σ MACs · weight bits · activation bits (arXiv:2005.07093); attention itself is float32."""
-    small: set[str] = set()
-    if quant is not None:
-        small = set(layer_macs) - set(float_layer_names(model, quant.float_layers))
-    bits = quant.bits if quant is not None else 32
-    int_macs = sum(layer_macs[name] for name in small)
-    return int_macs * bits * bits + (macs - int_macs) * 32 * 32
+    """Σ MACs · weight bits · activation bits (arXiv:2005.07093).
+
+    Attention itself is never int8; in a cast network it is bfloat16, as are the cast layers.
+    """
+    bits = dict.fromkeys(layer_macs, 32)
+    attention = 32
+    if state.precision != FLOAT32:
+        bits |= {name: 16 for name in cast_layers(model, state.quant) if name in bits}
+        attention = 16
+    if (quant := state.quant) is not None:
+        kept = float_layer_names(model, quant.float_layers)
+        bits |= {name: quant.bits for name in bits if name not in kept}
+    between = macs - sum(layer_macs.values())
+    return between * attention**2 + sum(layer_macs[name] * bits[name] ** 2 for name in bits)
 
 
 def thop_macs(model: HybridCNNTransformer) -> int:

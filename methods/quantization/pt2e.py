@@ -18,7 +18,7 @@ from torch import Tensor, fx, nn
 from machine import compiler
 from machine.noise import without_warnings
 from methods.early_exit.exits import SplitNetwork
-from methods.exported import Inputs, example_inputs, export
+from methods.exported import Inputs, drop_unused, example_inputs, export
 from methods.quantization import fake_quant
 from methods.quantization.compiled import PART_BATCH_SIZES, CompiledNetwork
 from methods.quantization.fake_quant import (
@@ -27,7 +27,7 @@ from methods.quantization.fake_quant import (
     observed_ranges,
     set_observing,
 )
-from methods.quantization.graph_rewrites import drop_unused, quantize_early, subtract_what_must_stay
+from methods.quantization.graph_rewrites import quantize_early, subtract_what_must_stay
 from model import HybridCNNTransformer
 
 __all__ = ["OBSERVERS", "begin_observing", "observed_ranges", "set_observing"]
