@@ -31,6 +31,7 @@ from experiment.running.store import Store
 from experiment.suite.chains import Chain, Step, plan
 from experiment.suite.messages import ConfigError, stop_at
 from experiment.suite.schema import load_suite
+from methods.casting import FLOAT32
 from methods.quantization.record import needs_vnni
 from stages.deployment import deploy
 from stages.stage import Context
@@ -179,6 +180,12 @@ def _check_state(args: Namespace, step: Step, state: ModelState) -> None:
     problems = []
     if state.model_args["exits"]:
         problems.append(f"export: {step.label} leaves early, which no format holds")
+    if state.precision != FLOAT32:
+        problems.append(
+            f"export: {step.label} is bfloat16, which no format here holds; export the chain "
+            "without cast, and have its runtime compute in it (OpenVINO: "
+            "INFERENCE_PRECISION_HINT 'bf16')"
+        )
     for name in args.format:
         if name == "onnx-int8" and state.quant is None:
             problems.append(
