@@ -27,13 +27,13 @@ def ready(program: Program, batch: int | None, threads: int) -> Ready:
     assert native is not None
 
     def run(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        outputs = native(*map(_placed, inputs))
+        outputs = native(*map(placed, inputs))
         return outputs if program.is_part else (outputs,)
 
     return Ready(run, program.precision, torch.get_num_threads(), program.int8_layers)
 
 
-def _placed(values: Tensor) -> Tensor:
+def placed(values: Tensor) -> Tensor:
     """Images in channels_last, in which convolutions are faster."""
     if values.ndim == 4:
         return values.contiguous(memory_format=torch.channels_last)
