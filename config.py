@@ -51,6 +51,12 @@ DEFAULT_COMPRESSION_PARAMS = {
     "distill_epochs": 20,  # of a student, from random weights
 }
 
+DEFAULT_DEPLOYMENT_PARAMS = {  # what networks are measured on
+    "engines": "auto",  # all that are installed, or e.g. ['eager']; the fastest counts
+    "batch_sizes": [1, 64],  # powers of two up to 256
+    "threads": None,  # as many as torch takes
+}
+
 EXPERIMENT_CONFIGS = [
     # Baselines: trained once, reused by every chain that names them.
     {"name": "Baseline_FP32_Serial_CIFAR10", "is_fp32_baseline_generation": True},

@@ -19,7 +19,7 @@ from experiment.running.measure import static_metrics
 from methods.pruning.masks import mask_channels
 from methods.quantization import backends
 from model import HybridCNNTransformer
-from stages.deployment import deploy
+from stages.deployment import converted, deploy
 from stages.ptq import PtqSpec
 from stages.qat import QatSpec
 from stages.state import state_of
@@ -53,7 +53,7 @@ def calibrate_model_ptq(
 
 def convert_to_quantized_model(prepared: nn.Module, backend: str = "inductor") -> nn.Module:
     """The int8 network of a calibrated or QAT-trained one."""
-    return backends.convert(prepared, backend)
+    return converted(prepared, backend)
 
 
 def get_model_stats(model: HybridCNNTransformer) -> dict[str, Any]:

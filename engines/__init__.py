@@ -8,8 +8,9 @@ any size.
 
 from types import ModuleType
 
-from engines import eager
+from engines import eager, onnxruntime
 
 ENGINES: dict[str, ModuleType] = {
     "eager": eager,
+    "onnxruntime": onnxruntime,
 }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -36,7 +35,6 @@ class Context:
     device: torch.device
     seed: int
     snapshot: Snapshot | None = None
-    artefacts: Path | None = None  # where compiled code is kept; None: a temporary folder
     snapshot_seconds: float = 120.0  # between snapshots inside an epoch
     stop_requested: Callable[[], bool] = lambda: False
     say: Callable[[str], None] = print

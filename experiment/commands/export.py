@@ -90,7 +90,7 @@ def export_command(arguments: list[str], console: Console) -> int:
     about = describe(chain, step, state, record, dataset)
 
     def subject_() -> Subject:
-        deployed = deploy(state, "cpu", store.compiled)
+        deployed = deploy(state)
         test = deployed.loaders(Context(dataset, deployed.device, step.seed)).test
         return Subject(deployed, test, about)
 

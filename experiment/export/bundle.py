@@ -16,7 +16,7 @@ import torch
 from experiment.export.card import Origin, card
 from experiment.export.compare import Expected, FileComparison, Subject, export
 from experiment.export.formats import FORMATS
-from experiment.running.metrics import FIGURES, measured, ratio_in_turn
+from experiment.running.metrics import FIGURES, LATENCIES, measured, ratio_in_turn
 
 BUNDLE = "a bundle"
 SCRIPT = Path(__file__).with_name("classify.py")
@@ -26,16 +26,13 @@ NAMES = {  # all that a bundle may hold
 }
 
 
-LATENCY = "latency_ms_batch_1"
-
-
 def _speedup(latency: str) -> str:
-    return "speedup" if latency == LATENCY else latency.replace("latency_ms", "speedup")
+    return "speedup" if latency == LATENCIES[0] else latency.replace("latency_ms", "speedup")
 
 
 FACTS = (  # names that conditions are written with; `facts` has values
     *("accuracy_drop", "latency_ms", *FIGURES),
-    *(_speedup(name) for name, figure in FIGURES.items() if figure.timed),
+    *map(_speedup, LATENCIES),
 )
 
 
@@ -64,10 +61,10 @@ def facts(metrics: dict[str, Any], baseline: dict[str, Any] | None) -> dict[str,
     """
     found = measured(metrics)
     found["accuracy_drop"] = (baseline or metrics)["accuracy"] - metrics["accuracy"]
-    if LATENCY in found:
-        found["latency_ms"] = found[LATENCY]
-    for name, figure in FIGURES.items():
-        if figure.timed and (ratio := ratio_in_turn(metrics, name)):
+    if LATENCIES[0] in found:
+        found["latency_ms"] = found[LATENCIES[0]]
+    for name in LATENCIES:
+        if ratio := ratio_in_turn(metrics, name):
             found[_speedup(name)] = 1 / ratio
     return found
 

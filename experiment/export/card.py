@@ -68,7 +68,8 @@ def _figures(metrics: dict[str, Any], baseline: dict[str, Any] | None) -> Any:
 def _row(batch: str, metrics: dict[str, Any], compared: bool) -> list[str]:
     time = metrics["inference_time_ms"][batch]
     ratio = ratio_in_turn(metrics, f"latency_ms_{batch}")
-    speedup = [f"{1 / ratio:.2f}" if ratio else "–"] if compared else []
+    its = f" (by {time['baseline_engine']})" if "baseline_engine" in time else ""
+    speedup = [f"{1 / ratio:.2f}{its}" if ratio else "–"] if compared else []
     cells = batch.removeprefix("batch_"), f"{time['median']:.3f}", f"{time['p95']:.3f}"
     return [*cells, time.get("engine", "–"), *speedup]
 

@@ -61,9 +61,11 @@ class Builder:
         dataset_args = self.section(config, baseline, "dataset_args")
         training = self.section(config, None, "training_args")
         compression = self.section(config, None, "compression_args")
+        deployment = self.section(config, None, "deployment_args")
         data = self.describe(config, baseline, dataset_args)
         model_args = self.model_args(config, baseline, data)
-        if dataset_args is None or training is None or compression is None or model_args is None:
+        sections = (dataset_args, training, compression, deployment)
+        if any(section is None for section in sections) or model_args is None:
             return None
         assert data is not None
         if baseline is not None:
@@ -83,6 +85,7 @@ class Builder:
             data=data,
             model_args=model_args,
             training=training,
+            deployment=deployment,
             sequence=sequence,
             seeds=tuple(config.seeds or [training.seed]),
         )

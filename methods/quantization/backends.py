@@ -12,7 +12,6 @@ import copy
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -114,7 +113,7 @@ def simulated(prepared: nn.Module, backend: str) -> nn.Module:
 
 
 def convert(prepared: nn.Module, backend: str) -> nn.Module:
-    """The int8 network of a prepared one, by the ranges that it has seen."""
+    """The int8 network of a prepared one, by the ranges that it has seen, as torch's modules."""
     module = BACKENDS[backend]
     return module.convert(copy.deepcopy(prepared), backend, module.observed_ranges(prepared))
 
@@ -128,15 +127,11 @@ def with_calibrated_ranges(
     return with_trained_ranges(quant, prepared)
 
 
-def to_int8(model: HybridCNNTransformer, quant: Quant, artefacts: Path | None = None) -> nn.Module:
-    """The int8 network that is evaluated, timed and sized. Raises ValueError without ranges.
-
-    `artefacts` is where a compiling backend keeps its code (None: a temporary folder).
-    """
-    if quant.ranges is None:
-        raise ValueError("the network's ranges were never observed; calibrate it first")
-    prepared = prepare(model, quant)
-    return BACKENDS[quant.backend].convert(prepared, quant.backend, quant.ranges, artefacts)
+def native_int8(model: HybridCNNTransformer, quant: Quant) -> list[nn.Module] | None:
+    """The int8 network, or its parts between exits, as torch's own int8 modules; None where the
+    backend has none, but graphs for engines. Raises ValueError without ranges."""
+    prepared = _with_ranges(model, quant)
+    return BACKENDS[quant.backend].native_int8(prepared, quant.backend, quant.ranges)
 
 
 def int8_forms(
@@ -147,15 +142,11 @@ def int8_forms(
 
     `inputs` are an example of what each takes. Raises ValueError without ranges.
     """
-    if quant.ranges is None:
-        raise ValueError("the network's ranges were never observed; calibrate it first")
-    prepared = prepare(model, quant)
+    prepared = _with_ranges(model, quant)
     return BACKENDS[quant.backend].int8_forms(prepared, quant.backend, quant.ranges, inputs)
 
 
-def exportable(network: nn.Module, backend: str) -> nn.Module:
-    """What `to_int8` made, as aten and quantized_decomposed operations, which exporters read.
-
-    Its int8 weights are buffers; run as it is, it gives the same logits, slowly.
-    """
-    return BACKENDS[backend].exportable(network)
+def _with_ranges(model: HybridCNNTransformer, quant: Quant) -> nn.Module:
+    if quant.ranges is None:
+        raise ValueError("the network's ranges were never observed; calibrate it first")
+    return prepare(model, quant)

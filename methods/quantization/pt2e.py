@@ -9,7 +9,6 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,10 +16,8 @@ from torch import Tensor, fx, nn
 
 from machine import compiler
 from machine.noise import without_warnings
-from methods.early_exit.exits import SplitNetwork
 from methods.exported import Inputs, example_inputs, export
 from methods.quantization import fake_quant
-from methods.quantization.compiled import PART_BATCH_SIZES, CompiledNetwork
 from methods.quantization.fake_quant import (
     OBSERVERS,
     begin_observing,
@@ -28,6 +25,7 @@ from methods.quantization.fake_quant import (
     set_observing,
 )
 from methods.quantization.graph_rewrites import drop_unused, quantize_early, subtract_what_must_stay
+from methods.quantization.record import Quant
 from model import HybridCNNTransformer
 
 __all__ = ["OBSERVERS", "begin_observing", "observed_ranges", "set_observing"]
@@ -80,32 +78,8 @@ def simulated(prepared: nn.Module, backend: str) -> nn.Module:
     return prepared
 
 
-def convert(
-    prepared: nn.Module, backend: str, ranges: dict[str, Tensor], artefacts: Path | None = None
-) -> CompiledNetwork | SplitNetwork:
-    """The int8 network with activations quantized as `ranges` says, compiled when first called.
-
-    `artefacts` is the folder of compiled code (None: a temporary one). Raises ValueError for ranges
-    that do not fit the network.
-    """
-    why = unavailable(backend)
-    if why is not None:
-        raise ValueError(f"backend {backend!r} {why}")
-    model, float_layers = fake_quant.float_copy(prepared), fake_quant.float_layers_of(prepared)
-    levels = fake_quant.levels_of(prepared)
-    if not model.model_args["exits"]:
-        graph = quantized_graph(model, ranges, float_layers, levels=levels)
-        return CompiledNetwork(graph, model.model_args, artefacts)
-    parts, inputs = [], example_inputs(model)
-    for part in model.parts():
-        graph = quantized_graph(part, ranges, float_layers, inputs, levels=levels)
-        shapes = [tuple(value.shape[1:]) for value in inputs]
-        parts.append(
-            CompiledNetwork(graph, model.model_args, artefacts, PART_BATCH_SIZES, inputs=shapes)
-        )
-        with torch.no_grad():
-            inputs = part(*inputs)[1:]
-    return SplitNetwork(parts)
+def native_int8(prepared: nn.Module, backend: str, ranges: dict[str, Tensor]) -> None:
+    """PyTorch by itself would only simulate the graph."""
 
 
 def int8_forms(
@@ -156,10 +130,17 @@ def quantized_graph(
     return graph
 
 
-def exportable(network: nn.Module) -> nn.Module:
-    """The graph that an int8 network was compiled from."""
-    assert isinstance(network, CompiledNetwork)
-    return network.graph
+def recorded(prepared: nn.Module) -> tuple[HybridCNNTransformer, Quant]:
+    """The float network that was prepared, and how it is quantized, by the ranges seen."""
+    reduced = fake_quant.levels_of(prepared) == fake_quant.REDUCED_WEIGHT_RANGE
+    quant = Quant(
+        "ptq",
+        "inductor",
+        float_layers=tuple(fake_quant.float_layers_of(prepared)),
+        ranges=observed_ranges(prepared),
+        reduce_range=reduced,
+    )
+    return fake_quant.float_copy(prepared), quant
 
 
 def _quantizer(float_layers: list[str], levels: tuple[int, int]) -> Any:

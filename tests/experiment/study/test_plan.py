@@ -58,6 +58,8 @@ MISTAKES = {
     "should be one capital letter",
     "STUDY['stages'] = {'P': 'ptq'}; STUDY['strengths'] = {}": "Tiny.stages: P alone has no order",
     "STUDY['stages']['Q'] = []": "Tiny.stages.Q: should name a stage",
+    "STUDY['cost'] = 'latency_ms'; DEFAULT_DEPLOYMENT_PARAMS['batch_sizes'] = [8]": "Tiny.cost: "
+    "'latency_ms' is that of batches of 1, and deployment_args.batch_sizes of Base is [8]; add 1",
     "STUDY['stages']['Q'] = 7": "Tiny.stages: 7 should be a valid string",
     "STUDY['stages']['Q'] = {'ptq': {}, 'qat': {}}": "Tiny.stages.Q: {'ptq': {}, 'qat': {}} "
     "should be {stage: options}",
