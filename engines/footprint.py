@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from engines import peak_memory
+from engines import openvino, peak_memory
 from engines.program import Program
 
 SECONDS = 30.0  # longest time that the process may take; importing torch takes 4 s, others 1 s
@@ -46,7 +46,7 @@ def footprint(
             "files": list(map(str, files)),
             "inputs": [[(batch, *tail) for tail in program.inputs] for program in programs],
             "threads": threads,
-            "precision": programs[0].precision,
+            "settings": openvino.settings(programs[0], threads) if engine == "openvino" else {},
         }
         command = [sys.executable, peak_memory.__file__, json.dumps(job)]
         try:

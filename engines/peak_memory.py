@@ -22,7 +22,7 @@ def main() -> None:
     """Of a network with early exits, the parts are made and run one after another."""
     job: dict[str, Any] = json.loads(sys.argv[1])
     sys.path[0] = str(Path(__file__).parents[1])  # here, files are called as the runtimes are
-    make = RUNTIMES[job["engine"]](job["threads"], job["precision"])
+    make = RUNTIMES[job["engine"]](job["threads"], job["settings"])
     runtime = peak_bytes()
     runs = [make(path) for path in job["files"]]
     for run, shapes in zip(runs, job["inputs"], strict=True):
@@ -50,7 +50,7 @@ def peak_bytes() -> int:
     raise OSError("this system does not tell a process its peak memory")
 
 
-def _onnxruntime(threads: int, precision: str) -> Callable[[str], Run]:
+def _onnxruntime(threads: int, settings: dict[str, str]) -> Callable[[str], Run]:
     import onnxruntime
 
     def make(path: str) -> Run:
@@ -63,13 +63,10 @@ def _onnxruntime(threads: int, precision: str) -> Callable[[str], Run]:
     return make
 
 
-def _openvino(threads: int, precision: str) -> Callable[[str], Run]:
+def _openvino(threads: int, settings: dict[str, str]) -> Callable[[str], Run]:
     import openvino
 
     core = openvino.Core()
-    core.set_property("CPU", {"PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"})
-    hint = {"float32": "f32", "bfloat16": "bf16"}[precision]
-    settings = {"INFERENCE_NUM_THREADS": str(threads), "INFERENCE_PRECISION_HINT": hint}
 
     def make(path: str) -> Run:
         return core.compile_model(path, "CPU", settings).create_infer_request().infer
@@ -77,7 +74,7 @@ def _openvino(threads: int, precision: str) -> Callable[[str], Run]:
     return make
 
 
-def _eager(threads: int, precision: str) -> Callable[[str], Run]:
+def _eager(threads: int, settings: dict[str, str]) -> Callable[[str], Run]:
     import torch
 
     from engines.eager import placed
@@ -96,7 +93,7 @@ def _eager(threads: int, precision: str) -> Callable[[str], Run]:
     return make
 
 
-RUNTIMES: dict[str, Callable[[int, str], Callable[[str], Run]]] = {  # → file → network
+RUNTIMES: dict[str, Callable[[int, dict[str, str]], Callable[[str], Run]]] = {  # → file → network
     "eager": _eager,
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,

@@ -175,8 +175,8 @@ def onnx(path: Path) -> Network:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # of what it finds in the machine
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    about = session.get_modelmeta().custom_metadata_map
-    return Network(lambda images: session.run(None, {"images": images})[0], about)
+    about, name = session.get_modelmeta().custom_metadata_map, session.get_inputs()[0].name
+    return Network(lambda images: session.run(None, {name: images})[0], about)
 
 
 def openvino_ir(path: Path) -> Network:
