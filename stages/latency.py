@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from engines import ENGINES
 from engines.deployment_args import DeploymentArgs
+from engines.network import EngineNetwork
 from engines.trial import Trial, reference, tried
 from machine import timing
 from machine.timing import BLOCK_SECONDS, BUDGET_SECONDS, fitting, latencies
@@ -69,7 +70,7 @@ def race(
     with _threads(args.threads):
         trials = _trials(deployed, args, sizes, images)
         running = {t.name: deployed.of(t.parts) for t in trials if t.parts is not None}
-        if deployed.device.type != "cpu":
+        if _by_pytorch(deployed, args):
             running = {"eager": deployed}
         if not running:
             whys = "; ".join(f"{trial.name} {trial.found['left_out']}" for trial in trials)
@@ -87,7 +88,7 @@ def race(
             found = times[f"batch_{size}"] = _at(size, running, beside, images)
             taken = [ms for name, ms in found.items() if name.endswith("median")]
             single = single or sum(taken) / 1e3 / size
-        if deployed.device.type == "cpu":
+        if running != {"eager": deployed}:
             deployed = _on_fastest(deployed, fastest_engines(times), args.threads, trials)
     return Race(deployed, times, {trial.name: trial.found for trial in trials})
 
@@ -146,11 +147,17 @@ def _trials(
     deployed: Deployed, args: DeploymentArgs, sizes: Sequence[int], images: Tensor
 ) -> list[Trial]:
     names = list(ENGINES) if args.engines == "auto" else args.engines
-    if deployed.device.type != "cpu":
+    if _by_pytorch(deployed, args):
         why = f"runs on the CPU, and the network on {deployed.device.type}"
         return [Trial(name, {"left_out": None if name == "eager" else why}, None) for name in names]
     expected = reference(deployed.programs, deployed.float_network, images[:AGREEING])
     return [tried(name, deployed.programs, sizes, args.threads, expected) for name in names]
+
+
+def _by_pytorch(deployed: Deployed, args: DeploymentArgs) -> bool:
+    """Whether it runs as it is deployed: on a GPU, or where no other engine is asked for."""
+    as_it_is = not any(isinstance(part, EngineNetwork) for part in deployed.parts)
+    return as_it_is and (deployed.device.type != "cpu" or args.engines == ["eager"])
 
 
 def _beside(deployed: Deployed, rival: Rival | None) -> dict[str, tuple[Deployed, dict[int, str]]]:
