@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.ao.nn.quantized as nnq
 from torch import Tensor
 
 from engines.program import Program, Ready
@@ -27,13 +28,15 @@ def ready(program: Program, batch: int | None, threads: int) -> Ready:
     assert native is not None
 
     def run(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        outputs = native(*map(_placed, inputs))
+        outputs = native(*map(placed, inputs))
         return outputs if program.is_part else (outputs,)
 
-    return Ready(run, program.precision, torch.get_num_threads(), program.int8_layers)
+    kinds = nnq.Conv2d, nnq.Linear  # those with a ReLU are subclasses
+    int8 = [name for name, module in native.named_modules() if isinstance(module, kinds)]
+    return Ready(run, program.precision, torch.get_num_threads(), tuple(int8))
 
 
-def _placed(values: Tensor) -> Tensor:
+def placed(values: Tensor) -> Tensor:
     """Images in channels_last, in which convolutions are faster."""
     if values.ndim == 4:
         return values.contiguous(memory_format=torch.channels_last)

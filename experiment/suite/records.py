@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from data_sets.source import DataInfo, DatasetArgs
+from engines.deployment_args import DeploymentArgs
 from stages.stage import StageSpec
 from training.recipe import TrainingArgs
 
@@ -43,6 +44,7 @@ class ExperimentConfig(BaseModel):
     model_args: dict[str, Any] = {}
     training_args: dict[str, Any] = {}
     compression_args: dict[str, Any] = {}
+    deployment_args: dict[str, Any] = {}
     seeds: list[int] | None = Field(None, min_length=1)
 
     _file_name = field_validator("name")(file_name)
@@ -62,6 +64,12 @@ class Outline(NamedTuple):
     kept_float: Sequence[str] | Literal["auto"] = ()  # patterns of layers, should it be int8
     exact: bool = True  # whether model_args are these to the last width
     exits_by: StageSpec | None = None  # the stage that says how it is left early
+    bf16: bool = False  # whether what is not int8 is deployed in bfloat16
+
+    @property
+    def rounded(self) -> bool:
+        """Whether it is deployed in other values than it was trained in."""
+        return self.int8 or self.bf16
 
     def after(self, spec: StageSpec, *, refused: bool = False) -> Outline:
         """What a stage makes of it; where it is `refused`, all that can be said for what follows.
@@ -75,6 +83,7 @@ class Outline(NamedTuple):
             self.kept_float if spec.keeps_float is None else spec.keeps_float,
             self.exact and not refused and spec.foresees(self.model_args),
             spec if spec.adds_exits else self.exits_by,
+            self.bf16 or spec.casts,
         )
 
 
@@ -98,6 +107,7 @@ class Experiment:
     data: DataInfo
     model_args: dict[str, Any]  # resolved
     training: TrainingArgs
+    deployment: DeploymentArgs  # how its networks are run when they are measured
     sequence: tuple[tuple[str, StageSpec], ...]  # 'train' first where no baseline is loaded
     seeds: tuple[int, ...]
     remarks: tuple[str, ...] = ()  # what is allowed and seldom meant, found when it was checked
@@ -122,6 +132,7 @@ class Experiment:
             "dataset_args": self.dataset_args.model_dump(),
             "model_args": self.model_args,
             "training_args": self.training.model_dump(),
+            "deployment_args": self.deployment.model_dump(),
             "sequence": [{name: spec.settings()} for name, spec in self.sequence],
             "seeds": list(self.seeds),
         }

@@ -11,7 +11,6 @@ import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -47,6 +46,7 @@ warnings.filterwarnings("ignore", message="torch.quantize_per_tensor, torch.quan
 
 # Int8 module types; ReLU, batch norm and pooling must share the convolution's qconfig to fuse.
 QUANTIZED_TYPES = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d)
+RUN_IN_TORCH = True
 TRAINS_IN_BF16 = False  # torch.ao's fake quantization has no bf16 kernels
 OBSERVERS = ("histogram",)
 
@@ -199,9 +199,7 @@ def simulated(prepared: nn.Module, backend: str) -> nn.Module:
     return convert(prepared, backend, observed_ranges(prepared))
 
 
-def convert(
-    prepared: nn.Module, backend: str, ranges: dict[str, Tensor], artefacts: Path | None = None
-) -> nn.Module:
+def convert(prepared: nn.Module, backend: str, ranges: dict[str, Tensor]) -> nn.Module:
     """The int8 network with activations quantized as `ranges` says. Raises ValueError."""
     observers = dict(_activation_observers(prepared))
     if observers.keys() != ranges.keys():
@@ -221,12 +219,17 @@ def convert(
         return convert_fx(prepared.eval())  # type: ignore[arg-type]
 
 
+def native_int8(prepared: nn.Module, backend: str, ranges: dict[str, Tensor]) -> list[nn.Module]:
+    """The int8 network, or its parts between exits, as torch's own int8 modules."""
+    network = convert(prepared, backend, ranges)
+    return list(network.parts) if isinstance(network, SplitNetwork) else [network]
+
+
 def int8_forms(
     prepared: nn.Module, backend: str, ranges: dict[str, Tensor], inputs: Sequence[Inputs]
 ) -> list[tuple[fx.GraphModule, nn.Module | None]]:
     """The int8 network, or its parts between exits: as graphs, and as torch's own int8 modules."""
-    network = convert(prepared, backend, ranges)
-    parts = network.parts if isinstance(network, SplitNetwork) else [network]
+    parts = native_int8(prepared, backend, ranges)
     return [
         (export(exportable(part), each), part) for part, each in zip(parts, inputs, strict=True)
     ]
