@@ -22,7 +22,7 @@ from stages.stage import StageError
 
 AGREEING = 256  # images on which an engine is compared with the graph
 LEAVING = 64  # images, at least, over which the time of one is averaged where some leave early
-SHARE = 0.5  # of the time that a network is timed for, for each engine, to find the fastest
+SHARE = 0.2  # of the time that a network is timed for, for each engine, to find the fastest
 ENGINE_BLOCK = 0.01  # seconds that an engine is timed before the next has its turn
 ENGINE_REST = 0.006  # seconds between: a runtime's idle threads wait actively for up to 5 ms
 UNSTEADY = 2.0  # times: a median ratio whose 95 % interval is wider tells nothing

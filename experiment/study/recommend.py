@@ -10,13 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from experiment.running.metrics import FOOTPRINT, LATENCIES
 from experiment.running.study_result import COSTS
 from experiment.suite.messages import ConfigError, short, unknown
 
 METRICS = (
-    *("accuracy", "accuracy_drop", "latency_ms", "latency_ms_batch_64", "model_size_mb"),
-    *("bitops", "macs", "params"),
+    *("accuracy", "accuracy_drop", "latency_ms", *LATENCIES[1:]),
+    *("model_size_mb", "bitops", "macs", "params", *FOOTPRINT),
 )
+WISH = "--recommend"
 SIGNS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt
 }  # fmt: skip
@@ -33,8 +35,11 @@ class Limit:
     def __str__(self) -> str:
         return f"{self.metric}{self.sign}{self.bound:g}"
 
+    def allows(self, value: float) -> bool:
+        return SIGNS[self.sign](value, self.bound)
+
     def met(self, row: dict[str, Any]) -> bool:
-        return SIGNS[self.sign](figure(row, self.metric), self.bound)
+        return self.allows(figure(row, self.metric))
 
     def excess(self, row: dict[str, Any]) -> float:
         """How far a chain is beyond the limit, as a share of it; points where it is a drop."""
@@ -72,23 +77,31 @@ def parse_wish(text: str) -> Wish:
     limits, aims = [], []
     for part in (part.strip() for part in text.split(",")):
         aim = re.fullmatch(r"(min|max)\s+(\w+)", part)
-        limit = re.fullmatch(r"(\w+)\s*(<=|>=|<|>)\s*(\S+)", part)
-        if aim is None and limit is None:
-            raise _wrong(f"{short(part)} should read like accuracy_drop<=0.5 or min latency_ms")
-        name = aim[2] if aim else limit[1] if limit else ""
-        if name not in METRICS:
-            raise _wrong(unknown(name, METRICS, "a metric"))
-        if aim:
-            aims.append((name, aim[1] == "max"))
-        elif limit:
-            limits.append(Limit(name, limit[2], _number(limit[3])))
+        if aim is None:
+            limits.append(parse_limit(part, METRICS, WISH, " or min latency_ms"))
+        elif aim[2] not in METRICS:
+            raise _wrong(WISH, unknown(aim[2], METRICS, "a metric"))
+        else:
+            aims.append((aim[2], aim[1] == "max"))
     if len(aims) != 1:
-        raise _wrong(f"{short(text)} has {len(aims)} objectives; give one, such as min latency_ms")
+        why = f"{short(text)} has {len(aims)} objectives; give one, such as min latency_ms"
+        raise _wrong(WISH, why)
     return Wish(tuple(limits), *aims[0])
 
 
+def parse_limit(text: str, metrics: Sequence[str], option: str, or_else: str = "") -> Limit:
+    """Read a constraint on one of `metrics`. Raises ConfigError with one line of `option`."""
+    found = re.fullmatch(r"(\w+)\s*(<=|>=|<|>)\s*(\S+)", text)
+    if found is None:
+        raise _wrong(option, f"{short(text)} should read like accuracy_drop<=0.5{or_else}")
+    name, sign, bound = found.groups()
+    if name not in metrics:
+        raise _wrong(option, unknown(name, metrics, "a metric"))
+    return Limit(name, sign, _number(bound, option))
+
+
 def holds(row: dict[str, Any], name: str) -> bool:
-    """Whether a chain came to its end with this figure; large batches may not have been timed."""
+    """Whether a chain came to its end with this figure; some are not measured everywhere."""
     return "metrics" in row and COSTS.get(name, name) in {*row["metrics"], "accuracy_drop"}
 
 
@@ -108,14 +121,16 @@ def recommendation(wish: Wish, study: dict[str, Any]) -> tuple[bool, str]:
     rows = [row for row in study["chains"] if all(holds(row, name) for name in needed)]
     asked = ", ".join(map(str, wish.limits)) or "the wish"
     if not rows:
-        return False, f"no chain meets {asked}: none came to its end with {', '.join(needed)}"
+        left_out = study.get("method", {}).get("costs_left_out", {})
+        whys = "".join(f"; {left_out[name]}" for name in needed if name in left_out)
+        return False, f"no chain meets {asked}: none came to its end with {', '.join(needed)}{whys}"
     best = wish.best(rows)
     if best is None:
         row = wish.nearest(rows)
         named = dict.fromkeys(limit.metric for limit in wish.limits)
         has = ", ".join(f"{name} {figure(row, name):.4g}" for name in named)
         return False, f"no chain meets {asked}; the nearest is {row['name']} with {has}"
-    figures = ", ".join(f"{name} {figure(best, name):.4g}" for name in METRICS if holds(best, name))
+    figures = ", ".join(_told(best, name) for name in METRICS if holds(best, name))
     seeds = best["metrics"]["accuracy"]["n"]
     entry = {**best["config"], "name": f"{best['name']}_chosen"}
     return True, "\n".join(
@@ -130,15 +145,21 @@ def recommendation(wish: Wish, study: dict[str, Any]) -> tuple[bool, str]:
     )
 
 
-def _number(text: str) -> float:
+def _told(row: dict[str, Any], name: str) -> str:
+    """A figure, and of a time the engine that it is of."""
+    engine = row["metrics"].get(COSTS.get(name, name), {}).get("engine")
+    return f"{name} {figure(row, name):.4g}" + (f" by {engine}" if engine else "")
+
+
+def _number(text: str, option: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise _wrong(f"{short(text)} is not a number")
+        raise _wrong(option, f"{short(text)} is not a number")
     return value
 
 
-def _wrong(reason: str) -> ConfigError:
-    return ConfigError([f"--recommend: {reason}"])
+def _wrong(option: str, reason: str) -> ConfigError:
+    return ConfigError([f"{option}: {reason}"])

@@ -16,6 +16,7 @@ from dataset import Dataset, load_dataset
 from engines.deployment_args import DeploymentArgs
 from experiment.running.console import Console
 from experiment.running.measure import measure
+from experiment.running.metrics import FOOTPRINT, metric
 from experiment.running.results import Results
 from experiment.running.store import Store
 from experiment.study.plan import Study
@@ -132,20 +133,26 @@ def _form(state: ModelState) -> str:
         "model_args": state.model_args,
         "quant": state.quant.settings() if state.quant else None,
         "exits": state.exits.plain() if state.exits else None,
+        "precision": state.precision,
     }
     return sha256(canonical_json(parts))
 
 
 def with_shared_latency(found: Mapping[str, list[OnValidation]]) -> dict[str, list[OnValidation]]:
-    """The same, each latency the median over all networks of one form, which run the same code.
+    """The same, each latency, peak memory and energy the median over all networks of one form,
+    which run the same code.
 
-    Each counts as its ratio to the baseline's that was taken in turn with it, times what the
-    baseline took in the median. So equal networks cannot differ by what else the machine did while
-    one of them was timed, nor any two by when they were.
+    Each latency counts as its ratio to the baseline's that was taken in turn with it, times what
+    the baseline took in the median. So equal networks cannot differ by what else the machine did
+    while one of them was timed, nor any two by when they were.
     """
     times: dict[tuple[str, str], list[float]] = defaultdict(list)
     unit: dict[str, list[float]] = defaultdict(list)  # of the baseline, by batch
+    footprints: dict[tuple[str, str], list[float]] = defaultdict(list)
     for run in (run for runs in found.values() for run in runs):
+        for name in FOOTPRINT:
+            value = metric(run.metrics, name)
+            footprints[run.form, name] += [] if value is None else [value]
         for batch, taken in run.metrics["inference_time_ms"].items():
             its = taken.get("baseline_median", taken["median"])
             speedup = (
@@ -159,6 +166,8 @@ def with_shared_latency(found: Mapping[str, list[OnValidation]]) -> dict[str, li
         for batch, taken in run.metrics["inference_time_ms"].items():
             ratio = statistics.median(times[run.form, batch])
             own[batch] = {**taken, "median": ratio * statistics.median(unit[batch])}
-        return replace(run, metrics={**run.metrics, "inference_time_ms": own})
+        known = [name for name in FOOTPRINT if footprints[run.form, name]]
+        footprint = {name: statistics.median(footprints[run.form, name]) for name in known}
+        return replace(run, metrics={**run.metrics, **footprint, "inference_time_ms": own})
 
     return {name: [shared(run) for run in runs] for name, runs in found.items()}

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
+from methods.exported import CONVERSION, MOVING, drop_unused
+
 aten = torch.ops.aten
 quantized = torch.ops.quantized_decomposed
 
-# Operations that put values in other places.
-MOVING = {aten.flatten.using_ints, aten.permute.default, aten.transpose.int}
-CUTTING = {aten.view.default, aten.unbind.int, operator.getitem}
 LARGEST_BIAS = 2**30  # in levels, half of what int32 holds
 LARGEST_PATCHES = 2**18  # bytes of patches beyond which oneDNN's convolution is faster
 
@@ -123,18 +121,32 @@ def features_as_tokens(graph: fx.GraphModule) -> None:
 
     Written as ONNX, such a layer is then a MatMul, which ONNX Runtime computes in int8, and not a
     Gemm, which it does only where the output is int8 as well (seen in 1.32: the head ran in float).
+    Features that were a token before, such as a mean over tokens, are taken as they were then.
     """
+    value_by_value = {
+        quantized.quantize_per_tensor.default,
+        quantized.dequantize_per_tensor.default,
+        aten.relu.default,
+        aten.dropout.default,
+    }
     for node in list(graph.graph.nodes):
         if node.target is not aten.linear.default or node.meta["val"].ndim != 2:
             continue
-        features = node.args[0]
-        if features.target is not quantized.dequantize_per_tensor.default:
+        source: Any = node.args[0]
+        if source.target is not quantized.dequantize_per_tensor.default:
             continue
-        with graph.graph.inserting_before(node):
-            token = graph.graph.call_function(aten.unsqueeze.default, (features.args[0], 1))
-            args = (token, *features.args[1:])
-            token = graph.graph.call_function(features.target, args, features.kwargs)
-        node.update_arg(0, token)
+        first = node
+        while source.target in value_by_value and len(source.users) == 1:
+            first, source = source, source.args[0]
+        with graph.graph.inserting_before(first):
+            if source.target is aten.squeeze.dim and source.args[1] == 1:
+                token = source.args[0]
+            elif source.target is aten.select.int and source.args[1:] == (1, 0):
+                cut = (source.args[0], 1, 0, 1)
+                token = graph.graph.call_function(aten.slice.Tensor, cut)
+            else:
+                token = graph.graph.call_function(aten.unsqueeze.default, (source, 1))
+        first.replace_input_with(source, token)
         with graph.graph.inserting_after(node):
             flat = graph.graph.call_function(aten.squeeze.dim, (node, 1))
         node.replace_all_uses_with(flat, delete_user_cb=lambda user, flat=flat: user is not flat)
@@ -142,38 +154,30 @@ def features_as_tokens(graph: fx.GraphModule) -> None:
     graph.recompile()
 
 
-def attention_in_bf16(graph: fx.GraphModule) -> None:
-    """Let attention's core between int8 layers run in bfloat16.
+def products_give_bf16(graph: fx.GraphModule) -> None:
+    """Let int8 linear layers whose values are wanted in bfloat16 alone give them in it themselves.
 
-    Queries, keys and values come in bfloat16 from the int8 product itself, in the form in which
-    torchao recognises it (int8-mixed-bf16); softmax is float32 inside torch's kernel.
+    That is the form in which torchao recognises it (int8-mixed-bf16). Without bfloat16 in the
+    graph nothing changes.
     """
     for node in list(graph.graph.nodes):
-        if node.target is not aten.scaled_dot_product_attention.default:
+        if node.target is not CONVERSION or node.kwargs.get("dtype") is not torch.bfloat16:
             continue
-        layers = {_int8_layer_above(value) for value in node.args[:3]}
-        layer = layers.pop()
-        if layers or layer is None:
+        layer = node.args[0]
+        if not _is_int8_linear(layer) or len(layer.users) > 1:
             continue
         for value in layer.all_input_nodes:
             with graph.graph.inserting_before(layer):
                 layer.replace_input_with(value, _converted(graph, value, torch.bfloat16))
-        with graph.graph.inserting_after(node):
-            mixed = _converted(graph, node, torch.float32)
-        node.replace_all_uses_with(
-            mixed, delete_user_cb=lambda user, mixed=mixed: user is not mixed
-        )
+        node.replace_all_uses_with(layer)
+        graph.graph.erase_node(node)
     graph.recompile()
 
 
-def _int8_layer_above(value: fx.Node) -> fx.Node | None:
-    """The int8 Linear layer that `value` was moved out of; None where there is none."""
-    while value.target in MOVING | CUTTING:
-        value = value.args[0]  # type: ignore[assignment]
-    if value.target is not aten.linear.default:
-        return None
-    is_int8 = value.args[0].target is quantized.dequantize_per_tensor.default  # type: ignore[union-attr]
-    return value if is_int8 else None
+def _is_int8_linear(node: fx.Node) -> bool:
+    if node.target is not aten.linear.default:
+        return False
+    return node.args[0].target is quantized.dequantize_per_tensor.default  # type: ignore[union-attr]
 
 
 def _converted(graph: fx.GraphModule, value: fx.Node, dtype: torch.dtype) -> fx.Node:
@@ -208,15 +212,6 @@ def subtract_what_must_stay(graph: fx.GraphModule) -> None:
         graph.graph.erase_node(node)
     graph.graph.eliminate_dead_code()
     graph.recompile()
-
-
-def drop_unused(graph: fx.GraphModule) -> None:
-    """Delete the float weights that int8 ones have replaced."""
-    used = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
-    for name in [*dict(graph.named_parameters()), *dict(graph.named_buffers())]:
-        if name not in used:
-            owner, _, leaf = name.rpartition(".")
-            delattr(graph.get_submodule(owner), leaf)
 
 
 def _attribute(graph: fx.GraphModule, name: str) -> Tensor:
