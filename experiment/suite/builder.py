@@ -290,13 +290,17 @@ class Builder:
             defaults[key] = {**defaults[key], **value} if nested else value
         spec, found = check(kind, defaults, place)
         self.mistakes += found
-        return spec.settled(self.device) if spec is not None else None
+        try:
+            return spec.settled(self.device) if spec is not None else None
+        except ValueError as error:
+            self.mistakes.append(Mistake(place, str(error)))
+            return None
 
 
 def _checked(spec: StageSpec, entering: Outline) -> Outline:
     """The network that a stage leaves, in outline. Raises ValueError for what cannot be done."""
     spec.check(entering.model_args)
-    spec.check_target(entering.model_args, entering.int8, entering.exact)
+    spec.check_target(entering.model_args, entering.rounded, entering.exact)
     leaving = entering.after(spec)
     if leaving.model_args is not entering.model_args and entering.kept_float != "auto":
         check_something_is_int8(blueprint(leaving.model_args), entering.kept_float)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from machine.noise import without_warnings
-from methods.exported import Inputs, example_inputs, export
+from methods.exported import Inputs, drop_unused, example_inputs, export
 from methods.quantization import fake_quant
 from methods.quantization.fake_quant import (
     OBSERVERS,
@@ -21,7 +21,7 @@ from methods.quantization.fake_quant import (
     observed_ranges,
     set_observing,
 )
-from methods.quantization.graph_rewrites import drop_unused, quantize_early, subtract_what_must_stay
+from methods.quantization.graph_rewrites import quantize_early, subtract_what_must_stay
 from methods.quantization.record import Quant
 from model import HybridCNNTransformer
 
