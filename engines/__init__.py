@@ -8,9 +8,10 @@ any size.
 
 from types import ModuleType
 
-from engines import eager, onnxruntime
+from engines import eager, inductor, onnxruntime
 
 ENGINES: dict[str, ModuleType] = {
     "eager": eager,
+    "inductor": inductor,
     "onnxruntime": onnxruntime,
 }

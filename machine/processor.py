@@ -1,4 +1,4 @@
-"""This machine's processor, what that is fast at, and the folder for what was made for it."""
+"""This machine's processor, and what that is fast at."""
 
 from __future__ import annotations
 
@@ -56,12 +56,6 @@ def bf16_is_fast(device: torch.device | str) -> bool:
 def has_vnni() -> bool:
     """Whether an x86 processor adds int8 products in 32 bits; without VNNI two saturate at 16."""
     return bool({"avx512_vnni", "avx_vnni"} & set(isa()))
-
-
-def build_cache() -> Path:
-    """The folder of what was made for this machine: TORCH_EXTENSIONS_DIR, or one in ~/.cache."""
-    named = os.environ.get("TORCH_EXTENSIONS_DIR")
-    return Path(named) if named else Path.home() / ".cache" / "torch_extensions"
 
 
 def one_of_several() -> bool:
