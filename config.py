@@ -44,7 +44,7 @@ DEFAULT_COMPRESSION_PARAMS = {
     "finetune_epochs": 0,
     "finetune_learning_rate": 1e-3,
     "quantization": None,  # None, 'ptq', 'qat'
-    "quantization_backend": "inductor",  # fastest; needs g++ ('x86', 'fbgemm', 'qnnpack' do not)
+    "quantization_backend": "pt2e",  # or torch's own: 'x86', 'fbgemm', 'qnnpack', 'onednn'
     "ptq_calibration_batches": 8,
     "qat_epochs": 3,
     "qat_learning_rate": 5e-4,

@@ -33,7 +33,7 @@ def apply_channel_pruning(model: HybridCNNTransformer, ratio: float) -> HybridCN
 
 
 def prepare_model_for_quantization(
-    model: HybridCNNTransformer, backend: str = "inductor", *, qat: bool = False
+    model: HybridCNNTransformer, backend: str = "pt2e", *, qat: bool = False
 ) -> nn.Module:
     """A copy with observers, or with fake quantization to train (`qat`)."""
     quant = QatSpec(backend=backend).quant("qat") if qat else PtqSpec(backend=backend).quant("ptq")
@@ -44,14 +44,14 @@ def calibrate_model_ptq(
     prepared: nn.Module,
     loader: Iterable[tuple[Tensor, Tensor]],
     batches: int = 8,
-    backend: str = "inductor",
+    backend: str = "pt2e",
 ) -> nn.Module:
     """Let the observers see the first `batches` batches of `loader`; returns `prepared`."""
     backends.observe(prepared, backend, loader, batches)
     return prepared
 
 
-def convert_to_quantized_model(prepared: nn.Module, backend: str = "inductor") -> nn.Module:
+def convert_to_quantized_model(prepared: nn.Module, backend: str = "pt2e") -> nn.Module:
     """The int8 network of a calibrated or QAT-trained one."""
     return converted(prepared, backend)
 

@@ -64,3 +64,15 @@ class DeploymentArgs(BaseModel):
         if self.engines == "auto":
             return [name for name, engine in ENGINES.items() if engine.unavailable() is None]
         return [name for name in ENGINES if name in self.engines]
+
+    def why_not_beside_torch(self) -> str | None:
+        """Why nothing here runs a network that PyTorch by itself does not, with the remedy."""
+        if any(name != "eager" for name in self.available()):
+            return None
+        others = {name: e.unavailable() for name, e in ENGINES.items() if name != "eager"}
+        there = [repr(name) for name, why in others.items() if why is None]
+        if there:
+            remedy = f"allow one in deployment_args.engines: {', '.join(there)}"
+        else:
+            remedy = "; ".join(f"{name} {why}" for name, why in others.items())
+        return f"needs another engine than 'eager', which would only simulate it; {remedy}"

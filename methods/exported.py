@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import operator
+
 import torch
 from torch import Tensor, fx, nn
 
 from model import HybridCNNTransformer
 
+aten = torch.ops.aten
 LARGEST_BATCH = 65536
+# Operations that put values in other places.
+MOVING = {aten.flatten.using_ints, aten.permute.default, aten.transpose.int}
+CONVERSION = aten._to_copy.default  # to another type: exported again, it brings no assertions
+CUTTING = {aten.view.default, aten.unbind.int, operator.getitem}
 Inputs = tuple[Tensor, ...]  # of a network, or of a part of one between exits
 
 
@@ -38,3 +45,12 @@ def pieces(model: HybridCNNTransformer) -> list[tuple[HybridCNNTransformer, Inpu
         found.append((part, inputs))
         inputs = part(*inputs)[1:]
     return found
+
+
+def drop_unused(graph: fx.GraphModule) -> None:
+    """Delete the weights that nothing uses any more, as others have replaced them."""
+    used = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
+    for name in [*dict(graph.named_parameters()), *dict(graph.named_buffers())]:
+        if name not in used:
+            owner, _, leaf = name.rpartition(".")
+            delattr(graph.get_submodule(owner), leaf)

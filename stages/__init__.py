@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from stages.casting import CastSpec, cast
 from stages.distillation import DistillSpec, distill
 from stages.early_exit import EarlyExitSpec, early_exit
 from stages.finetuning import FinetuneSpec, TrainSpec, finetune, train
@@ -30,4 +31,5 @@ STAGES: dict[str, Stage] = {
     "qat": Stage(QatSpec, qat),
     "distill": Stage(DistillSpec, distill),
     "early_exit": Stage(EarlyExitSpec, early_exit),
+    "cast": Stage(CastSpec, cast),
 }

@@ -16,6 +16,8 @@ from dataset import DataLoaders
 from engines.network import EngineNetwork, preferred
 from engines.program import Program
 from engines.programs import programs
+from machine.processor import bf16_is_fast
+from methods.casting import FLOAT32
 from methods.early_exit.exits import EarlyExitNetwork, Exits, SplitNetwork
 from methods.early_exit.thresholds import calibrate, exit_macs
 from methods.quantization import backends, pt2e
@@ -41,7 +43,8 @@ class Deployed:
         """The network as it is deployed, but never left early."""
         if not self.state.model_args["exits"]:
             return self.parts[0]
-        return self.float_network if self.state.quant is None else SplitNetwork(self.parts)
+        in_float = self.state.quant is None and self.state.precision == FLOAT32
+        return self.float_network if in_float else SplitNetwork(self.parts)
 
     @cached_property
     def network(self) -> nn.Module:
@@ -58,13 +61,15 @@ class Deployed:
     @cached_property
     def float_form(self) -> Deployed:
         """The same in float32, left early at the same thresholds."""
-        return _in_float(replace(self.state, quant=None), self.float_network, self.device)
+        state = replace(self.state, quant=None, precision=FLOAT32)
+        return _in_float(state, self.float_network, self.device)
 
     @property
     def programs(self) -> list[Program]:
         """What engines take; about a second, once."""
         if not self.made:
-            self.made.extend(programs(self.float_network, self.state.quant))
+            state = self.state
+            self.made.extend(programs(self.float_network, state.quant, state.precision))
         return self.made
 
     def on(self, engines: Mapping[int, str], threads: int | None = None) -> Deployed:
@@ -76,6 +81,11 @@ class Deployed:
     def of(self, parts: Sequence[nn.Module]) -> Deployed:
         """The same networks with `parts` that were made elsewhere."""
         return replace(self, parts=parts)
+
+    @property
+    def emulated(self) -> bool:
+        """Whether it is in bfloat16 where nothing computes in that: for its accuracy alone."""
+        return self.state.precision != FLOAT32 and not bf16_is_fast(self.device)
 
     def evaluation_batch(self, ctx: Context) -> int:
         """Images a batch at which the network is fastest; int8 code would pad smaller ones."""
@@ -100,7 +110,7 @@ def deploy(state: ModelState, device: torch.device | str = "cpu") -> Deployed:
 
 def converted(prepared: nn.Module, backend: str) -> nn.Module:
     """The int8 network of a prepared one, by the ranges that it has seen, never left early."""
-    if backends.BACKENDS[backend] is not pt2e:
+    if backends.module_of(backend).RUN_IN_TORCH:
         return backends.convert(prepared, backend)
     model, quant = pt2e.recorded(prepared)
     return deploy(replace(state_of(model), quant=quant)).whole
@@ -125,10 +135,15 @@ def calibrated(state: ModelState, ctx: Context) -> Deployed:
 
 
 def _deployed(state: ModelState, model: HybridCNNTransformer, device: torch.device) -> Deployed:
+    cpu = torch.device("cpu")
+    if state.precision != FLOAT32:
+        device = device if state.quant is None else cpu
+        made = programs(model, state.quant, state.precision)
+        graphs = [program.graph.to(device) for program in made]
+        return Deployed(state, device, _placed(model, device), graphs, made)
     if state.quant is None:
         return _in_float(state, _placed(model, device), device)
     native = backends.native_int8(model, state.quant)
-    cpu = torch.device("cpu")
     deployed = Deployed(state, cpu, _placed(model, cpu), native or [])
     if native is not None:
         return deployed

@@ -56,9 +56,9 @@ class DistillSpec(FitSpec, TeacherSpec):
         return student_args(model_args, self.width, self.depth, self.student)
 
     def check_teacher(
-        self, student_args: dict[str, Any], teacher_args: dict[str, Any], int8: bool
+        self, student_args: dict[str, Any], teacher_args: dict[str, Any], rounded: bool
     ) -> None:
-        super().check_teacher(student_args, teacher_args, int8)
+        super().check_teacher(student_args, teacher_args, rounded)
         if self.init == "teacher" and (why := why_no_part(student_args, teacher_args)):
             raise ValueError(
                 f"init 'teacher' needs a student that is a part of {self.teacher!r}, but {why}; "

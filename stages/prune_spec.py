@@ -28,8 +28,8 @@ STRUCTURAL_ONLY = (
     "schedule", "calibration_batches",
 )  # fmt: skip
 OF_THE_FLOAT_NETWORK = (
-    "keep latency_ms is of the float network, and this one is quantized; prune before it is, or "
-    "keep macs"
+    "keep latency_ms is of the float32 network, and this one is quantized or cast; prune before it "
+    "is, or keep macs"
 )
 
 
@@ -181,9 +181,9 @@ class PruneSpec(StageSpec):
                 if odd:
                     raise ValueError(f"criterion {self.criterion!r} does not score {odd[0]}")
 
-    def check_target(self, model_args: dict[str, Any], int8: bool, exact: bool) -> None:
+    def check_target(self, model_args: dict[str, Any], rounded: bool, exact: bool) -> None:
         if self.keep and "latency_ms" in self.keep:
-            if int8:
+            if rounded:
                 raise ValueError(OF_THE_FLOAT_NETWORK)
         elif self.keep and exact and self.foresees(model_args):
             _foreseen(self, model_args, exact=True)

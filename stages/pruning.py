@@ -28,7 +28,7 @@ def prune(state: ModelState, spec: PruneSpec, ctx: Context) -> ModelState:
         assert spec.ratio is not None
         ctx.details["zero_channels"] = mask_channels(model, spec.ratio)
         return state.changed(state_of(model).weights)
-    if spec.keep and "latency_ms" in spec.keep and state.quant is not None:
+    if spec.keep and "latency_ms" in spec.keep and state.is_rounded:
         raise StageError(OF_THE_FLOAT_NETWORK)
     if spec.iterations == 1:
         pruned = prune_once(state, spec, ctx)

@@ -91,7 +91,7 @@ class CompressionArgs(BaseModel):
     finetune_epochs: int = Field(0, ge=0)
     finetune_learning_rate: float = Field(1e-3, gt=0)
     quantization: Literal["ptq", "qat"] | None = None
-    quantization_backend: str = "inductor"
+    quantization_backend: str = "pt2e"
     ptq_calibration_batches: int = Field(8, ge=1)
     qat_epochs: int = Field(3, ge=1)
     qat_learning_rate: float = Field(5e-4, gt=0)
@@ -110,6 +110,7 @@ class StageSpec(BaseModel):
 
     quantizes: ClassVar[bool] = False  # whether what it returns is deployed as int8
     adds_exits: ClassVar[bool] = False  # whether what it returns may be left early
+    casts: ClassVar[bool] = False  # whether what it returns is deployed in bfloat16 but for int8
     # option → the key that gives it where the sequence does not: 'compression_args.qat_epochs'
     takes: ClassVar[dict[str, str]] = {}
 
@@ -139,12 +140,20 @@ class StageSpec(BaseModel):
         return False
 
     @property
+    def runs_in_torch(self) -> bool:
+        """Whether PyTorch by itself runs what it returns, or another engine must."""
+        return True
+
+    @property
     def why_nothing(self) -> str:
         """What it means where the stage gives back the network that it got."""
         return "the network is the one that entered"
 
     def settled(self, device: torch.device) -> StageSpec:
-        """With what 'auto' comes to on this device in the place of 'auto'."""
+        """With what 'auto' comes to on this device in the place of 'auto'.
+
+        Raises ValueError for what the device cannot do.
+        """
         return self
 
     @classmethod
@@ -180,10 +189,11 @@ class StageSpec(BaseModel):
     def check(self, model_args: dict[str, Any]) -> None:
         """Raise ValueError where the stage cannot be done to this architecture."""
 
-    def check_target(self, model_args: dict[str, Any], int8: bool, exact: bool) -> None:
+    def check_target(self, model_args: dict[str, Any], rounded: bool, exact: bool) -> None:
         """Raise ValueError where what the stage is to reach cannot be reached from such a network.
 
-        `exact`: its arguments are these to the last width, not only as far as known.
+        `rounded`: it is deployed in int8 or bfloat16. `exact`: its arguments are these to the last
+        width, not only as far as known.
         """
 
     def check_leaving_early(self, model_args: dict[str, Any]) -> None:
@@ -191,9 +201,12 @@ class StageSpec(BaseModel):
         one leaves, cannot be left as early as the stage says."""
 
     def check_teacher(
-        self, student_args: dict[str, Any], teacher_args: dict[str, Any], int8: bool
+        self, student_args: dict[str, Any], teacher_args: dict[str, Any], rounded: bool
     ) -> None:
-        """Raise ValueError where a teacher of these arguments cannot teach such a student."""
+        """Raise ValueError where a teacher of these arguments cannot teach such a student.
+
+        `rounded`: it is deployed in int8 or bfloat16.
+        """
 
     def outgoing(self, model_args: dict[str, Any]) -> dict[str, Any]:
         """The architecture after the stage, as far as it is known before it runs."""

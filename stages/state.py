@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from methods.casting import FLOAT32
 from methods.early_exit.exits import Exits, exits_of
 from methods.quantization.record import Quant
 from model import HybridCNNTransformer
@@ -21,6 +22,12 @@ class ModelState:
     weights: dict[str, Tensor]  # name → float32 master (parameters and buffers), on the CPU
     quant: Quant | None = None
     exits: Exits | None = None  # how it is left early; the exits' heads are among the weights
+    precision: str = FLOAT32  # that what is not int8 is deployed in, see methods/casting.py
+
+    @property
+    def is_rounded(self) -> bool:
+        """Whether it is deployed in other values than its masters: in int8 or bfloat16."""
+        return self.quant is not None or self.precision != FLOAT32
 
     def changed(self, weights: dict[str, Tensor], **fields: Any) -> ModelState:
         """The state with new weights. Ranges and thresholds found for others no longer hold."""
@@ -66,6 +73,7 @@ def to_plain(state: ModelState) -> dict[str, Any]:
         "weights": state.weights,
         "quant": quant,
         "exits": state.exits.plain() if state.exits is not None else None,
+        "precision": state.precision,
     }
 
 
@@ -75,4 +83,6 @@ def from_plain(plain: dict[str, Any]) -> ModelState:
     if quant is not None:
         quant = Quant(**{**quant, "float_layers": tuple(quant["float_layers"])})
     exits = exits_of(plain["exits"]) if plain["exits"] is not None else None
-    return ModelState({"exits": [], **plain["model_args"]}, plain["weights"], quant, exits)
+    args = {"exits": [], **plain["model_args"]}
+    precision = plain.get("precision", FLOAT32)  # files that do not say were written before casting
+    return ModelState(args, plain["weights"], quant, exits, precision)

@@ -87,14 +87,14 @@ class TeacherSpec(Recipe, StageSpec):
         return {name: value for name, value in super().settings().items() if name not in off}
 
     def check_teacher(
-        self, student_args: dict[str, Any], teacher_args: dict[str, Any], int8: bool
+        self, student_args: dict[str, Any], teacher_args: dict[str, Any], rounded: bool
     ) -> None:
         if not self.looks_inside:
             return
-        if int8:
+        if rounded:
             raise ValueError(
-                f"teacher {self.teacher!r} is int8, which shows its logits alone; set "
-                "feature_weight and attention_weight to 0, or choose a float teacher"
+                f"teacher {self.teacher!r} is int8 or bfloat16, which shows its logits alone; set "
+                "feature_weight and attention_weight to 0, or choose a float32 teacher"
             )
         if not places(student_args, teacher_args):
             raise ValueError(
@@ -115,7 +115,7 @@ class Teacher:
         self.device = deployed.device
         self.batch_size = deployed.evaluation_batch(ctx)  # that it answers fastest
         self.network = deployed.whole.requires_grad_(False)
-        self.bf16 = precision == "bf16" and state.quant is None
+        self.bf16 = precision == "bf16" and not state.is_rounded
         self.watch = Watch(self.network, [(p.teacher, p.positions) for p in watched])
         self.known: tuple[Tensor, Tensor] | None = None  # sorted content keys, their logits
 
@@ -215,7 +215,7 @@ def taught(
     state = current if spec.teacher == "current" else ctx.teacher
     if state is None:
         raise StageError(f"teacher {spec.teacher!r} is not there; the context should hold it")
-    spec.check_teacher(student_args, state.model_args, state.quant is not None)
+    spec.check_teacher(student_args, state.model_args, state.is_rounded)
     at = places(student_args, state.model_args) if spec.looks_inside else []
     teacher = Teacher(state, ctx, spec.precision, at)
     loaders = ctx.loaders(batch_size=teacher.batch_size)

@@ -192,6 +192,9 @@ def _found(entry: StageEntry) -> list[str]:
     if entry.quant is not None:
         kept = ", ".join(entry.quant["float_layers"]) or "none"
         lines.append(f"int8 by {entry.quant['backend']}, layers kept float: {kept}")
+    if "float32_layers" in entry.details:
+        kept = ", ".join(entry.details["float32_layers"])
+        lines.append(f"bfloat16, layers kept float32: {kept}")
     if history:
         end = history[-1]
         losses = [number(end.get(name), 4) for name in ("train_loss", "validation_loss")]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from data_sets.batches import BatchLoader
 from machine.noise import silence
-from machine.processor import has_vnni
+from machine.processor import int8_saturates
 from methods.quantization.record import float_layer_names, needs_vnni, quantizable_layers
 from stages.deployment import Deployed
 
@@ -188,7 +188,7 @@ def relative_norm(found: Tensor, expected: Tensor) -> float:
 
 def _likely_cause(subject: Subject) -> str:
     quant = subject.deployed.state.quant
-    if quant is None or not needs_vnni(quant) or has_vnni():
+    if quant is None or not needs_vnni(quant) or not int8_saturates():
         return ""
     return "; this CPU has no VNNI, without which int8 products saturate: see reduce_range"
 

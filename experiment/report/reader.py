@@ -33,7 +33,8 @@ class Time(BaseModel):
     baseline_engine: str | None = None
     speedup: float | None = Field(None, gt=0)
     speedup_over_baseline: float | None = Field(None, gt=0)  # in older files, for `speedup`
-    float_engine: str | None = None  # of an int8 network's own float form
+    float_median: float | None = Field(None, gt=0)  # of an int8 network's own float form
+    float_engine: str | None = None
     speedup_over_float: float | None = Field(None, gt=0)
     device: str | None = None
     threads: int | None = None

@@ -296,6 +296,8 @@ def _kind(steps: list[StageFigures], position: int) -> tuple[str, int]:
     step = steps[position]
     if step.stage in ("ptq", "qat"):
         return f"int8 ({step.stage})", 1
+    if step.stage == "cast":
+        return "bfloat16", 1
     if step.stage != "prune":
         return step.stage.replace("_", " "), 1
     kind = f"pruning ({step.spec.get('mode', 'mask')})"

@@ -15,10 +15,12 @@ from data_sets.batches import BatchLoader
 from engines.deployment_args import DeploymentArgs
 from machine.files import tensor_bytes
 from machine.timing import onednn_kernels
+from methods.casting import FLOAT32, cast_layers
 from methods.costs import count_macs, example_image, part_macs
 from methods.early_exit.exits import EarlyExitNetwork
-from methods.quantization.record import Quant, float_layer_names
+from methods.quantization.record import float_layer_names
 from model import HybridCNNTransformer
+from stages.casting import NO_BFLOAT16
 from stages.deployment import Deployed
 from stages.latency import (
     Rival,
@@ -29,6 +31,7 @@ from stages.latency import (
     untimed,
     varying,
 )
+from stages.state import ModelState
 from train_eval import evaluate
 
 UNEQUAL = 1.5  # times as many images in one class as in another: accuracy alone would hide classes
@@ -49,6 +52,8 @@ def measure(
     With early exits, MACs and BitOps are means over the split; 'exits' says who left where.
     """
     args = args or DeploymentArgs()
+    if deployed.emulated:
+        rival = None  # which it would be compared with at a speed that no machine has
     found = race(deployed, args, _spread(test, images_for(args)), rival)
     network, times = found.deployed.network, found.times
     on_validation = quality(network, validation)
@@ -64,6 +69,12 @@ def measure(
     warnings += [*engine_warnings(found.engines), *slow_warnings(times)]
     if "eager" in found.fastest.values() and deployed.state.quant is not None:
         warnings += reference_warnings(onednn_kernels(network, _spread(test, 1)))
+    if deployed.emulated:
+        metrics["emulated"] = True
+        warnings.append(
+            f"bfloat16 is emulated, as {NO_BFLOAT16}: its accuracy holds, its times are those of "
+            "the emulation; measure it, by --remeasure, on a machine that has it"
+        )
     if "exits" in metrics:
         warnings += exit_warnings(metrics["exits"])
     return {**metrics, "warnings": warnings} if warnings else metrics
@@ -119,7 +130,7 @@ def static_metrics(deployed: Deployed, ran: nn.Module | None = None) -> dict[str
     Where `ran`, the network on its engines, has exits and has seen images, what these cost on the
     average.
     """
-    model, network, quant = deployed.float_network, deployed.whole, deployed.state.quant
+    model, network, state = deployed.float_network, deployed.whole, deployed.state
     macs, layer_macs = count_macs(model)
     parameters = list(model.parameters())
     metrics = {
@@ -128,23 +139,23 @@ def static_metrics(deployed: Deployed, ran: nn.Module | None = None) -> dict[str
         "model_size_mb": len(tensor_bytes(network.state_dict())) / 1e6,
         "macs": macs,
         "flops": 2 * macs,
-        "bitops": bitops(quant, model, macs, layer_macs),
+        "bitops": bitops(state, model, macs, layer_macs),
         "thop_macs": thop_macs(model),
     }
     if isinstance(ran, EarlyExitNetwork) and any(ran.left):
-        metrics |= exit_metrics(quant, model, ran)
+        metrics |= exit_metrics(state, model, ran)
     return metrics
 
 
 def exit_metrics(
-    quant: Quant | None, model: HybridCNNTransformer, network: EarlyExitNetwork
+    state: ModelState, model: HybridCNNTransformer, network: EarlyExitNetwork
 ) -> dict[str, Any]:
     """Mean MACs, FLOPs and BitOps by where the images seen have left; 'exits' has the parts."""
     seen = sum(network.left)
     share = [count / seen for count in network.left]
     parts = part_macs(model)
     macs = list(itertools.accumulate(count for count, _ in parts))
-    bits = list(itertools.accumulate(bitops(quant, model, *part) for part in parts))
+    bits = list(itertools.accumulate(bitops(state, model, *part) for part in parts))
     mean = round(float(np.dot(share, macs)))
     return {
         "macs": mean,
@@ -161,15 +172,22 @@ def exit_metrics(
 
 
 def bitops(
-    quant: Quant | None, model: HybridCNNTransformer, macs: int, layer_macs: dict[str, int]
+    state: ModelState, model: HybridCNNTransformer, macs: int, layer_macs: dict[str, int]
 ) -> int:
-    """Σ MACs · weight bits · activation bits (arXiv:2005.07093); attention itself is float32."""
-    small: set[str] = set()
-    if quant is not None:
-        small = set(layer_macs) - set(float_layer_names(model, quant.float_layers))
-    bits = quant.bits if quant is not None else 32
-    int_macs = sum(layer_macs[name] for name in small)
-    return int_macs * bits * bits + (macs - int_macs) * 32 * 32
+    """Σ MACs · weight bits · activation bits (arXiv:2005.07093).
+
+    Attention itself is never int8; in a cast network it is bfloat16, as are the cast layers.
+    """
+    bits = dict.fromkeys(layer_macs, 32)
+    attention = 32
+    if state.precision != FLOAT32:
+        bits |= {name: 16 for name in cast_layers(model, state.quant) if name in bits}
+        attention = 16
+    if (quant := state.quant) is not None:
+        kept = float_layer_names(model, quant.float_layers)
+        bits |= {name: quant.bits for name in bits if name not in kept}
+    between = macs - sum(layer_macs.values())
+    return between * attention**2 + sum(layer_macs[name] * bits[name] ** 2 for name in bits)
 
 
 def thop_macs(model: HybridCNNTransformer) -> int:

@@ -79,6 +79,7 @@ class Results(Follower):
         ]
         entry = {name: record[name] for name in kept} | {
             # None: made before these were noted
+            "precision": record.get("precision"),
             "measuring_seconds": record.get("measuring_seconds"),
             "crowded_share": record.get("crowded_share"),
             "seed": step.seed,

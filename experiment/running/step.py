@@ -17,6 +17,7 @@ from experiment.running.store import Store
 from experiment.suite.chains import Step
 from machine.files import canonical_json, sha256
 from machine.waiting import considerate_waiting
+from methods.casting import FLOAT32
 from stages import STAGES
 from stages.deployment import Deployed, calibrated, deploy
 from stages.latency import Rival, fastest_engines
@@ -182,7 +183,7 @@ def _swapped(spec: StageSpec, dataset: Dataset) -> list[str]:
 def _settings(state: ModelState) -> list[Any]:
     """A state but for its weights, and for the ranges and thresholds that are found by these."""
     exits = state.exits and state.exits.stale(len(state.model_args["exits"]))
-    return [state.model_args, state.quant and state.quant.settings(), exits]
+    return [state.model_args, state.quant and state.quant.settings(), exits, state.precision]
 
 
 def _check_declared(step: Step, after: ModelState, ctx: Context) -> None:
@@ -191,6 +192,7 @@ def _check_declared(step: Step, after: ModelState, ctx: Context) -> None:
     for done, declared, what, missing in (
         (after.quant is not None, step.leaving.int8, "is quantized", "quantizes = True"),
         (bool(after.model_args["exits"]), step.leaving.exits, "has exits", "adds_exits = True"),
+        (after.precision != FLOAT32, step.leaving.bf16, "is bfloat16", "casts = True"),
         (trained, step.spec.epochs_trained > 0, "was trained", "epochs_trained, by FitSpec"),
     ):
         if done and not declared:
@@ -211,4 +213,5 @@ def _described(step: Step, state: ModelState) -> dict[str, Any]:
         "seed": step.seed,
         "quant": state.quant.settings() if state.quant else None,
         "exits": state.exits.plain() if state.exits else None,
+        "precision": state.precision,
     }

@@ -133,6 +133,7 @@ def _form(state: ModelState) -> str:
         "model_args": state.model_args,
         "quant": state.quant.settings() if state.quant else None,
         "exits": state.exits.plain() if state.exits else None,
+        "precision": state.precision,
     }
     return sha256(canonical_json(parts))
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from data_sets.source import DataError, DataInfo, DatasetArgs
 from dataset import DATASET_REGISTRY, describe
+from engines.deployment_args import DeploymentArgs
 from experiment.suite.config_file import SECTIONS
 from experiment.suite.idle import WrittenStage
 from experiment.suite.messages import Mistake, check, explain, short, unknown
@@ -74,7 +75,7 @@ class Builder:
         allowed = DATASET_REGISTRY[dataset_args.name].flip
         flip = allowed if training.flip == "auto" else training.flip
         recipe = training.model_copy(update={"precision": precision, "flip": flip})
-        sequence = self.stages(config, recipe, compression, model_args)
+        sequence = self.stages(config, recipe, compression, deployment, model_args)
         if len(self.mistakes) > before:
             return None
         return Experiment(
@@ -191,6 +192,7 @@ class Builder:
         config: ExperimentConfig,
         training: TrainingArgs,
         compression: CompressionArgs,
+        deployment: DeploymentArgs,
         model_args: dict[str, Any],
     ) -> tuple[tuple[str, StageSpec], ...]:
         """The chain's stages in the order written, each Spec complete."""
@@ -222,6 +224,9 @@ class Builder:
             if spec is None:
                 continue
             stages.append((name, spec))
+            why = None if spec.runs_in_torch else deployment.why_not_beside_torch()
+            if why is not None:
+                self.mistakes.append(Mistake(place, f"{name} {why}"))
             if outline.kept_float and spec.renumbers_layers:
                 text = (
                     "target 'depth' renumbers the layers, so the float_layers of the "
@@ -285,13 +290,17 @@ class Builder:
             defaults[key] = {**defaults[key], **value} if nested else value
         spec, found = check(kind, defaults, place)
         self.mistakes += found
-        return spec.settled(self.device) if spec is not None else None
+        try:
+            return spec.settled(self.device) if spec is not None else None
+        except ValueError as error:
+            self.mistakes.append(Mistake(place, str(error)))
+            return None
 
 
 def _checked(spec: StageSpec, entering: Outline) -> Outline:
     """The network that a stage leaves, in outline. Raises ValueError for what cannot be done."""
     spec.check(entering.model_args)
-    spec.check_target(entering.model_args, entering.int8, entering.exact)
+    spec.check_target(entering.model_args, entering.rounded, entering.exact)
     leaving = entering.after(spec)
     if leaving.model_args is not entering.model_args and entering.kept_float != "auto":
         check_something_is_int8(blueprint(leaving.model_args), entering.kept_float)

@@ -29,6 +29,7 @@ SOURCES = Sources(HOME)
 DECLARED = {
     "int8": ("methods.quantization.", "stages.deployment."),
     "exits": ("methods.early_exit.", "stages.deployment."),
+    "bf16": ("methods.casting.",),
     "teacher": ("methods.distillation.", "stages.teaching.", "stages.deployment."),
 }
 # What is never followed: data counts by its fingerprint, options count as a Spec has resolved them,
@@ -52,6 +53,7 @@ def settings_of(
     holds = {
         "int8": passage.leaving.int8,
         "exits": passage.leaving.exits,
+        "bf16": passage.leaving.bf16,
         "teacher": teacher is not None,
     }
     facts = frozenset(fact for fact in DECLARED if holds[fact])

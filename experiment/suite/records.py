@@ -64,6 +64,12 @@ class Outline(NamedTuple):
     kept_float: Sequence[str] | Literal["auto"] = ()  # patterns of layers, should it be int8
     exact: bool = True  # whether model_args are these to the last width
     exits_by: StageSpec | None = None  # the stage that says how it is left early
+    bf16: bool = False  # whether what is not int8 is deployed in bfloat16
+
+    @property
+    def rounded(self) -> bool:
+        """Whether it is deployed in other values than it was trained in."""
+        return self.int8 or self.bf16
 
     def after(self, spec: StageSpec, *, refused: bool = False) -> Outline:
         """What a stage makes of it; where it is `refused`, all that can be said for what follows.
@@ -77,6 +83,7 @@ class Outline(NamedTuple):
             self.kept_float if spec.keeps_float is None else spec.keeps_float,
             self.exact and not refused and spec.foresees(self.model_args),
             spec if spec.adds_exits else self.exits_by,
+            self.bf16 or spec.casts,
         )
 
 

@@ -101,7 +101,7 @@ def check_teachers(
 def _check(passage: Passage, place: str, teacher: Outline, mistakes: list[Mistake]) -> None:
     student_args = passage.leaving.model_args
     try:
-        passage.spec.check_teacher(student_args, teacher.model_args, teacher.int8)
+        passage.spec.check_teacher(student_args, teacher.model_args, teacher.rounded)
     except ValueError as error:
         mistakes.append(Mistake(place, str(error)))
 

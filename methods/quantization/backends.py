@@ -1,9 +1,11 @@
 """Quantization behind one interface: what a network's int8 form is, and who makes it.
 
-`Quant` is the plain record that travels in a ModelState. A backend module offers `unavailable`,
+`Quant` is the plain record that travels in a ModelState. A backend says how ranges are found and
+weights made; who runs the network is an engine's affair. A backend module offers `unavailable`,
 `prepare`, `begin_observing`, `set_observing`, `observed_ranges`, `master_names`, `simulated`,
-`convert` and `exportable`, and says what OBSERVERS it has and whether it TRAINS_IN_BF16; BACKENDS
-says which serves which name.
+`native_int8` and `int8_forms`, and says what OBSERVERS it has, whether it TRAINS_IN_BF16 and
+whether its networks RUN_IN_TORCH (then it has `convert` as well); BACKENDS says which serves which
+name.
 """
 
 from __future__ import annotations
@@ -17,15 +19,15 @@ from types import ModuleType
 import torch
 from torch import Tensor, fx, nn
 
-from machine.processor import has_vnni
+from machine.processor import int8_saturates
 from methods.exported import Inputs
 from methods.quantization import fake_quant, pt2e
 from methods.quantization import fx as fx_backend
-from methods.quantization.record import Quant, float_layer_names
+from methods.quantization.record import Quant, float_layer_names, present_name
 from model import HybridCNNTransformer
 
 BACKENDS: dict[str, ModuleType] = {
-    "inductor": pt2e,
+    "pt2e": pt2e,
     "x86": fx_backend,
     "fbgemm": fx_backend,
     "qnnpack": fx_backend,
@@ -37,25 +39,30 @@ SLOW_BACKENDS = {
 }
 
 
+def module_of(backend: str) -> ModuleType:
+    """The module behind a backend's name, the present or an earlier one."""
+    return BACKENDS[present_name(backend)]
+
+
 def unavailable(backend: str) -> str | None:
     """Why this machine cannot run a backend, with the remedy; None where it can."""
-    return BACKENDS[backend].unavailable(backend)
+    return module_of(backend).unavailable(backend)
 
 
 def remarks(backend: str) -> list[str]:
     """What speaks against a backend, on this machine."""
     found = [SLOW_BACKENDS[backend]] if backend in SLOW_BACKENDS else []
-    if backend == "onednn" and not has_vnni():
+    if backend == "onednn" and int8_saturates():
         found.append(
             "saturates int8 products on processors without VNNI, as this one: what it gives here "
-            "is less accurate than int8 is; choose 'inductor' or 'x86'"
+            "is less accurate than int8 is; choose 'pt2e' or 'x86'"
         )
     return found
 
 
 def trains_in_bf16(backend: str) -> bool:
     """Whether quantization-aware training works under bf16 autocast."""
-    return BACKENDS[backend].TRAINS_IN_BF16
+    return module_of(backend).TRAINS_IN_BF16
 
 
 def prepare(model: HybridCNNTransformer, quant: Quant) -> nn.Module:
@@ -101,7 +108,7 @@ def observe(
     batches: int,
 ) -> None:
     """Run the first `batches` batches of `calibration` through a prepared network's observers."""
-    BACKENDS[backend].begin_observing(prepared)
+    module_of(backend).begin_observing(prepared)
     with torch.inference_mode():
         for images, _ in itertools.islice(calibration, batches):
             prepared(images.cpu())
@@ -109,12 +116,12 @@ def observe(
 
 def simulated(prepared: nn.Module, backend: str) -> nn.Module:
     """An observed network that computes as its int8 form will, made in no time; for searches."""
-    return BACKENDS[backend].simulated(prepared, backend)
+    return module_of(backend).simulated(prepared, backend)
 
 
 def convert(prepared: nn.Module, backend: str) -> nn.Module:
     """The int8 network of a prepared one, by the ranges that it has seen, as torch's modules."""
-    module = BACKENDS[backend]
+    module = module_of(backend)
     return module.convert(copy.deepcopy(prepared), backend, module.observed_ranges(prepared))
 
 

@@ -18,7 +18,7 @@ from machine.files import sha256, tensor_bytes
 from machine.noise import silence
 from machine.processor import bf16_is_fast, has_vnni
 from methods.quantization import graph_rewrites
-from methods.quantization.graph_rewrites import attention_in_bf16, convolutions_as_products
+from methods.quantization.graph_rewrites import convolutions_as_products, products_give_bf16
 from model import check_images
 
 BATCH_SIZES = (1, 64)  # batch sizes that are compiled; others are padded or cut to these
@@ -173,7 +173,7 @@ def compile_package(
     """Compile `graph` for inputs of this very shape and layout into the package `path` (.pt2).
 
     `about` can be read from it with `get_metadata()`. Of an int8 graph, small convolutions become
-    products, and attention is in bfloat16, where the processor has instructions for these.
+    products where the processor has instructions for these.
     """
     configs = {
         **_settings(len(inputs[0])),
@@ -185,8 +185,7 @@ def compile_package(
         assert isinstance(shaped, fx.GraphModule)
         if _own_products_are_fast():
             convolutions_as_products(shaped)
-        if bf16_is_fast("cpu"):
-            attention_in_bf16(shaped)
+        products_give_bf16(shaped)
         exported = torch.export.export(shaped, tuple(inputs))
         torch._inductor.aoti_compile_and_package(
             exported, package_path=str(path), inductor_configs=configs

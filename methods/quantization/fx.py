@@ -46,6 +46,7 @@ warnings.filterwarnings("ignore", message="torch.quantize_per_tensor, torch.quan
 
 # Int8 module types; ReLU, batch norm and pooling must share the convolution's qconfig to fuse.
 QUANTIZED_TYPES = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d)
+RUN_IN_TORCH = True
 TRAINS_IN_BF16 = False  # torch.ao's fake quantization has no bf16 kernels
 OBSERVERS = ("histogram",)
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx
 
+from methods.exported import CONVERSION, MOVING, drop_unused
+
 aten = torch.ops.aten
 quantized = torch.ops.quantized_decomposed
 
-# Operations that put values in other places.
-MOVING = {aten.flatten.using_ints, aten.permute.default, aten.transpose.int}
-CUTTING = {aten.view.default, aten.unbind.int, operator.getitem}
 LARGEST_BIAS = 2**30  # in levels, half of what int32 holds
 LARGEST_PATCHES = 2**18  # bytes of patches beyond which oneDNN's convolution is faster
 
@@ -156,38 +154,30 @@ def features_as_tokens(graph: fx.GraphModule) -> None:
     graph.recompile()
 
 
-def attention_in_bf16(graph: fx.GraphModule) -> None:
-    """Let attention's core between int8 layers run in bfloat16.
+def products_give_bf16(graph: fx.GraphModule) -> None:
+    """Let int8 linear layers whose values are wanted in bfloat16 alone give them in it themselves.
 
-    Queries, keys and values come in bfloat16 from the int8 product itself, in the form in which
-    torchao recognises it (int8-mixed-bf16); softmax is float32 inside torch's kernel.
+    That is the form in which torchao recognises it (int8-mixed-bf16). Without bfloat16 in the
+    graph nothing changes.
     """
     for node in list(graph.graph.nodes):
-        if node.target is not aten.scaled_dot_product_attention.default:
+        if node.target is not CONVERSION or node.kwargs.get("dtype") is not torch.bfloat16:
             continue
-        layers = {_int8_layer_above(value) for value in node.args[:3]}
-        layer = layers.pop()
-        if layers or layer is None:
+        layer = node.args[0]
+        if not _is_int8_linear(layer) or len(layer.users) > 1:
             continue
         for value in layer.all_input_nodes:
             with graph.graph.inserting_before(layer):
                 layer.replace_input_with(value, _converted(graph, value, torch.bfloat16))
-        with graph.graph.inserting_after(node):
-            mixed = _converted(graph, node, torch.float32)
-        node.replace_all_uses_with(
-            mixed, delete_user_cb=lambda user, mixed=mixed: user is not mixed
-        )
+        node.replace_all_uses_with(layer)
+        graph.graph.erase_node(node)
     graph.recompile()
 
 
-def _int8_layer_above(value: fx.Node) -> fx.Node | None:
-    """The int8 Linear layer that `value` was moved out of; None where there is none."""
-    while value.target in MOVING | CUTTING:
-        value = value.args[0]  # type: ignore[assignment]
-    if value.target is not aten.linear.default:
-        return None
-    is_int8 = value.args[0].target is quantized.dequantize_per_tensor.default  # type: ignore[union-attr]
-    return value if is_int8 else None
+def _is_int8_linear(node: fx.Node) -> bool:
+    if node.target is not aten.linear.default:
+        return False
+    return node.args[0].target is quantized.dequantize_per_tensor.default  # type: ignore[union-attr]
 
 
 def _converted(graph: fx.GraphModule, value: fx.Node, dtype: torch.dtype) -> fx.Node:
@@ -222,15 +212,6 @@ def subtract_what_must_stay(graph: fx.GraphModule) -> None:
         graph.graph.erase_node(node)
     graph.graph.eliminate_dead_code()
     graph.recompile()
-
-
-def drop_unused(graph: fx.GraphModule) -> None:
-    """Delete the float weights that int8 ones have replaced."""
-    used = {str(node.target) for node in graph.graph.nodes if node.op == "get_attr"}
-    for name in [*dict(graph.named_parameters()), *dict(graph.named_buffers())]:
-        if name not in used:
-            owner, _, leaf = name.rpartition(".")
-            delattr(graph.get_submodule(owner), leaf)
 
 
 def _attribute(graph: fx.GraphModule, name: str) -> Tensor:

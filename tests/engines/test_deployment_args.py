@@ -102,6 +102,25 @@ def test_each_key_is_completed_by_itself(suites: Suites) -> None:
     }  # fmt: skip
 
 
+def test_int8_that_nothing_would_run_is_refused(
+    suites: Suites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything runs, wherever it stands in the chain; torch's own int8 runs in `eager`."""
+    text = """
+        EXPERIMENT_CONFIGS.append(chain(
+            "C", {"prune": {"ratio": 0.3}}, {"qat": {"backend": "%s"}}, deployment_args=%s,
+        ))
+        """
+    told = "needs another engine than 'eager', which would only simulate it; "
+    (line,) = suites.refused(text % ("pt2e", {}))
+    assert line == f"C.compression_args.sequence[1]: qat {told}other {LACKING}"
+    load_suite(suites.write(text % ("x86", {"engines": ["eager"]})))
+    monkeypatch.setattr(ENGINES["other"], "unavailable", lambda: None)
+    (line,) = suites.refused(text % ("pt2e", {"engines": ["eager"]}))
+    assert line.endswith(f"{told}allow one in deployment_args.engines: 'other'")
+    load_suite(suites.write(text % ("pt2e", {})))
+
+
 def test_it_is_in_no_key(suites: Suites) -> None:
     def keys(*overrides: str) -> list[str]:
         suite = load_suite(suites.write(), overrides=list(overrides))

@@ -124,8 +124,8 @@ def test_what_no_weights_could_reach_is_said_before_as_it_would_be_later(
 ) -> None:
     state, spec = state_of(tiny()), PruneSpec(mode="structural", **options)
     with pytest.raises(ValueError, match=r"keep .* nearest is 0\.\d+$") as before:
-        spec.check_target(state.model_args, int8=False, exact=True)
-    spec.check_target(state.model_args, int8=False, exact=False)  # widths that are not known
+        spec.check_target(state.model_args, rounded=False, exact=True)
+    spec.check_target(state.model_args, rounded=False, exact=False)  # widths that are not known
     with pytest.raises(ValueError, match="nearest is") as later:
         prune(state, spec, ctx)
     if spec.foresees(state.model_args):

@@ -167,7 +167,9 @@ def test_int8_and_masked_teachers_teach_what_they_deploy(ctx: Context) -> None:
             expected = deployed.network(images)
         assert torch.equal(Teacher(state, ctx, "fp32", []).logits(images), expected)
         distill(state, DistillSpec(width=0.5, **FAST), ctx)
-    with pytest.raises(ValueError, match="'current' is int8, which shows its logits alone"):
+    with pytest.raises(
+        ValueError, match="'current' is int8 or bfloat16, which shows its logits alone"
+    ):
         distill(state, DistillSpec(width=0.5, attention_weight=1.0, **FAST), ctx)
 
 

@@ -126,7 +126,8 @@ def test_bitops_by_hand() -> None:
     assert measure.static_metrics(deploy(state))["bitops"] == macs * 1024
     quant = Quant("ptq", "x86", float_layers=("head",))
     int8 = sum(count for name, count in layers.items() if name != "head")
-    assert measure.bitops(quant, model, macs, layers) == int8 * 64 + (macs - int8) * 1024
+    state = state.changed(state.weights, quant=quant)
+    assert measure.bitops(state, model, macs, layers) == int8 * 64 + (macs - int8) * 1024
 
 
 def test_metrics_are_those_of_the_deployed_network(ctx: Context) -> None:

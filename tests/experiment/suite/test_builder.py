@@ -65,4 +65,4 @@ def test_what_later_stages_make_impossible_is_found_before_anything_runs(suites:
     assert places == [f"{name}.compression_args.sequence[1]" for name in "ABC"]
     assert "not possible with these targets and limits; nearest is" in told[0]
     assert "exits cannot save 30% of the MACs; most is" in told[1]
-    assert "keep latency_ms is of the float network, and this one is quantized" in told[2]
+    assert "keep latency_ms is of the float32 network, and this one is quantized or cast" in told[2]

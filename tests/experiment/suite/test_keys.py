@@ -19,18 +19,28 @@ from tests.support.home import HOME
 from tests.support.suites import Suites
 from tests.support.taught import TAUGHT, keys
 
-FOLDERS = ("stages", "methods", "training", "networks", "data_sets", "machine", "experiment")
+FOLDERS = (
+    "stages",
+    "engines",
+    "methods",
+    "training",
+    "networks",
+    "data_sets",
+    "machine",
+    "experiment",
+)
 EVERYTHING = """
 AGAIN = {"finetune": {"epochs": 1}}
 EXPERIMENT_CONFIGS += [
     chain("F", AGAIN, {"prune": {"ratio": 0.5}}, "ptq", AGAIN),
     chain("E", {"finetune": {"epochs": 2}}, {"early_exit": {"epochs": 1}}, AGAIN),
     chain("Q", "ptq", "qat"),
+    chain("C", {"cast": {"emulate": True}}, {"early_exit": {"epochs": 1}}),
     chain("T", {"finetune": {"epochs": 1, "teacher": "baseline"}}),
 ]
 """
 SOURCES = keys_module.SOURCES
-ALL = {"Base 0", "F 0", "F 1", "F 2", "F 3", "E 0", "E 1", "E 2", "Q 0", "Q 1", "T 0"}
+ALL = {"Base 0", "F 0", "F 1", "F 2", "F 3", "E 0", "E 1", "E 2", "Q 0", "Q 1", "C 0", "C 1", "T 0"}
 
 
 class ToySpec(StageSpec):
@@ -161,16 +171,17 @@ def test_what_measures_or_reads_and_other_stages_renew_nothing(
         ("stages/state.py", "manual_seed(seed)", "manual_seed(seed + 1)", ALL),
         # how multiplications are counted decides thresholds, and how much a cut takes
         ("methods/costs.py", "get_total_flops() // 2", "get_total_flops() // 4",
-         {"F 1", "F 2", "F 3", "E 1", "E 2"}),
+         {"F 1", "F 2", "F 3", "E 1", "E 2", "C 1"}),
         ("methods/quantization/fx.py", "OBSERVERS =", "ALL_OBSERVERS = OBSERVERS =",
          {"F 2", "F 3", "Q 0", "Q 1"}),
         ("methods/quantization/aligned_constants.h", "\n", "\n\n", {"F 2", "F 3", "Q 0", "Q 1"}),
         ("methods/early_exit/thresholds.py", "CANDIDATES = 101", "CANDIDATES = 11",
-         {"E 1", "E 2"}),
+         {"E 1", "E 2", "C 1"}),
+        ("methods/casting.py", "HEADS = (", "HEADS = 1 * (", {"C 0", "C 1"}),
         ("methods/distillation/losses.py", "return ", "return 1 * ", {"T 0"}),
         ("stages/teaching.py", "return ", "return 1 * ", {"T 0"}),
         ("stages/deployment.py", "return ", "return 1 * ",
-         {"F 2", "F 3", "E 1", "E 2", "Q 0", "Q 1", "T 0"}),
+         {"F 2", "F 3", "E 1", "E 2", "Q 0", "Q 1", "C 1", "T 0"}),
         ("networks/fused_norm.cpp", "\n", "\n\n", ALL),
     ],
 )  # fmt: skip

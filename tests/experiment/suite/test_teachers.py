@@ -126,7 +126,7 @@ MISTAKES = {
     "chain('C', {'distill': {'width': 0.5, 'temperature': -1.0}})": "temperature: -1.0 should be "
     "greater than 0",
     "chain('C', {'ptq': {}}, {'distill': {'width': 0.5, 'feature_weight': 1.0}})": "C.compression_"
-    "args.sequence[1].teacher: teacher 'current' is int8, which shows its logits alone",
+    "args.sequence[1].teacher: teacher 'current' is int8 or bfloat16, which shows its logits alone",
     "chain('E', 'ptq'), chain('C', {'distill': {'width': 0.5, 'teacher': 'E', 'attention_weight': "
     "1.0}})": "teacher 'E' is int8",
     "chain('C', {'distill': {'student': {'fusion': 'parallel'}, 'init': 'teacher'}})": "sequence"

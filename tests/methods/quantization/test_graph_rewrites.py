@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 
+from methods.casting import in_bfloat16
 from methods.quantization import backends, graph_rewrites, pt2e
 from methods.quantization.graph_rewrites import (
-    attention_in_bf16,
     convolutions_as_products,
     features_as_tokens,
+    products_give_bf16,
     scales_that_biases_fit,
 )
 from methods.quantization.record import Quant
@@ -146,24 +147,30 @@ def largest_bias(graph: fx.GraphModule) -> float:
     return max(found)
 
 
-def test_attention_between_int8_layers_runs_in_bf16() -> None:
+def test_int8_products_give_the_bfloat16_that_attention_wants() -> None:
     model, images = tiny(), torch.randn(64, 1, 8, 8)
     ranges = calibrated_on(model, images)
     graph = pt2e.quantized_graph(model, ranges, ["transformer.layers.1.attention.qkv"])
+    products_give_bf16(graph)  # nothing is in bfloat16
+    assert torch.ops.prims.convert_element_type.default not in targets(graph)
+    shaped = torch.export.export(in_bfloat16(graph), (images,)).module()
+    assert isinstance(shaped, fx.GraphModule)
     with torch.inference_mode():
-        before = graph(images)
-        attention_in_bf16(graph)
-        after = graph(images)
+        before = shaped(images)
+        products_give_bf16(shaped)
+        after = shaped(images)
     seen = []
 
     class Seeing(fx.Interpreter):
         def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-            if target is aten.scaled_dot_product_attention.default:
-                seen.append([value.dtype for value in args[:3]])
+            if target is aten.linear.default:
+                seen.append([value.dtype for value in args[:2]])
             return super().call_function(target, args, kwargs)
 
     with torch.inference_mode():
-        Seeing(graph).run(images)
-    assert seen == [[torch.bfloat16] * 3, [torch.float32] * 3]  # the second qkv stays float
+        Seeing(shaped).run(images)
+    # in the first layer the int8 product, in the second the one that is kept float
+    narrow = [number for number, types in enumerate(seen) if types == [torch.bfloat16] * 2]
+    assert narrow == [1, 5]
     assert before.dtype == after.dtype == torch.float32
     assert 0 < float((after - before).norm() / before.norm()) < 0.006
