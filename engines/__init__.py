@@ -8,10 +8,11 @@ any size.
 
 from types import ModuleType
 
-from engines import eager, onnxruntime, openvino
+from engines import eager, inductor, onnxruntime, openvino
 
 ENGINES: dict[str, ModuleType] = {
     "eager": eager,
+    "inductor": inductor,
     "onnxruntime": onnxruntime,
     "openvino": openvino,
 }

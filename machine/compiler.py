@@ -11,8 +11,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+from machine.cache import cache_folder
 from machine.files import sha256, write_atomically
-from machine.processor import build_cache, processor
+from machine.processor import processor
 
 OPENMP = "#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }\n"
 LIBRARY_FLAGS = "-O3 -march=native -std=c++17 -fopenmp -fno-math-errno -shared -fPIC"
@@ -54,7 +55,7 @@ def library(source: Path, *flags: str) -> ctypes.CDLL | None:
     """A C++ file as a loaded library; None where no compiler makes it.
 
     Not torch.utils.cpp_extension.load: that takes half a minute where this takes a second, as it
-    includes torch's headers, and it needs ninja. Kept in the build cache, a file for each kind of
+    includes torch's headers, and it needs ninja. Kept in the cache folder, a file for each kind of
     processor, or for this process alone where nothing can be kept.
     """
     words = command()
@@ -62,7 +63,7 @@ def library(source: Path, *flags: str) -> ctypes.CDLL | None:
         return None
     words += [*shlex.split(LIBRARY_FLAGS), *flags]
     key = sha256("\n".join([source.read_text(), *words, processor()]).encode())[:24]
-    kept = build_cache() / f"{source.stem}_{key}.so"
+    kept = cache_folder() / f"{source.stem}_{key}.so"
     with contextlib.suppress(OSError):  # not there, or damaged: made anew
         return ctypes.CDLL(str(kept))
     with tempfile.TemporaryDirectory(prefix="library-") as folder:
@@ -75,3 +76,19 @@ def library(source: Path, *flags: str) -> ctypes.CDLL | None:
             return ctypes.CDLL(str(binary))
         except (OSError, subprocess.SubprocessError):
             return None
+
+
+def keep_inductors_code() -> None:
+    """Let torch's compiler keep its code in the cache folder, where nobody told it another.
+
+    By default that is a folder of a known name in /tmp, which others could make first. Headers
+    that it compiles once (200 MB) lie there whatever it is told.
+    """
+    from torch._inductor import codecache
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    folder, named = cache_folder() / "inductor", "TORCHINDUCTOR_CACHE_DIR"
+    if os.environ.get(named, default_cache_dir()) == default_cache_dir():
+        os.environ[named] = str(folder)
+    codecache._HEADER_DIR = str(folder / "precompiled_headers")
+    codecache._HEADER_LOCK_DIR = str(folder / "precompiled_headers" / "locks")

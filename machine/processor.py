@@ -1,4 +1,4 @@
-"""This machine's processor, what that is fast at, and the folder for what was made for it."""
+"""This machine's processor, and what that is fast at."""
 
 from __future__ import annotations
 
@@ -61,12 +61,6 @@ def has_vnni() -> bool:
 def int8_saturates() -> bool:
     """Whether sums of two int8 products are cut off at 16 bits: on x86 without VNNI, not on ARM."""
     return platform.machine() in ("x86_64", "AMD64") and not has_vnni()
-
-
-def build_cache() -> Path:
-    """The folder of what was made for this machine: TORCH_EXTENSIONS_DIR, or one in ~/.cache."""
-    named = os.environ.get("TORCH_EXTENSIONS_DIR")
-    return Path(named) if named else Path.home() / ".cache" / "torch_extensions"
 
 
 def one_of_several() -> bool:

@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor, nn
 
+from machine.cache import cache_folder
 from machine.files import sha256, write_atomically
-from machine.processor import build_cache, processor
+from machine.processor import processor
 
 _written_out_everywhere = False
 
@@ -45,7 +46,7 @@ def trains_faster_written_out(shape: torch.Size, dtype: torch.dtype, threads: in
     process; while code is traced nothing can be measured, and it is written out.
     """
     about = f"{torch.__version__} {processor()} {tuple(shape)} {dtype} {threads}"
-    kept = build_cache() / f"attention_{sha256(about.encode())[:24]}"
+    kept = cache_folder() / f"attention_{sha256(about.encode())[:24]}"
     with contextlib.suppress(OSError):
         kept.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{kept}.lock"):
