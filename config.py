@@ -44,11 +44,17 @@ DEFAULT_COMPRESSION_PARAMS = {
     "finetune_epochs": 0,
     "finetune_learning_rate": 1e-3,
     "quantization": None,  # None, 'ptq', 'qat'
-    "quantization_backend": "inductor",  # fastest; needs g++ ('x86', 'fbgemm', 'qnnpack' do not)
+    "quantization_backend": "pt2e",  # or torch's own: 'x86', 'fbgemm', 'qnnpack', 'onednn'
     "ptq_calibration_batches": 8,
     "qat_epochs": 3,
     "qat_learning_rate": 5e-4,
     "distill_epochs": 20,  # of a student, from random weights
+}
+
+DEFAULT_DEPLOYMENT_PARAMS = {  # what networks are measured on
+    "engines": "auto",  # all that are installed, or e.g. ['eager']; the fastest counts
+    "batch_sizes": [1, 64],  # powers of two up to 256
+    "threads": None,  # as many as torch takes
 }
 
 EXPERIMENT_CONFIGS = [

@@ -19,7 +19,7 @@ from experiment.running.measure import static_metrics
 from methods.pruning.masks import mask_channels
 from methods.quantization import backends
 from model import HybridCNNTransformer
-from stages.deployment import deploy
+from stages.deployment import converted, deploy
 from stages.ptq import PtqSpec
 from stages.qat import QatSpec
 from stages.state import state_of
@@ -33,7 +33,7 @@ def apply_channel_pruning(model: HybridCNNTransformer, ratio: float) -> HybridCN
 
 
 def prepare_model_for_quantization(
-    model: HybridCNNTransformer, backend: str = "inductor", *, qat: bool = False
+    model: HybridCNNTransformer, backend: str = "pt2e", *, qat: bool = False
 ) -> nn.Module:
     """A copy with observers, or with fake quantization to train (`qat`)."""
     quant = QatSpec(backend=backend).quant("qat") if qat else PtqSpec(backend=backend).quant("ptq")
@@ -44,16 +44,16 @@ def calibrate_model_ptq(
     prepared: nn.Module,
     loader: Iterable[tuple[Tensor, Tensor]],
     batches: int = 8,
-    backend: str = "inductor",
+    backend: str = "pt2e",
 ) -> nn.Module:
     """Let the observers see the first `batches` batches of `loader`; returns `prepared`."""
     backends.observe(prepared, backend, loader, batches)
     return prepared
 
 
-def convert_to_quantized_model(prepared: nn.Module, backend: str = "inductor") -> nn.Module:
+def convert_to_quantized_model(prepared: nn.Module, backend: str = "pt2e") -> nn.Module:
     """The int8 network of a calibrated or QAT-trained one."""
-    return backends.convert(prepared, backend)
+    return converted(prepared, backend)
 
 
 def get_model_stats(model: HybridCNNTransformer) -> dict[str, Any]:

@@ -1,16 +1,16 @@
-"""The engines that benchmarks/inference.py times, each at its own best documented settings.
+"""What benchmarks/inference.py times: our networks on every engine, and peers' own int8.
 
-Every engine gets a network's weights, the same calibration images and a number of threads, and is
-compiled for one batch size. Images lie ready in the layout and type that it takes.
+A peer gets the same weights, the same calibration images and as many threads, at its own best
+documented settings, and is compiled for one batch size. Its images lie ready in the form that it
+takes; ours are torch tensors, and what it takes to hand them over counts.
 """
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,12 +18,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from engines import ENGINES
 from machine.noise import silence
 from machine.processor import has_vnni
+from methods.early_exit.exits import Exits
+from methods.early_exit.thresholds import calibrate, exit_macs
 from methods.quantization import backends
-from methods.quantization.compiled import CompiledNetwork
-from model import HybridCNNTransformer
+from model import HybridCNNTransformer, every_logits
+from stages.deployment import Deployed, deploy
 from stages.ptq import PtqSpec
+from stages.state import ModelState, build, state_of
 
 CALIBRATION_BATCH = 32
 
@@ -39,7 +43,7 @@ class Engine(NamedTuple):
 class Subject:
     """A network in eval mode, its calibration images, and what the engines make of it, made once.
 
-    Files go to `folder`.
+    Files go to `folder`. Peers know nothing of early exits: they get the same network without.
     """
 
     model: HybridCNNTransformer
@@ -52,25 +56,44 @@ class Subject:
         for images in self.calibration.split(CALIBRATION_BATCH):
             yield images, images
 
-    def int8(self, backend: str) -> torch.nn.Module:
-        quant = PtqSpec(backend=backend, calibration_batches=len(self.calibration)).quant("ptq")
-        quant = backends.with_calibrated_ranges(self.model, quant, self.batches())
-        return backends.to_int8(self.model, quant, self.folder)
+    @cached_property
+    def plain(self) -> HybridCNNTransformer:
+        """The network to its end."""
+        if not self.model.model_args["exits"]:
+            return self.model
+        state = state_of(self.model)
+        own = {n: value for n, value in state.weights.items() if not n.startswith("exits.")}
+        args = {**state.model_args, "exits": []}
+        return build(ModelState(args, own))
 
     @cached_property
-    def ours(self) -> torch.nn.Module:
-        return self.int8("inductor")
+    def ours_float(self) -> Deployed:
+        return deploy(self.state)
 
     @cached_property
-    def fx(self) -> torch.nn.Module:
-        return self.int8("x86")
+    def ours_int8(self) -> Deployed:
+        spec = PtqSpec(calibration_batches=len(self.calibration))
+        quant = backends.with_calibrated_ranges(self.model, spec.quant("ptq"), self.batches())
+        return deploy(replace(self.state, quant=quant))
+
+    @cached_property
+    def state(self) -> ModelState:
+        """With thresholds that save a third of the MACs, where there are exits."""
+        state = state_of(self.model)
+        if not self.model.model_args["exits"]:
+            return state
+        with torch.inference_mode():
+            every = every_logits(self.model.parts(), self.calibration)
+        labels = every[-1].argmax(1)
+        exits = calibrate(every, labels, exit_macs(self.model), Exits(saving=1 / 3))
+        return replace(state, exits=exits)
 
     @cached_property
     def onnx(self) -> Path:
         """Float32, any batch size."""
         path = self.folder / "float32.onnx"
         torch.onnx.export(
-            self.model,
+            self.plain,
             (self.calibration[:2],),
             path,
             input_names=["images"],
@@ -112,7 +135,7 @@ class Subject:
 
         shape = openvino.PartialShape([-1, *self.calibration.shape[1:]])
         return openvino.convert_model(
-            self.model, example_input=self.calibration[:2], input=[shape], verbose=False
+            self.plain, example_input=self.calibration[:2], input=[shape], verbose=False
         )
 
     @cached_property
@@ -141,51 +164,13 @@ class Subject:
         )
 
 
-def channels_last(images: Tensor) -> Tensor:
-    return images.contiguous(memory_format=torch.channels_last)
+def ours(subject: Subject, batch: int, engine: str, *, int8: bool) -> Engine:
+    """A network of ours on an engine, as it is deployed."""
+    deployed = subject.ours_int8 if int8 else subject.ours_float
+    return Engine(torch.Tensor.contiguous, deployed.on({batch: engine}, subject.threads).network)
 
 
-def eager(subject: Subject, batch: int) -> Engine:
-    return Engine(torch.Tensor.contiguous, subject.model)
-
-
-def eager_channels_last(subject: Subject, batch: int) -> Engine:
-    model = copy.deepcopy(subject.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Engine(channels_last, model)
-
-
-def torch_compile(subject: Subject, batch: int) -> Engine:
-    """Inductor with frozen weights, which it may lay out as it likes."""
-    from torch._inductor import config
-
-    torch._dynamo.reset()
-    model = copy.deepcopy(subject.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    compiled = torch.compile(model, dynamic=False)
-    images = channels_last(subject.calibration[:1].expand(batch, -1, -1, -1))
-    with config.patch(freezing=True), torch.no_grad():
-        compiled(images)
-    return Engine(channels_last, compiled)
-
-
-def bf16(subject: Subject, batch: int) -> Engine:
-    model = copy.deepcopy(subject.model).to(torch.bfloat16, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Engine(lambda images: channels_last(images.bfloat16()), model)
-
-
-def fx_int8(subject: Subject, batch: int) -> Engine:
-    return Engine(channels_last, subject.fx)
-
-
-def our_int8(subject: Subject, batch: int) -> Engine:
-    """Backend `inductor`, compiled for this batch size."""
-    network = subject.ours
-    assert isinstance(network, CompiledNetwork)
-    network.batch_sizes = tuple(sorted({*network.batch_sizes, batch}))
-    network.runner(batch)
-    return Engine(channels_last, network)
-
-
-def onnxruntime(subject: Subject, batch: int, *, int8: bool) -> Engine:
+def onnxruntime(subject: Subject, batch: int) -> Engine:
     """All graph optimizations, and the batch size known to them."""
     import onnxruntime as ort
 
@@ -196,21 +181,20 @@ def onnxruntime(subject: Subject, batch: int, *, int8: bool) -> Engine:
     # Waiting threads spin inside a run, but not on after it, where another engine's turn comes.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.log_severity_level = 3
-    path = subject.onnx_int8 if int8 else subject.onnx
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(
+        str(subject.onnx_int8), options, providers=["CPUExecutionProvider"]
+    )
     return Engine(
         lambda images: {"images": images.contiguous().numpy()},
         lambda feeds: session.run(None, feeds)[0],
     )
 
 
-def openvino(
-    subject: Subject, batch: int, *, model: str | None = None, precision: str | None = None
-) -> Engine:
+def openvino(subject: Subject, batch: int, model: str, precision: str | None = None) -> Engine:
     """Latency hint, a fixed batch size; `precision` None leaves OpenVINO's choice for this CPU."""
     import openvino as ov
 
-    graph = subject.openvino() if model is None else getattr(subject, model).clone()
+    graph = getattr(subject, model).clone()
     graph.reshape([batch, *subject.calibration.shape[1:]])
     settings: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
@@ -242,25 +226,21 @@ class Variant(NamedTuple):
 
 
 FP32, BF16, INT8 = 1e-3, 0.1, 0.5  # random weights suffer from rounding; speed does not
-OURS, ONNX_INT8 = "int8 inductor (ours)", "ONNX Runtime int8"
-OPENVINO_INT8 = ("OpenVINO int8", "OpenVINO int8, rest fp32", "OpenVINO int8, transformer")
-VARIANTS = {
-    "fp32 eager": Variant(FP32, eager),
-    "fp32 channels_last": Variant(FP32, eager_channels_last),
-    "fp32 torch.compile": Variant(FP32, torch_compile),
-    "bf16 channels_last": Variant(BF16, bf16),
-    "int8 FX x86": Variant(INT8, fx_int8),
-    OURS: Variant(INT8, our_int8),
-    "ONNX Runtime fp32": Variant(FP32, lambda s, b: onnxruntime(s, b, int8=False)),
-    ONNX_INT8: Variant(INT8, lambda s, b: onnxruntime(s, b, int8=True)),
-    "OpenVINO fp32": Variant(FP32, lambda s, b: openvino(s, b, precision="f32")),
-    "OpenVINO bf16": Variant(BF16, lambda s, b: openvino(s, b, precision="bf16")),
-    OPENVINO_INT8[0]: Variant(INT8, lambda s, b: openvino(s, b, model="openvino_int8")),
-    OPENVINO_INT8[1]: Variant(
-        INT8, lambda s, b: openvino(s, b, model="openvino_int8", precision="f32")
-    ),
-    OPENVINO_INT8[2]: Variant(INT8, lambda s, b: openvino(s, b, model="openvino_transformer")),
+TODAY = "int8 ours, inductor"  # what int8 networks ran on before there were engines
+PEERS = {
+    "int8 ONNX Runtime's own": Variant(INT8, onnxruntime),
+    "int8 NNCF": Variant(INT8, lambda s, b: openvino(s, b, "openvino_int8")),
+    "int8 NNCF, rest fp32": Variant(INT8, lambda s, b: openvino(s, b, "openvino_int8", "f32")),
+    "int8 NNCF, transformer": Variant(INT8, lambda s, b: openvino(s, b, "openvino_transformer")),
 }
+OURS = {
+    f"{kind}, {name}": Variant(
+        tolerance, lambda s, b, name=name, int8=int8: ours(s, b, name, int8=int8)
+    )
+    for kind, tolerance, int8 in (("float", FP32, False), ("int8 ours", INT8, True))
+    for name in ENGINES
+}
+VARIANTS = {**OURS, **PEERS}
 
 
 @contextmanager

@@ -1,13 +1,13 @@
-"""int8 inference against float and against other runtimes, on three networks.
+"""Every engine against every other, and against peers' own int8, on four networks.
 
-Run: python -m benchmarks.inference            (about 25 min on 2 cores)
-     python -m benchmarks.inference --quick    (reference network, 2 threads: under 3 min)
+Run: python -m benchmarks.inference            (about 40 min on 2 cores)
+     python -m benchmarks.inference --quick    (default network, 2 threads: about 3 min)
 
-Peers need: pip install onnx onnxscript onnxruntime openvino nncf. Networks have random weights and
-batch norm statistics from the calibration images (scikit-learn's Digits, enlarged): that makes no
-difference to speed. Every variant's logits are compared with fp32 eager's before it is timed.
-All variants of one network, batch size and number of threads are timed in turn, each number of
-threads in a process of its own.
+The peers are ONNX Runtime's own quantizer and NNCF with OpenVINO: pip install nncf. Networks have
+random weights and batch norm statistics from the calibration images (scikit-learn's Digits,
+enlarged): that makes no difference to speed. Every variant's logits are compared with the float
+network's before it is timed. All variants of one network, batch size and number of threads are
+timed in turn, each number of threads in a process of its own.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import argparse
 import importlib.util
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,18 +30,10 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from benchmarks.engines import (
-    ONNX_INT8,
-    OPENVINO_INT8,
-    OURS,
-    VARIANTS,
-    Engine,
-    Subject,
-    Variant,
-    quiet,
-)
+from benchmarks.engines import PEERS, TODAY, VARIANTS, Engine, Subject, Variant, quiet
 from config import DEFAULT_MODEL_PARAMS
 from dataset import DataLoaders
+from engines import ENGINES
 from machine.environment import environment
 from machine.files import write_json
 from machine.timing import latencies
@@ -51,7 +45,7 @@ from stages.state import build, state_of
 
 HOME = Path(__file__).parents[1]
 
-REFERENCE, DEFAULT, PRUNED = "reference", "default", "pruned"
+REFERENCE, DEFAULT, PRUNED, EXITS = "reference", "default", "pruned", "exits"
 ARGS: dict[str, dict[str, Any]] = {
     # 1.51 M parameters, 115 M MACs
     REFERENCE: {
@@ -62,6 +56,7 @@ ARGS: dict[str, dict[str, Any]] = {
     },
     DEFAULT: DEFAULT_MODEL_PARAMS,
     PRUNED: DEFAULT_MODEL_PARAMS,
+    EXITS: {**DEFAULT_MODEL_PARAMS, "exits": ["cnn", "layer_0"]},
 }
 NETWORKS = tuple(ARGS)
 BATCHES, THREADS = (1, 8, 64), (1, 2)
@@ -69,8 +64,8 @@ CALIBRATION, CHECKED = 256, 64  # images
 SEED = 0
 SECONDS = {True: 0.8, False: 1.5}  # of timing a variant, quick or not
 BLOCK, REST = 0.02, 0.012  # seconds; libgomp's idle threads wait actively for 5 ms
-PEERS = ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
-NEEDS = {"ONNX Runtime": ("onnx", "onnxscript", "onnxruntime"), "OpenVINO": ("openvino", "nncf")}
+PACKAGES = ("onnx", "onnxruntime", "openvino", "nncf")
+TIES = 0.97  # of the best peer's speed: as fast as it
 
 
 def digits(count: int) -> Tensor:
@@ -114,49 +109,74 @@ def error(engine: Engine, images: Tensor, expected: Tensor, batch: int) -> float
     return float((found - expected).norm() / (expected - expected.mean(0)).norm())
 
 
-def missing(name: str) -> str | None:
-    """The packages that a variant lacks, as a reason not to run it; None where it has all."""
-    needed = next((packages for key, packages in NEEDS.items() if name.startswith(key)), ())
-    lacking = [package for package in needed if importlib.util.find_spec(package) is None]
-    return f"not installed: pip install {' '.join(lacking)}" if lacking else None
+def missing(name: str, subject: Subject) -> str | None:
+    """Why a variant cannot be run; None where it can."""
+    if name in PEERS:
+        needed = "nncf" if "NNCF" in name else "onnxruntime"
+        lacks = importlib.util.find_spec(needed) is None
+        return f"not installed: pip install {needed}" if lacks else None
+    kind, _, engine = name.partition(", ")
+    deployed = subject.ours_int8 if kind == "int8 ours" else subject.ours_float
+    unfit = (ENGINES[engine].unfit(program) for program in deployed.programs)
+    return ENGINES[engine].unavailable() or next(filter(None, unfit), None)
 
 
 def prepared(
     name: str, variant: Variant, subject: Subject, batch: int, images: Tensor, expected: Tensor
 ) -> tuple[Engine | None, dict[str, Any]]:
     """The engine, unless it is missing or wrong, and what is known of it."""
-    reason = missing(name)
+    reason = missing(name, subject)
     if reason:
         return None, {"skipped": reason}
+    started = time.perf_counter()
     with quiet():
         engine = variant.make(subject, batch)
+        engine.run(engine.place(images[:batch]))
+    seconds = time.perf_counter() - started
+    with quiet():
         off = error(engine, images, expected, batch)
-    if not off <= variant.tolerance:
-        return None, {"error": off, "skipped": f"wrong: logits are off by {off:.1%}"}
-    return engine, {"error": off}
+    about = {"error": off, "ready_seconds": seconds}
+    if not off <= variant.tolerance and not subject.model.model_args["exits"]:
+        return None, {**about, "skipped": f"wrong: logits are off by {off:.1%}"}
+    return engine, about
 
 
 def measured(subject: Subject, name: str, batch: int, seconds: float) -> list[dict[str, Any]]:
-    """A row a variant: every engine's logits checked, then all timed in turn."""
+    """A row a variant: every engine's logits checked, then all timed in turn.
+
+    Of a network that is left early a batch of 1 is the mean over images.
+    """
     images = digits(CALIBRATION + CHECKED)[CALIBRATION:]
     rows, calls, timed = [], [], []
     with torch.inference_mode():
-        expected = subject.model(images)
+        expected = subject.plain(images)
         for variant_name, variant in VARIANTS.items():
             engine, row = prepared(variant_name, variant, subject, batch, images, expected)
             key = {"network": name, "batch": batch, "threads": subject.threads}
             rows.append({**key, "variant": variant_name, **row})
             if engine is not None:
-                placed = engine.place(images[:batch].clone())
-                calls.append(lambda _, engine=engine, placed=placed: engine.run(placed))
+                calls.append(_call(engine, images, batch, subject))
                 timed.append(rows[-1])
+    count = CHECKED if subject.model.model_args["exits"] and batch == 1 else 1
     loads = [os.getloadavg()[0]]
     times = latencies(calls, images, seconds=seconds, block=BLOCK, rest=REST)
     loads.append(os.getloadavg()[0])
-    for row, time in zip(timed, times, strict=True):
-        row |= {name: time[name] for name in ("median", "p95", "runs")}
-        row |= {"load_average": loads}
+    for row, time_ in zip(timed, times, strict=True):
+        row |= {what: time_[what] / count for what in ("median", "p95", "p99")}
+        row |= {"runs": time_["runs"], "load_average": loads}
     return rows
+
+
+def _call(engine: Engine, images: Tensor, batch: int, subject: Subject) -> Any:
+    """What is timed: a batch, or every image one by one where each takes its own time."""
+    singly = batch == 1 and subject.model.model_args["exits"]
+    placed = [engine.place(part.clone()) for part in images.split(batch)][: None if singly else 1]
+
+    def call(_: Tensor) -> None:
+        for each in placed:
+            engine.run(each)
+
+    return call
 
 
 def work(options: argparse.Namespace, threads: int) -> None:
@@ -168,7 +188,8 @@ def work(options: argparse.Namespace, threads: int) -> None:
             calibration = digits(CALIBRATION)
             model = network(name, calibration)
             subject = Subject(model, calibration, Path(folder), threads)
-            macs, params = costs.count_macs(model)[0], sum(p.numel() for p in model.parameters())
+            macs = costs.count_macs(subject.plain)[0]
+            params = sum(p.numel() for p in model.parameters())
             print(
                 f"{name}: {macs / 1e6:.1f} M MACs, {params / 1e6:.3f} M parameters, "
                 f"CNN {model.model_args['cnn_channels']}, {threads} thread(s)",
@@ -183,63 +204,106 @@ def work(options: argparse.Namespace, threads: int) -> None:
 
 def described() -> dict[str, Any]:
     """Machine, versions and threads."""
-    installed = {name: metadata.version(name) for name in PEERS if importlib.util.find_spec(name)}
-    return {**environment(torch.device("cpu")), **installed}
+    there = [name for name in PACKAGES if importlib.util.find_spec(name)]
+    return {**environment(torch.device("cpu")), **{n: metadata.version(n) for n in there}}
 
 
-def ratio(rows: list[dict[str, Any]], batch: int, others: tuple[str, ...]) -> float | None:
-    """The fastest of `others` over ours, for the reference network on most threads; above 1: ours.
+def cells(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Network, batch size and threads: our fastest int8, the fastest peer, and what Inductor takes.
 
-    None where one side was not timed.
+    'ready_seconds' is what it took to make our fastest one ready.
     """
-    times = {
-        row["variant"]: row["median"]
-        for row in rows
-        if row["network"] == REFERENCE
-        and row["batch"] == batch
-        and row["threads"] == max(r["threads"] for r in rows)
-        and "median" in row
-    }
-    theirs = [times[name] for name in others if name in times]
-    return round(min(theirs) / times[OURS], 3) if theirs and OURS in times else None
+    found = []
+    for key in dict.fromkeys((row["network"], row["batch"], row["threads"]) for row in rows):
+        timed = {
+            row["variant"]: row
+            for row in rows
+            if (row["network"], row["batch"], row["threads"]) == key and "median" in row
+        }
+        mine = {name: row["median"] for name, row in timed.items() if name.startswith("int8 ours")}
+        theirs = {name: row["median"] for name, row in timed.items() if name in PEERS}
+        floats = {name: row["median"] for name, row in timed.items() if name.startswith("float")}
+        if not mine or not theirs:
+            continue
+        best, peer, plain = (min(each, key=each.__getitem__) for each in (mine, theirs, floats))
+        found.append(
+            {
+                "network": key[0],
+                "batch": key[1],
+                "threads": key[2],
+                "ours": best,
+                "peer": peer,
+                "float": plain,
+                "vs_peer": theirs[peer] / mine[best],
+                "vs_float": floats[plain] / mine[best],
+                "vs_today": timed[TODAY]["median"] / mine[best] if TODAY in timed else None,
+                "ready_seconds": timed[best]["ready_seconds"],
+            }
+        )
+    return found
 
 
-def summary(rows: list[dict[str, Any]]) -> dict[str, float | None]:
-    """The last line."""
+def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """The last line: over all cells; `vs_today_b1` is that of the default network."""
+    today = [
+        cell["vs_today"]
+        for cell in found
+        if cell["network"] == DEFAULT and cell["batch"] == 1 and cell["vs_today"]
+    ]
+    ratios = [cell["vs_peer"] for cell in found]
     return {
-        "vs_fp32_eager_b64": ratio(rows, 64, ("fp32 eager",)),
-        "vs_onnxruntime_int8_b64": ratio(rows, 64, (ONNX_INT8,)),
-        "vs_openvino_int8_b64": ratio(rows, 64, OPENVINO_INT8),
-        "vs_openvino_int8_b1": ratio(rows, 1, OPENVINO_INT8),
+        "cells": len(found),
+        "vs_best_peer_min": round(min(ratios), 3) if ratios else None,
+        "vs_best_peer_median": round(statistics.median(ratios), 3) if ratios else None,
+        "vs_today_b1": round(statistics.median(today), 3) if today else None,
+        "ready_seconds_median": (
+            round(statistics.median(cell["ready_seconds"] for cell in found), 2) if found else None
+        ),
     }
+
+
+def print_cells(found: list[dict[str, Any]]) -> None:
+    """Who is the fastest where; what is lost to a peer is marked."""
+    print("\n| network | batch | threads | ours | vs peer | vs float | vs Inductor alone |")
+    print("|---|---|---|---|---|---|---|")
+    for cell in found:
+        mark = "" if cell["vs_peer"] >= TIES else f" (lost to {cell['peer']})"
+        today = f"{cell['vs_today']:.2f}" if cell["vs_today"] else "–"
+        print(
+            f"| {cell['network']} | {cell['batch']} | {cell['threads']} | {cell['ours']} | "
+            f"{cell['vs_peer']:.2f}{mark} | {cell['vs_float']:.2f} over {cell['float']} | {today} |"
+        )
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     """One network, batch size and number of threads."""
     head = f"{rows[0]['network']}, batch {rows[0]['batch']}, {rows[0]['threads']} thread(s)"
     base = next((row["median"] for row in rows if "median" in row), None)
-    print(f"\n| {head} | median ms | p95 ms | × fp32 eager | logits off |\n|---|---|---|---|---|")
+    print(f"\n| {head} | median ms | p99 ms | × float, eager | logits off | ready s |")
+    print("|---|---|---|---|---|---|")
     for row in rows:
         if "median" not in row:
-            print(f"| {row['variant']} | {row['skipped']} | | | |")
+            print(f"| {row['variant']} | {row['skipped']} | | | | |")
             continue
         print(
-            f"| {row['variant']} | {row['median']:.3f} | {row['p95']:.3f} | "
-            f"{base / row['median']:.2f} | {row['error']:.1e} |"
+            f"| {row['variant']} | {row['median']:.3f} | {row['p99']:.3f} | "
+            f"{base / row['median']:.2f} | {row['error']:.1e} | {row['ready_seconds']:.2f} |"
         )
     print(flush=True)
 
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="reference, 2 threads, batch 1, 64")
+    parser.add_argument(
+        "--quick", action="store_true", help="default network, 2 threads, batch 1, 64"
+    )
     parser.add_argument("--networks", nargs="+", choices=NETWORKS)
     parser.add_argument("--batches", nargs="+", type=int)
     parser.add_argument("--threads", nargs="+", type=int)
     parser.add_argument("--output", type=Path, default=HOME / "results/benchmark_inference.json")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    options.networks = options.networks or (NETWORKS[:1] if options.quick else NETWORKS)
+    options.networks = options.networks or ((DEFAULT,) if options.quick else NETWORKS)
     options.batches = options.batches or ((1, 64) if options.quick else BATCHES)
     options.threads = options.threads or (THREADS[-1:] if options.quick else THREADS)
     return options
@@ -263,13 +327,21 @@ def main() -> None:
             rows += part["rows"]
             environments = part["environment"]
     del environments["threads"]
-    result = summary(rows)
+    found = cells(rows)
+    result = summary(found)
     settings = {"seed": SEED, "seconds": SECONDS[options.quick], "block": BLOCK, "rest": REST}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     write_json(
         options.output,
-        {"environment": environments, "settings": settings, "rows": rows, "summary": result},
+        {
+            "environment": environments,
+            "settings": settings,
+            "rows": rows,
+            "cells": found,
+            "summary": result,
+        },
     )
+    print_cells(found)
     print(json.dumps(environments))
     print(f"written to {options.output}")
     print(json.dumps(result))

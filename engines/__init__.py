@@ -8,8 +8,10 @@ any size.
 
 from types import ModuleType
 
-from engines import eager
+from engines import eager, onnxruntime, openvino
 
 ENGINES: dict[str, ModuleType] = {
     "eager": eager,
+    "onnxruntime": onnxruntime,
+    "openvino": openvino,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.ao.nn.quantized as nnq
 from torch import Tensor
 
 from engines.program import Program, Ready
@@ -30,7 +31,11 @@ def ready(program: Program, batch: int | None, threads: int) -> Ready:
         outputs = native(*map(_placed, inputs))
         return outputs if program.is_part else (outputs,)
 
-    return Ready(run, program.precision, torch.get_num_threads(), program.int8_layers)
+    kinds = nnq.Conv2d, nnq.Linear  # those with a ReLU are subclasses
+    if native is program.graph:  # an emulation, in which nothing is what it stands for
+        return Ready(run, program.precision, torch.get_num_threads(), None)
+    int8 = [name for name, module in native.named_modules() if isinstance(module, kinds)]
+    return Ready(run, program.precision, torch.get_num_threads(), tuple(int8))
 
 
 def _placed(values: Tensor) -> Tensor:

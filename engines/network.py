@@ -10,8 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from engines import ENGINES
-from engines.program import Program, Ready
+from engines.program import EngineError, Program, Ready
 from model import check_images
+
+PREFERENCE = ("onnxruntime", "openvino", "inductor", "eager")  # where nothing was measured
+PART_SIZES = (1, 16)  # batch sizes of a part between exits, where batches get smaller
+CHECKED = 4  # images of noise by which a new engine is compared with the graph
+FARTHEST = 0.05  # ‖difference‖ / ‖values‖ from the graph: a few values round to the other side
 
 
 class EngineNetwork(nn.Module):
@@ -20,15 +25,27 @@ class EngineNetwork(nn.Module):
     Of a part of a network with early exits: its tensors → a tuple of tensors. `engines` says by
     batch size which engine runs it, a key of ENGINES; other sizes go to that of the largest one,
     padded with zeros or cut in pieces where it knows fixed sizes alone. What is not `ready` yet is
-    made so when it first comes. Raises ValueError for images of another shape, EngineError.
+    made so when it first comes, and compared with the graph unless that is done elsewhere
+    (`checked`). Raises ValueError for images of another shape, EngineError.
     """
 
-    def __init__(self, program: Program, engines: Mapping[int, str], threads: int | None = None):
+    def __init__(
+        self,
+        program: Program,
+        engines: Mapping[int, str],
+        threads: int | None = None,
+        *,
+        checked: bool = False,
+    ):
         super().__init__()
+        if program.is_part:
+            last = engines[max(engines)]
+            engines = {1: engines[min(engines)], **dict.fromkeys(PART_SIZES[1:], last)}
         self.program, self.engines = program, dict(sorted(engines.items()))
         self.graph = program.graph  # whose weights are the network's size
-        self.threads = threads
+        self.threads, self.checked = threads, checked
         self.made: dict[tuple[str, int | None], Ready] = {}
+        self.register_state_dict_post_hook(_without_zero_points)
 
     @property
     def model_args(self) -> dict[str, Any]:
@@ -43,17 +60,19 @@ class EngineNetwork(nn.Module):
     def ready(self, size: int) -> Ready:
         """What runs a batch of `size` images, made now where it was not yet."""
         engine = self.engines.get(size) or self.engines[max(self.engines)]
-        fixed = ENGINES[engine].FIXED_BATCH
-        batch = size if size in self.engines or fixed else None
+        batch = size if size in self.engines or ENGINES[engine].FIXED_BATCH else None
         if (engine, batch) not in self.made:
             threads = self.threads or torch.get_num_threads()
-            self.made[engine, batch] = ENGINES[engine].ready(self.program, batch, threads)
+            made = ENGINES[engine].ready(self.program, batch, threads)
+            if not self.checked:
+                self._verify(made, engine, batch or CHECKED)
+            self.made[engine, batch] = made
         return self.made[engine, batch]
 
     def _run(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         count, largest = len(inputs[0]), max(self.engines)
         if count in self.engines or not ENGINES[self.engines[largest]].FIXED_BATCH:
-            return self.ready(count).run(inputs)
+            return self.ready(count).run([value.contiguous() for value in inputs])
         if count > largest:
             pieces = zip(*(value.split(largest) for value in inputs), strict=True)
             found = [self._run(piece) for piece in pieces]
@@ -61,4 +80,38 @@ class EngineNetwork(nn.Module):
         size = min(s for s in self.engines if s >= count)
         lacking = size - count
         padded = [F.pad(value, (0, 0) * (value.ndim - 1) + (0, lacking)) for value in inputs]
-        return [value[:count] for value in self.ready(size).run(padded)]
+        return [value[:count] for value in self._run(padded)]
+
+    @torch.inference_mode()
+    def _verify(self, made: Ready, engine: str, size: int) -> None:
+        inputs = self.program.examples(size)
+        expected = self.graph(*inputs)
+        expected = expected if self.program.is_part else (expected,)
+        off = max(
+            float((found - value).norm() / value.norm().clamp_min(1e-6))
+            for found, value in zip(made.run(inputs), expected, strict=True)
+        )
+        if not off < FARTHEST:
+            raise EngineError(
+                f"{engine}: values at batch {size} differ from the graph's by {off:.1%}"
+            )
+
+
+def preferred(program: Program) -> str:
+    """The engine that runs a program where none was measured. Raises EngineError without one."""
+    whys = {}
+    for name in PREFERENCE:
+        if name not in ENGINES:
+            continue
+        why = ENGINES[name].unavailable() or ENGINES[name].unfit(program)
+        if why is None:
+            return name
+        whys[name] = why
+    listed = "; ".join(f"{name} {why}" for name, why in whys.items())
+    raise EngineError(f"no engine here runs this network: {listed}")
+
+
+def _without_zero_points(module: nn.Module, state: Any, prefix: str, local_metadata: Any) -> None:
+    """Symmetric weights have no zero points; torchao's graph holds zeros for them."""
+    for name in [n for n in state if "_zero_point_" in n and not state[n].any()]:
+        del state[name]

@@ -6,25 +6,27 @@ import functools
 import os
 import platform
 import subprocess
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from machine.installation import installed
 from machine.processor import cpu_model, isa
 from machine.timing import device_name
 from machine.waiting import way_of_waiting
 
+# The packages that figures depend on.
+VERSIONS = (
+    *("torch", "torchvision", "torchao", "numpy", "scikit-learn"),
+    *("onnxruntime", "openvino"),
+)
+
 
 def environment(device: torch.device) -> dict[str, Any]:
     """The machine and versions that figures were taken with."""
-    versions = {
-        name: metadata.version(name)
-        for name in ("torch", "torchvision", "torchao", "numpy", "scikit-learn")
-    }
     return {
-        **versions,
+        **{name: installed(name) for name in VERSIONS},
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": device_name(device),

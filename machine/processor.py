@@ -54,8 +54,13 @@ def bf16_is_fast(device: torch.device | str) -> bool:
 
 
 def has_vnni() -> bool:
-    """Whether an x86 processor adds int8 products in 32 bits; without VNNI two saturate at 16."""
+    """Whether an x86 processor adds int8 products in 32 bits."""
     return bool({"avx512_vnni", "avx_vnni"} & set(isa()))
+
+
+def int8_saturates() -> bool:
+    """Whether sums of two int8 products are cut off at 16 bits: on x86 without VNNI, not on ARM."""
+    return platform.machine() in ("x86_64", "AMD64") and not has_vnni()
 
 
 def build_cache() -> Path:

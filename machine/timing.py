@@ -45,7 +45,7 @@ def latencies(
     block: float = BLOCK_SECONDS,
     rest: float = 0.0,
 ) -> list[dict[str, Any]]:
-    """Milliseconds of a forward pass of each network: median, p95, and how they were taken.
+    """Milliseconds of a forward pass of each network: median, p95, p99, and how they were taken.
 
     Warmed up, then timed in turn, back and forth, with as many calls a block each, so that what
     else the machine does falls on all alike. 'over_first' is the median over rounds of a network's
@@ -97,6 +97,7 @@ def latencies(
         {
             "median": float(np.median(times)),
             "p95": float(np.percentile(times, 95)),
+            "p99": float(np.percentile(times, 99)),
             **_over(times, taken[0]),
             "runs": repeat * len(times),
             "threads": threads,

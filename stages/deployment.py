@@ -5,25 +5,27 @@ That is int8 ranges, then the thresholds of exits, found with the network as it 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from dataset import DataLoaders
+from engines.network import EngineNetwork, preferred
+from engines.program import Program
 from engines.programs import programs
 from machine.processor import bf16_is_fast
 from methods.casting import FLOAT32
 from methods.early_exit.exits import EarlyExitNetwork, Exits, SplitNetwork
 from methods.early_exit.thresholds import calibrate, exit_macs
-from methods.quantization import backends
-from methods.quantization.compiled import BATCH_SIZES
+from methods.quantization import backends, pt2e
 from model import HybridCNNTransformer, every_logits
 from stages.stage import Context, StageError
-from stages.state import ModelState, build
+from stages.state import ModelState, build, state_of
+
+INT8_BATCH = 64  # images at a time, at least, that an int8 network is evaluated by
 
 
 @dataclass(frozen=True)
@@ -33,21 +35,51 @@ class Deployed:
     state: ModelState
     device: torch.device  # where the networks run
     float_network: HybridCNNTransformer  # what is counted, and what int8 is timed against
-    whole: nn.Module  # as it is deployed, but never left early: the float network, or its int8 form
-    parts: Sequence[nn.Module]  # `whole` in its pieces between exits; itself where it has none
+    parts: Sequence[nn.Module]  # of the network, between exits; itself where it has none
+    made: list[Program] = field(default_factory=list, repr=False)  # see `programs`
+
+    @cached_property
+    def whole(self) -> nn.Module:
+        """The network as it is deployed, but never left early."""
+        if not self.state.model_args["exits"]:
+            return self.parts[0]
+        return SplitNetwork(self.parts) if self.state.is_rounded else self.float_network
 
     @cached_property
     def network(self) -> nn.Module:
-        """What is evaluated, timed, sized and exported: `whole`, or an EarlyExitNetwork of `parts`.
+        """What is evaluated, timed and sized: `whole`, or an EarlyExitNetwork of `parts`.
 
         Raises ValueError for exits without thresholds.
         """
-        return _leaving(self.state, self.whole, self.parts)
+        if not self.state.model_args["exits"]:
+            return self.whole
+        never = Exits(thresholds=(1.0,) * (len(self.parts) - 1))
+        exits = self.state.exits or never
+        return EarlyExitNetwork(self.whole, self.parts, exits, self.state.model_args)
 
     @cached_property
-    def float_form(self) -> nn.Module:
-        """`network` in float32, left early at the same thresholds."""
-        return _leaving(self.state, self.float_network, self.float_network.parts())
+    def float_form(self) -> Deployed:
+        """The same in float32, left early at the same thresholds."""
+        return _in_float(
+            replace(self.state, quant=None, precision=FLOAT32), self.float_network, self.device
+        )
+
+    @property
+    def programs(self) -> list[Program]:
+        """What engines take; about a second, once."""
+        if not self.made:
+            self.made.extend(programs(self.float_network, self.state.quant, self.state.precision))
+        return self.made
+
+    def on(self, engines: Mapping[int, str], threads: int | None = None) -> Deployed:
+        """The same networks, run by ENGINES as chosen for each batch size; on a GPU by PyTorch."""
+        if self.device.type != "cpu":
+            return self
+        return self.of([EngineNetwork(program, engines, threads) for program in self.programs])
+
+    def of(self, parts: Sequence[nn.Module]) -> Deployed:
+        """The same networks with `parts` that were made elsewhere."""
+        return replace(self, parts=parts)
 
     @property
     def emulated(self) -> bool:
@@ -57,23 +89,30 @@ class Deployed:
     def evaluation_batch(self, ctx: Context) -> int:
         """Images a batch at which the network is fastest; int8 code would pad smaller ones."""
         fastest = replace(ctx, device=self.device).evaluation_batch
-        return fastest if self.state.quant is None else max(fastest, *BATCH_SIZES)
+        return fastest if self.state.quant is None else max(fastest, INT8_BATCH)
 
     def loaders(self, ctx: Context) -> DataLoaders:
         """The data of `ctx` where the network runs, in its fastest batches."""
         return replace(ctx, device=self.device).loaders(batch_size=self.evaluation_batch(ctx))
 
 
-def deploy(
-    state: ModelState, device: torch.device | str = "cpu", artefacts: Path | None = None
-) -> Deployed:
+def deploy(state: ModelState, device: torch.device | str = "cpu") -> Deployed:
     """The networks of a state; the only maker of int8 modules.
 
-    Float networks go to `device` in channels_last; int8 networks run on the CPU, their compiled
-    code kept in the folder `artefacts` (None: a temporary one). Raises ValueError for a quantized
-    state without observed ranges, or of a backend that this machine does not have.
+    Float networks go to `device` in channels_last and are run by PyTorch; int8 networks run on the
+    CPU, by torch's own modules where they are such, else by the engine that is preferred where none
+    was measured. `Deployed.on` has them run by others. Raises ValueError for a quantized state
+    without observed ranges, EngineError where nothing here runs it.
     """
-    return _deployed(state, build(state), torch.device(device), artefacts)
+    return _deployed(state, build(state), torch.device(device))
+
+
+def converted(prepared: nn.Module, backend: str) -> nn.Module:
+    """The int8 network of a prepared one, by the ranges that it has seen, never left early."""
+    if backends.module_of(backend).RUN_IN_TORCH:
+        return backends.convert(prepared, backend)
+    model, quant = pt2e.recorded(prepared)
+    return deploy(replace(state_of(model), quant=quant)).whole
 
 
 def calibrated(state: ModelState, ctx: Context) -> Deployed:
@@ -87,41 +126,37 @@ def calibrated(state: ModelState, ctx: Context) -> Deployed:
         loader = ctx.loaders(batch_size=state.quant.calibration_batch_size).calibration
         quant = backends.with_calibrated_ranges(model, state.quant, loader)
         state = replace(state, quant=quant)
-    deployed = _deployed(state, model, ctx.device, ctx.artefacts)
+    deployed = _deployed(state, model, ctx.device)
     if state.exits is None or state.exits.thresholds is not None:
         return deployed
     exits = _with_thresholds(deployed, state.exits, ctx)
     return replace(deployed, state=replace(state, exits=exits))
 
 
-def _deployed(
-    state: ModelState, model: HybridCNNTransformer, device: torch.device, artefacts: Path | None
-) -> Deployed:
-    has_exits = bool(state.model_args["exits"])
-    if state.precision != FLOAT32:  # int8 stays on the CPU
-        device = torch.device("cpu") if state.quant is not None else device
-        made = programs(model, state.quant, state.precision)
-        parts: list[nn.Module] = [program.graph.to(device) for program in made]
-        whole = SplitNetwork(parts) if has_exits else parts[0]
-        return Deployed(state, device, _placed(model, device), whole, parts)
-    if state.quant is None:
-        placed = _placed(model, device)
-        return Deployed(state, device, placed, placed, placed.parts() if has_exits else [placed])
-    int8 = backends.to_int8(model, state.quant, artefacts)
-    parts = list(int8.parts) if has_exits else [int8]  # type: ignore[arg-type]
+def _deployed(state: ModelState, model: HybridCNNTransformer, device: torch.device) -> Deployed:
+    if not state.is_rounded:
+        return _in_float(state, _placed(model, device), device)
+    if state.quant is None and device.type != "cpu":  # PyTorch runs the graph itself
+        made = programs(model, None, state.precision)
+        parts = [program.graph.to(device) for program in made]
+        return Deployed(state, device, _placed(model, device), parts)
+    native = None
+    if state.quant is not None and state.precision == FLOAT32:
+        native = backends.native_int8(model, state.quant)
     cpu = torch.device("cpu")
-    return Deployed(state, cpu, _placed(model, cpu), int8, parts)
+    deployed = Deployed(state, cpu, _placed(model, cpu), native or [])
+    if native is not None:
+        return deployed
+    return deployed.on({INT8_BATCH: preferred(deployed.programs[0])})
+
+
+def _in_float(state: ModelState, placed: HybridCNNTransformer, device: torch.device) -> Deployed:
+    parts = placed.parts() if state.model_args["exits"] else [placed]
+    return Deployed(state, device, placed, parts)
 
 
 def _placed(model: HybridCNNTransformer, device: torch.device) -> HybridCNNTransformer:
     return model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-
-
-def _leaving(state: ModelState, whole: nn.Module, parts: Sequence[nn.Module]) -> nn.Module:
-    if not state.model_args["exits"]:
-        return whole
-    never = Exits(thresholds=(1.0,) * (len(parts) - 1))
-    return EarlyExitNetwork(whole, parts, state.exits or never, state.model_args)
 
 
 @torch.inference_mode()

@@ -13,6 +13,7 @@ from methods.quantization import backends
 from methods.quantization.record import (
     Quant,
     check_something_is_int8,
+    present_name,
     quantizable_layers,
     reduced_range,
 )
@@ -30,7 +31,7 @@ class QuantSpec(StageSpec):
         "backend": "compression_args.quantization_backend",
         "calibration_batches": "compression_args.ptq_calibration_batches",
     }
-    backend: str = "inductor"
+    backend: str = "pt2e"
     float_layers: list[str] | Literal["auto"] = []  # patterns of layers that stay float32
     max_accuracy_drop: float | None = Field(None, ge=0)  # points, for 'auto'; None: 0.5
     calibration_batches: int = Field(8, ge=1)
@@ -42,11 +43,12 @@ class QuantSpec(StageSpec):
     @field_validator("reduce_range")
     @classmethod
     def _settled(cls, value: Literal["auto"] | bool, info: ValidationInfo) -> bool:
-        return reduced_range(info.data.get("backend", "inductor"), value)
+        return reduced_range(info.data.get("backend", "pt2e"), value)
 
     @field_validator("backend")
     @classmethod
     def _available(cls, backend: str) -> str:
+        backend = present_name(backend)
         if backend not in backends.BACKENDS:
             raise ValueError(f"is not a backend; allowed: {', '.join(backends.BACKENDS)}")
         why = backends.unavailable(backend)
@@ -57,6 +59,10 @@ class QuantSpec(StageSpec):
     @property
     def keeps_float(self) -> list[str] | Literal["auto"]:
         return self.float_layers
+
+    @property
+    def runs_in_torch(self) -> bool:
+        return bool(backends.BACKENDS[self.backend].RUN_IN_TORCH)
 
     @property
     def why_nothing(self) -> str:
@@ -101,7 +107,7 @@ class PtqSpec(QuantSpec):
         if self.observer not in known:
             raise ValueError(
                 f"observer {self.observer!r} is not one of backend {self.backend!r}, which has "
-                f"{', '.join(known)}; choose one, or backend 'inductor'"
+                f"{', '.join(known)}; choose one, or backend 'pt2e'"
             )
         return self
 

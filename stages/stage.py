@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
@@ -36,7 +35,6 @@ class Context:
     device: torch.device
     seed: int
     snapshot: Snapshot | None = None
-    artefacts: Path | None = None  # where compiled code is kept; None: a temporary folder
     snapshot_seconds: float = 120.0  # between snapshots inside an epoch
     stop_requested: Callable[[], bool] = lambda: False
     say: Callable[[str], None] = print
@@ -93,7 +91,7 @@ class CompressionArgs(BaseModel):
     finetune_epochs: int = Field(0, ge=0)
     finetune_learning_rate: float = Field(1e-3, gt=0)
     quantization: Literal["ptq", "qat"] | None = None
-    quantization_backend: str = "inductor"
+    quantization_backend: str = "pt2e"
     ptq_calibration_batches: int = Field(8, ge=1)
     qat_epochs: int = Field(3, ge=1)
     qat_learning_rate: float = Field(5e-4, gt=0)
@@ -140,6 +138,11 @@ class StageSpec(BaseModel):
     def renumbers_layers(self) -> bool:
         """Whether names of layers mean others afterwards."""
         return False
+
+    @property
+    def runs_in_torch(self) -> bool:
+        """Whether PyTorch by itself runs what it returns, or another engine must."""
+        return True
 
     @property
     def why_nothing(self) -> str:

@@ -111,7 +111,7 @@ class Teacher:
 
     def __init__(self, state: ModelState, ctx: Context, precision: str, watched: list[FeaturePair]):
         self.state = state
-        deployed = deploy(state, ctx.device, ctx.artefacts)
+        deployed = deploy(state, ctx.device)
         self.device = deployed.device
         self.batch_size = deployed.evaluation_batch(ctx)  # that it answers fastest
         self.network = deployed.whole.requires_grad_(False)

@@ -22,7 +22,7 @@ from dataset import Dataset, load_dataset
 from stages.stage import Context
 from tests.support import ran as ran_suite
 from tests.support.hurried import hurry
-from tests.support.int8 import Compiled
+from tests.support.int8 import Deployable
 from tests.support.once import copy_with_links, made_once
 from tests.support.suites import CHAINS, Ran, Suites, run_in
 
@@ -94,5 +94,5 @@ def command(ran: Ran, capsys: pytest.CaptureFixture[str]) -> Any:
 
 
 @pytest.fixture(scope="session")
-def int8(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
-    return Compiled(made_once(tmp_path_factory, "compiled"))
+def int8() -> Deployable:
+    return Deployable()

@@ -18,8 +18,8 @@ from experiment.commands.show import heading
 from experiment.report.one_result import read_result, specs, stats_after, stats_at_end
 from experiment.report.reader import Result
 from experiment.running.console import Console
-from experiment.running.metrics import FIGURES, against
-from experiment.running.tables import TableRow, cell, headings, options, shown_columns
+from experiment.running.metrics import FIGURES, FOOTPRINT, against
+from experiment.running.tables import COLUMNS, TableRow, cell, headings, options, shown_columns
 from experiment.suite.config_file import folder_named
 
 Pair = tuple[str, int | None, int | None]  # stage, its positions in A and in B
@@ -34,7 +34,7 @@ def compare_command(arguments: list[str], console: Console) -> int:
     for letter, result in (("A", first), ("B", second)):
         console.show(heading(result, f"{letter} "))
     title = "Stage by stage: A → B (change from A to B)"
-    names = shown_columns([stats_at_end(first), stats_at_end(second)])
+    names = shown_columns([stats_at_end(first), stats_at_end(second)], (*COLUMNS, *FOOTPRINT))
     console.figures(title, ["stage"], headings(names), _stages(first, second, names))
     differences = [*config_differences(first, second), *root_differences(first, second)]
     if differences:
@@ -66,8 +66,9 @@ def paired(first: list[str], second: list[str]) -> list[Pair]:
 
 def config_differences(first: Result, second: Result) -> Iterator[tuple[str, Any, Any]]:
     """Key, value in A, value in B: sections key by key, then the stages' options."""
-    for section in ("dataset_args", "model_args", "training_args"):
-        mine, its = first.config[section], second.config[section]
+    for section in ("dataset_args", "model_args", "training_args", "deployment_args"):
+        # older files have no deployment_args
+        mine, its = (result.config.get(section, {}) for result in (first, second))
         yield from _differing(section, mine, its)
     yield from _differing(
         "",

@@ -14,17 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from machine.compiler import trial
+from machine.compiler import missing, trial
 from machine.installation import Diagnosis, installed, packages, python
 
 if TYPE_CHECKING:
     from experiment.suite.records import Suite
 
 
-OPTIONAL = {
-    "tensorboard": "--tensorboard",
-    "onnx": "export", "onnxscript": "export", "onnxruntime": "export", "openvino": "export",
-}  # fmt: skip
+OF_TORCH = ("eager", "inductor")  # engines; the others are packages of the same name
+OPTIONAL = {"ray": "--executor ray", "tensorboard": "--tensorboard"}
 MARKS = {"ok": "ok  ", "note": "note", "bad": "BAD "}
 LEAST_FREE = 1e9  # free bytes below which a disk is called nearly full
 
@@ -60,6 +58,8 @@ def _findings(config: str) -> Iterator[Diagnosis]:
         return
     yield _optional()
     yield from _machine()
+    yield from engines()
+    yield backends()
     yield from _suite(config)
 
 
@@ -74,7 +74,7 @@ def _machine() -> Iterator[Diagnosis]:
     """Processor, memory, GPUs and compiler."""
     import torch
 
-    from machine.processor import bf16_is_fast, cpu_model, has_vnni, isa
+    from machine.processor import bf16_is_fast, cpu_model, int8_saturates, isa
     from machine.waiting import way_of_waiting
 
     flags = isa()
@@ -82,10 +82,10 @@ def _machine() -> Iterator[Diagnosis]:
     text += f"({way_of_waiting()}); "
     text += " ".join(flags) or "none of the int8 and bf16 instructions"
     text += f"; trains in {'bf16' if bf16_is_fast('cpu') else 'fp32'}"
-    if has_vnni():
-        yield Diagnosis("ok", "processor", text)
-    else:
+    if int8_saturates():
         yield Diagnosis("note", "processor", f"{text}; no VNNI: int8 gains less, in 7 bits")
+    else:
+        yield Diagnosis("ok", "processor", text)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     yield Diagnosis("ok", "memory", f"{memory / 1e9:.1f} GB")
     for number in range(torch.cuda.device_count()):
@@ -104,16 +104,35 @@ def _machine() -> Iterator[Diagnosis]:
 
 def compiler() -> Diagnosis:
     """Whether a C++ compiler makes programs that run, with OpenMP, as Inductor needs it."""
-    from methods.quantization.backends import unavailable
-
-    reason = unavailable("inductor")
-    if reason is not None:
-        return Diagnosis("note", "compiler", f"quantization_backend 'inductor' {reason}")
-    works, text = trial()
+    reason = missing()
+    works, text = trial() if reason is None else (False, f"engine 'inductor' {reason}")
     if works:
         return Diagnosis("ok", "compiler", text)
-    remedy = "install g++ with OpenMP, or use quantization_backend 'x86'"
-    return Diagnosis("note", "compiler", text, remedy)
+    return Diagnosis("note", "compiler", text, "install g++ with OpenMP; other engines need none")
+
+
+def engines() -> Iterator[Diagnosis]:
+    """What runs networks here, and what does not and why."""
+    from engines import ENGINES
+
+    lacking = {name: engine.unavailable() for name, engine in ENGINES.items()}
+    there = [name for name, why in lacking.items() if why is None]
+    versions = {name: f"torch {installed('torch')}" for name in OF_TORCH}
+    text = ", ".join(f"{name} ({versions.get(name) or installed(name)})" for name in there)
+    yield Diagnosis("ok", "engines", text)
+    for name, why in lacking.items():
+        if why is not None:
+            yield Diagnosis("note", "engines", f"{name} {why}")
+
+
+def backends() -> Diagnosis:
+    """Which backends of quantization this build of torch has."""
+    from methods.quantization.backends import BACKENDS, unavailable
+
+    lacking = {name: unavailable(name) for name in BACKENDS}
+    text = ", ".join(name for name, why in lacking.items() if why is None)
+    lost = [f"{name} {why}" for name, why in lacking.items() if why is not None]
+    return Diagnosis("note" if lost else "ok", "backends", "; ".join([text, *lost]))
 
 
 def _suite(config: str) -> Iterator[Diagnosis]:

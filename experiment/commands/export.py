@@ -87,7 +87,7 @@ def export_command(arguments: list[str], console: Console) -> int:
     folder = Path(args.output) if args.output else suite.model_dir / "exports"
     wanted = _wanted(args, folder, step.checkpoint)
     there = {} if args.overwrite else {file: file.is_there(about) for file in wanted}
-    deployed = deploy(state, "cpu", store.compiled)
+    deployed = deploy(state)
     test = deployed.loaders(Context(dataset, deployed.device, step.seed)).test
     subject = Subject(deployed, test, about)
     expected = reference(subject)
@@ -220,7 +220,7 @@ def _warnings(file: Wanted, subject: Subject, found: FileComparison) -> list[str
     if quant is not None and needs_vnni(quant) and not FORMATS[file.format].compiled:
         warnings.append(
             f"{file.path.name}: on a processor without VNNI its int8 products saturate, in ONNX "
-            "Runtime and OpenVINO alike; for such a machine quantize with backend 'inductor' and "
+            "Runtime and OpenVINO alike; for such a machine quantize with backend 'pt2e' and "
             "reduce_range True"
         )
     lacking = subject.int8_layers - (found.int8_layers or 0)

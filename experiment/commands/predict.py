@@ -24,8 +24,6 @@ from dataset import load_dataset, preprocessing
 from experiment.commands.parser import Parser, config_option
 from experiment.running.checkpoint import CheckpointError, read_checkpoint
 from experiment.running.console import Console
-from experiment.running.store import Store
-from experiment.suite.config_file import folder_named
 from experiment.suite.messages import ConfigError, stop_at
 from experiment.suite.schema import load_suite
 from machine.files import shown
@@ -70,13 +68,12 @@ class Prediction(NamedTuple):
 def predict_command(arguments: list[str], console: Console) -> int:
     """Run the subcommand; returns the exit code."""
     args = _parser().parse_args(arguments)
-    folder = folder_named(args.config, "MODEL_SAVE_DIR")
     state, _, found = _checkpoint(Path(args.checkpoint))
     data = _data(found, args.checkpoint, args.data_of, args.config)
     data.check(state.model_args, args.checkpoint)
     images = _images(args.images, state.model_args, data)
     try:
-        network = deploy(state, artefacts=Store(folder).compiled).network
+        network = deploy(state).network
     except ValueError as error:
         raise ConfigError([f"{args.checkpoint}: {error}"]) from None
     predictions = predict(network, images, data)
@@ -183,7 +180,7 @@ def _parser() -> Parser:
     parser = Parser(
         "predict",
         description="Classes and confidences of images, by any saved network.",
-        parents=[config_option("for --data-of, and for compiled code in its MODEL_SAVE_DIR")],
+        parents=[config_option("for --data-of")],
     )
     parser.add_argument("checkpoint", help="a file in MODEL_SAVE_DIR, or a copy of one")
     parser.add_argument("images", nargs="+", metavar="IMAGE")

@@ -143,9 +143,9 @@ def _parser() -> Parser:
     parser.add_argument(
         "--quantization",
         nargs="?",
-        const="inductor",
+        const="pt2e",
         metavar="BACKEND",
-        help=f"int8 instead, a layer at a time: {', '.join(BACKENDS)} (default inductor)",
+        help=f"int8 instead, a layer at a time: {', '.join(BACKENDS)} (default pt2e)",
     )
     parser.add_argument("--ratios", nargs="+", type=_ratio, default=list(RATIOS), metavar="R")
     return parser

@@ -10,11 +10,18 @@ from rich.table import Table
 from rich.text import Text
 
 from experiment.commands.parser import Parser, config_option
+from experiment.report.engine_view import (
+    batches_of,
+    engine_rows,
+    over_float_form,
+    reasons_left_out,
+)
 from experiment.report.one_result import at, read_result, specs, stats_after, stats_at_end
 from experiment.report.reader import Result, StageEntry
 from experiment.running.console import Console
-from experiment.running.metrics import against, not_its_baseline
+from experiment.running.metrics import FOOTPRINT, LATENCIES, against, not_its_baseline
 from experiment.running.tables import (
+    BESIDE_BASELINE,
     STATUS_STYLE,
     TableRow,
     cell,
@@ -30,7 +37,7 @@ LINE = 120  # characters, of settings
 COLUMNS = (
     *("accuracy", "balanced_accuracy", "validation_accuracy", "loss"),
     *("model_size_mb", "params", "macs", "bitops"),
-    *("latency_ms_batch_1", "latency_ms_batch_64"),
+    *(*LATENCIES, *FOOTPRINT),
 )
 
 
@@ -57,6 +64,7 @@ def show_command(arguments: list[str], console: Console) -> int:
         console.warn(warning)
     ends = [chain[-1] for chain in map(result.of_seed, result.seeds) if chain]
     for entry in ends:
+        _show_engines(entry.metrics, _of_seed(result, entry), console)
         if entry.metrics.get("exits"):
             console.show(_exits(entry.metrics["exits"], _of_seed(result, entry)))
     console.show(_settings(result, min(console.rich.width, LINE)))
@@ -91,7 +99,8 @@ def _baseline(result: Result, name: str, folder: Path) -> tuple[Result | None, s
 def _show_stages(result: Result, baseline: Result | None, console: Console) -> None:
     """A row a stage, with its change against the baseline on the same seeds."""
     base, rows = stats_at_end(baseline, result.seeds) if baseline is not None else {}, []
-    names = shown_columns([stats_after(result, 0)], COLUMNS)
+    after = [stats_after(result, position) for position in range(len(result.sequence))]
+    names = shown_columns([base, *after], COLUMNS)
     failed = {
         len(result.of_seed(error.get("seed", 0))) for error in result.errors if error.get("stage")
     }
@@ -99,14 +108,14 @@ def _show_stages(result: Result, baseline: Result | None, console: Console) -> N
         cells = [*_cells(base, {}, names), ""]
         rows.append(TableRow([baseline.experiment], cells, ends_section=True))
     for position, stage in enumerate(result.sequence):
-        entries, stats = at(result, position), stats_after(result, position)
+        entries, stats = at(result, position), after[position]
         missing = "failed" if position in failed else "did not run"
         took = f"{sum(e.seconds or 0 for e in entries):,.1f}" if entries else missing
         cells = [*_cells(stats, against(stats, base), names), took]
         rows.append(TableRow([f"{position + 1} {stage}"], cells, style="" if entries else "dim"))
     title = "Stages"
     if base:
-        title += " (change against the baseline; × of times as taken in turn with it)"
+        title += f" ({BESIDE_BASELINE})"
     console.figures(title, ["stage"], [*headings(names), "seconds"], rows)
 
 
@@ -125,6 +134,20 @@ def _warnings(result: Result, baseline: Result | None) -> list[str]:
 def _of_seed(result: Result, entry: StageEntry) -> str:
     """Which seed's, where there are several."""
     return f", seed {entry.seed}" if len(result.seeds) > 1 else ""
+
+
+def _show_engines(metrics: dict[str, Any], of_seed: str, console: Console) -> None:
+    """A row an engine that ran the network, then why others did not; nothing of older files."""
+    batches = [f"ms at {size}" for size in batches_of(metrics)]
+    about = ("int8 layers", "logits off %", "other class %", "ready in s")
+    rows = [TableRow([name], cells) for name, *cells in engine_rows(metrics)]
+    if rows:
+        title = f"Engines at the end{of_seed} (★ the fastest, which counts)"
+        console.figures(title, ["engine"], [*batches, *about], rows)
+    for line in [*over_float_form(metrics), *reasons_left_out(metrics)]:
+        console.say(f"   {line}")
+    if metrics.get("energy_unknown"):
+        console.say(f"   energy is not known: {metrics['energy_unknown']}")
 
 
 def _exits(exits: dict[str, Any], of_seed: str) -> Table:
@@ -150,6 +173,8 @@ def _settings(result: Result, width: int) -> Table:
     table.add_row("model", options(config["model_args"], {}))
     if any("optimizer" in spec for _, spec in specs(result)):
         table.add_row("training", options(config["training_args"], {}))
+    if "deployment_args" in config:  # not in older files
+        table.add_row("deployment", options(config["deployment_args"], {}))
     for position, (stage, spec) in enumerate(specs(result)):
         table.add_row(f"{position + 1} {stage}", options(spec, config["training_args"]))
         for entry in at(result, position):

@@ -12,7 +12,7 @@ from experiment.running.console import Console
 from experiment.running.executor_options import execution
 from experiment.running.run_view import RunView
 from experiment.running.store import Store
-from experiment.running.study_result import COSTS, StudyResult
+from experiment.running.study_result import WORDS, StudyResult
 from experiment.study.plan import Study, load_studies, load_study
 from experiment.study.recommend import parse_wish, recommendation
 from experiment.study.run import run_study, study_path
@@ -124,13 +124,14 @@ def _pair_table(name: str, study: StudyResult) -> Table:
         f"{study.method.confidence:.0%} interval over {study.method.covers}"
     )
     table = Table(title=title, title_justify="left")
-    for heading in ("pair", "equal BitOps", "equal latency", "better in", "test split", ""):
+    equal = [f"equal {WORDS[cost]}" for cost in study.costs]
+    for heading in ("pair", *equal, "better in", "test split", ""):
         table.add_column(heading, justify="left" if heading in ("pair", "") else "right")
     for pair in study.pairs:
         difference = pair.test_difference
         table.add_row(
             f"{pair.first} → {pair.second}",
-            *(pair.at(cost).text for cost in COSTS),
+            *(pair.at(cost).text for cost in study.costs),
             f"{pair.won} runs",
             "–" if difference is None else f"{difference:+.2f}",
             "decided" if pair.decided else f"undecided: {pair.reason}",
@@ -143,7 +144,8 @@ def _chain_table(study: StudyResult) -> Table:
     more = f" (best {SHOWN} of {len(chains)})" if len(chains) > SHOWN else ""
     title = f"Chains by accuracy on the validation share{more}"
     table = Table(title=title, title_justify="left")
-    for heading in ("chain", "accuracy %", "drop", "BitOps", "ms at 1", "size", "test drop"):
+    ratios = [WORDS[name] for name in study.shown_ratios]
+    for heading in ("chain", "accuracy %", "drop", *ratios, "test drop"):
         table.add_column(heading, justify="left" if heading == "chain" else "right")
     for chain in chains[:SHOWN]:
         drops = [f"{drop:.2f}" for drop in (chain.accuracy_drop, chain.test.accuracy_drop)]

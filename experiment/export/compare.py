@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from data_sets.batches import BatchLoader
 from machine.noise import silence
-from machine.processor import has_vnni
-from methods.quantization import backends
+from machine.processor import int8_saturates
 from methods.quantization.record import float_layer_names, needs_vnni, quantizable_layers
 from stages.deployment import Deployed
 
@@ -83,9 +82,9 @@ class Subject:
 
     def module(self, layout: torch.memory_format) -> nn.Module:
         """Images in 0..1 → logits, as operations that exporters read, computed in `layout`."""
-        network, quant = self.deployed.network, self.deployed.state.quant
-        if quant is not None:
-            network = backends.exportable(network, quant.backend)
+        network: nn.Module = self.deployed.float_network
+        if self.deployed.state.quant is not None:
+            network = self.deployed.programs[0].graph
         network = copy.deepcopy(network).to(memory_format=layout)
         return _Normalizing(network, self.test.mean, self.test.std, layout)
 
@@ -189,7 +188,7 @@ def relative_norm(found: Tensor, expected: Tensor) -> float:
 
 def _likely_cause(subject: Subject) -> str:
     quant = subject.deployed.state.quant
-    if quant is None or not needs_vnni(quant) or has_vnni():
+    if quant is None or not needs_vnni(quant) or not int8_saturates():
         return ""
     return "; this CPU has no VNNI, without which int8 products saturate: see reduce_range"
 

@@ -5,25 +5,38 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from experiment.report.engine_view import engine_section
 from experiment.report.reader import Folder, Sensitivity
-from experiment.report.rows import COSTS, JUDGE, Row, StageFigures, front, groups
+from experiment.report.rows import (
+    JUDGE,
+    Row,
+    StageFigures,
+    first_latency,
+    front,
+    groups,
+    shown_costs,
+)
 from experiment.running.metrics import FIGURES
 from machine.files import finite
 
-MEASURES = ("accuracy", "model_size_mb", "latency_ms_batch_1")  # stage by stage, of one chain
+MEASURES = ("accuracy", "model_size_mb")  # stage by stage, of one chain; and the first latency
 CURVES = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 
 
 def chart_data(folder: Folder, rows: list[Row], studies: list[dict[str, Any]]) -> dict[str, Any]:
-    """Everything that `charts.js` reads."""
-    splits = groups(rows, lambda row: row.dataset)
+    """Everything that the page's scripts read."""
+    splits, costs = groups(rows, lambda row: row.dataset), shown_costs(rows)
+    fronts = {
+        split: {cost: front(members, cost) for cost in costs} for split, members in splits.items()
+    }
+    on_fronts = {
+        name for by_cost in fronts.values() for names in by_cost.values() for name in names
+    }
     data = {
-        "costs": [_figure(name) for name in COSTS],
-        "measures": [_figure(name) for name in MEASURES],
-        "fronts": {
-            split: {cost: front(members, cost) for cost in COSTS}
-            for split, members in splits.items()
-        },
+        "costs": [_figure(name) for name in costs],
+        "measures": [_figure(name) for name in (*MEASURES, first_latency(rows))],
+        "fronts": fronts,
+        "engines": engine_section(rows, on_fronts),
         "judges": {  # what accuracy is drawn by: the validation share's, where it was taken
             split: JUDGE if any(JUDGE in row.final for row in members) else "accuracy"
             for split, members in splits.items()

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from experiment.report.charts import chart_data
+from experiment.report.engine_view import engine_table
 from experiment.report.reader import Folder
 from experiment.report.rows import (
     BEST_BY,
-    COSTS,
     JUDGE,
     LIMITS,
     Effect,
     Row,
     best,
     effects,
+    first_latency,
     groups,
     rows_of,
+    shown_costs,
     signed,
 )
 from experiment.report.study_view import study_view
-from experiment.running.metrics import FIGURES, Figure
+from experiment.running.metrics import FIGURES, LATENCIES, Figure
 from machine.files import canonical_json, finite
 
 
@@ -30,22 +33,25 @@ def page(folder: Folder) -> dict[str, Any]:
     """Everything that the template asks for; `data` is what the charts are drawn from."""
     rows = rows_of(folder)
     brought = effects(rows)
-    found = [_found(name, chains) for name, chains in _by_baseline(rows).items()]
+    costs, best_by = shown_costs(rows), (*BEST_BY, first_latency(rows))
+    found = [_found(name, chains, best_by) for name, chains in _by_baseline(rows).items()]
     studies = [study_view(name, study) for name, study in sorted(folder.studies.items())]
     data = chart_data(folder, rows, studies)
+    effect_costs = [c for c in _EFFECT_COSTS if c in costs]
     return {
-        "rows": [_table_row(row, data["fronts"][row.dataset]) for row in rows],
-        "columns": _columns(rows),
+        "rows": [_table_row(row, data["fronts"][row.dataset], costs) for row in rows],
+        "columns": _columns(rows, costs),
         "splits": list(data["fronts"]),
         "headlines": _headlines(rows, found, brought, studies),
         "found": found,
-        "effects": [_effect(effect) for effect in brought],
-        "effect_costs": [FIGURES[cost].title for cost in _EFFECT_COSTS],
+        "effects": [_effect(effect, effect_costs) for effect in brought],
+        "effect_costs": [FIGURES[cost].title for cost in effect_costs],
         "unfinished": [_unfinished(row) for row in rows if not row.done],
         "problems": folder.problems + _cautions(rows),
         "warnings": _stage_warnings(rows),
         "environments": _environments(rows),
         "runs": _runs(rows),
+        "engine_table": engine_table(data["engines"]),
         "studies": studies,
         "written": max((row.result.written or "" for row in rows), default=""),
         "data": data,
@@ -68,13 +74,13 @@ def _by_baseline(rows: list[Row]) -> dict[str, list[Row]]:
     return groups(chains, lambda row: row.result.baseline or "")
 
 
-def _found(baseline: str, chains: list[Row]) -> dict[str, Any]:
+def _found(baseline: str, chains: list[Row], best_by: Sequence[str]) -> dict[str, Any]:
     """The best chain under each limit and by each cost, of those that share a baseline."""
     start = chains[0].base
     limits = []
     for limit in LIMITS:
         within = [row for row in chains if (row.drop or 0) <= limit + 1e-9]
-        bests = {cost: best(within, limit, cost) for cost in BEST_BY}
+        bests = {cost: best(within, limit, cost) for cost in best_by}
         limits.append(
             {
                 "limit": limit,
@@ -85,10 +91,13 @@ def _found(baseline: str, chains: list[Row]) -> dict[str, Any]:
                         "name": row.name if row else None,
                         "times": times(row.ratio(cost) or 1, FIGURES[cost]) if row else None,
                         "figures": _accuracy(row) if row else None,
+                        "engines": row.final[cost].on_engines if row else "",
                     }
                     for cost, row in bests.items()
                 ],
-                "sentence": _sentence(limit, baseline, next(filter(None, bests.values()), None)),
+                "sentence": _sentence(
+                    limit, baseline, best_by, next(filter(None, bests.values()), None)
+                ),
             }
         )
     closest = min(chains, key=lambda row: row.drop or 0)
@@ -103,19 +112,22 @@ def _found(baseline: str, chains: list[Row]) -> dict[str, Any]:
     }
 
 
-def _sentence(limit: float, baseline: str, row: Row | None) -> str:
+def _sentence(limit: float, baseline: str, best_by: Sequence[str], row: Row | None) -> str:
     if row is None:
         return ""
     parts = []
-    for cost in BEST_BY:
+    for cost in best_by:
         ratio = row.ratio(cost)
         if ratio is not None:
-            where = " at batch 1" if cost == "latency_ms_batch_1" else ""
-            parts.append(times(ratio, FIGURES[cost]) + where)
+            parts.append(times(ratio, FIGURES[cost]) + _where(cost) + row.final[cost].on_engines)
     return (
         f"At most {_points(limit)} below {baseline}: {row.name} ({row.sequence}), "
         f"{', '.join(parts)}; {_accuracy(row)}."
     )
+
+
+def _where(cost: str) -> str:
+    return f" {FIGURES[cost].title.removeprefix('latency ')}" if FIGURES[cost].timed else ""
 
 
 def _points(limit: float) -> str:
@@ -167,13 +179,8 @@ def _told(group: dict[str, Any], position: int) -> bool:
 
 def _brought(effect: Effect) -> str:
     shown = [
-        f"{times(effect.ratios[cost][0], FIGURES[cost])} {note}".strip()
-        for cost, note in [
-            ("model_size_mb", ""),
-            ("bitops", ""),
-            ("latency_ms_batch_1", "at batch 1"),
-            ("latency_ms_batch_64", "at batch 64"),
-        ]
+        times(effect.ratios[cost][0], FIGURES[cost]) + _where(cost) + _engines(effect, cost)
+        for cost in ("model_size_mb", "bitops", *LATENCIES)
         if cost in effect.ratios and abs(effect.ratios[cost][0] - 1) >= 0.005
     ]
     if effect.kind.startswith("pruning (mask)") and "nonzero_params" in effect.ratios:
@@ -185,10 +192,18 @@ def _brought(effect: Effect) -> str:
     return f"{kind}: {', '.join([change, *shown])} ({what})."
 
 
+def _engines(effect: Effect, cost: str) -> str:
+    """On which engines a time was before a stage and after it, each network on its fastest."""
+    before, after = effect.engines[cost]
+    if not before or not after:
+        return ""
+    return f" (on {after})" if before == after else f" (before on {before}, after on {after})"
+
+
 # --- tables -------------------------------------------------------------------------------------
 
 
-def _columns(rows: list[Row]) -> list[tuple[str, str]]:
+def _columns(rows: list[Row], costs: Sequence[str]) -> list[tuple[str, str]]:
     """Key and title of the figures in the table of all experiments."""
     unequal = any("balanced_accuracy" in row.final for row in rows)
     return [
@@ -196,27 +211,21 @@ def _columns(rows: list[Row]) -> list[tuple[str, str]]:
         ("change", "change (points)"),
         ("accuracy", "test accuracy (%)"),
         *([("balanced_accuracy", "test, balanced (%)")] if unequal else []),
-        *((cost, FIGURES[cost].label) for cost in COSTS),
+        *((cost, FIGURES[cost].label) for cost in costs),
     ]
 
 
-_EFFECT_COSTS = (
-    "model_size_mb",
-    "bitops",
-    "nonzero_params",
-    "latency_ms_batch_1",
-    "latency_ms_batch_64",
-)
+_EFFECT_COSTS = ("model_size_mb", "bitops", "nonzero_params", *LATENCIES)
 
 
-def _effect(effect: Effect) -> dict[str, Any]:
+def _effect(effect: Effect, costs: Sequence[str]) -> dict[str, Any]:
     cells = []
     if effect.points:
         middle, low, high = effect.points
         cells.append((signed(middle), f"{signed(low)} … {signed(high)}"))
     else:
         cells.append(("–", ""))
-    for cost in _EFFECT_COSTS:
+    for cost in costs:
         if cost in effect.ratios:
             middle, low, high = effect.ratios[cost]
             cells.append((f"×{middle:.2f}", f"×{low:.2f} … ×{high:.2f}"))
@@ -225,7 +234,7 @@ def _effect(effect: Effect) -> dict[str, Any]:
     return {"kind": effect.kind, "uses": effect.uses, "cells": cells}
 
 
-def _table_row(row: Row, fronts: dict[str, list[str]]) -> dict[str, Any]:
+def _table_row(row: Row, fronts: dict[str, list[str]], costs: Sequence[str]) -> dict[str, Any]:
     cells = {JUDGE: _cell(row, JUDGE)}
     drop = row.drop
     cells["change"] = (signed(-drop), "", -drop) if drop is not None else ("–", "", None)
@@ -233,11 +242,10 @@ def _table_row(row: Row, fronts: dict[str, list[str]]) -> dict[str, Any]:
         text, spread, value = _cell(row, name)
         points = row.changes.get(f"{name}_points")
         cells[name] = (text, f"{spread} {'' if points is None else signed(points)}".strip(), value)
-    for cost in COSTS:
+    for cost in costs:
         text, spread, value = _cell(row, cost)
-        ratio = row.ratio(cost)
-        cells[cost] = (text, f"{spread} ×{ratio:.2f}".strip() if ratio else spread, value)
-    on = [FIGURES[cost].title for cost in COSTS if row.name in fronts[cost]]
+        cells[cost] = (text, f"{spread} {_beside(row, cost)}".strip(), value)
+    on = [FIGURES[cost].title for cost in costs if row.name in fronts[cost]]
     return {
         "name": row.name,
         "sequence": row.sequence,
@@ -256,6 +264,17 @@ def _cell(row: Row, name: str) -> tuple[str, str, float | None]:
         return "–", "", None
     spread = f"± {figure.text(stat.std)} ({stat.n})" if stat.std is not None else ""
     return figure.text(stat.mean), spread, stat.mean
+
+
+def _beside(row: Row, cost: str) -> str:
+    """The ratio to the baseline; of a time the engine before it, and the baseline's if another."""
+    stat, ratio = row.final.get(cost), row.ratio(cost)
+    if stat is None:
+        return ""
+    engine, its = stat.engine, stat.baseline_engine
+    against = f"×{ratio:.2f}" if ratio else ""
+    against += f" of {its}" if ratio and its and its != engine else ""
+    return f"{engine or ''} {against}".strip()
 
 
 def _unfinished(row: Row) -> dict[str, Any]:
@@ -291,17 +310,24 @@ def _cautions(rows: list[Row]) -> list[str]:
             "so nothing is chosen from these; run the suite again to have them"
         )
     conditions = set().union(*(row.conditions for row in rows))
-    if len(conditions) > 1:
+    older = [row.name for row in rows if any(not on_all for *_, on_all in row.conditions)]
+    if older and any(on_all for *_, on_all in conditions):
         lines.append(
-            f"latencies in ms come from {len(conditions)} devices or numbers of threads, so they "
+            f"{_several(older)}: timed by an earlier version, int8 by one backend and float in "
+            "PyTorch alone, so these have no common Pareto front with times on every engine; "
+            "--remeasure takes all of them again"
+        )
+    devices = {(device, threads) for device, threads, _ in conditions}
+    if len(devices) > 1:
+        lines.append(
+            f"latencies in ms come from {len(devices)} devices or numbers of threads, so they "
             "have no Pareto front; the ratios hold, as each was taken in turn with its baseline. "
             "--remeasure takes all of them again"
         )
     untimed = [
         row.name
         for row in rows
-        if row.baseline
-        and any(FIGURES[c].timed and c in row.final and not row.ratio(c) for c in COSTS)
+        if row.baseline and any(c in row.final and not row.ratio(c) for c in LATENCIES)
     ]
     if untimed:
         lines.append(

@@ -17,18 +17,46 @@ from experiment.running.metrics import FIGURES, Stat, Stats, final_metrics, metr
 from experiment.running.study_result import StudyResult
 
 
-class _Time(BaseModel):
-    """What times of one batch size are compared by."""
+class EngineTime(BaseModel):
+    """What one engine takes for a batch, in ms."""
+
+    median: float = Field(gt=0)
+
+
+class Time(BaseModel):
+    """What times of one batch size are compared by; engines are None in older files."""
 
     median: float | None = Field(None, gt=0)
+    engine: str | None = None  # the fastest that agrees with the graph, which `median` is of
+    by_engine: dict[str, EngineTime] = {}
     baseline_median: float | None = Field(None, gt=0)
-    speedup_over_baseline: float | None = Field(None, gt=0)
+    baseline_engine: str | None = None
+    speedup: float | None = Field(None, gt=0)
+    speedup_over_baseline: float | None = Field(None, gt=0)  # in older files, for `speedup`
+    float_median: float | None = Field(None, gt=0)  # of an int8 network's own float form
+    float_engine: str | None = None
+    speedup_over_float: float | None = Field(None, gt=0)
     device: str | None = None
     threads: int | None = None
 
 
-class _Times(BaseModel):
-    inference_time_ms: dict[str, _Time] = {}
+class EngineFound(BaseModel):
+    """What was found of one engine; of one that was not tried, `left_out` alone."""
+
+    left_out: str | None = None  # the reason
+    int8_layers: int | None = None  # None: it cannot tell
+    int8_layers_wanted: int | None = None
+    relative_norm: float | None = None
+    other_class: float | None = None
+    ready_seconds: float | None = None
+
+
+class Timing(BaseModel):
+    """The part of a stage's metrics that depends on the machine and its engines."""
+
+    inference_time_ms: dict[str, Time] = {}
+    engines: dict[str, EngineFound] = {}
+    energy_unknown: str | None = None
 
 
 class StageEntry(BaseModel):
@@ -53,7 +81,7 @@ class StageEntry(BaseModel):
         for name in FIGURES:
             if not isinstance(metric(metrics, name), int | float | None):
                 raise ValueError(f"{name} is not a number")
-        _Times.model_validate(metrics)
+        Timing.model_validate(metrics)
         return metrics
 
     def warnings(self, baseline: Result | None) -> list[str]:

@@ -11,21 +11,30 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiment.report.reader import Folder, Result, StageEntry
-from experiment.running.metrics import FIGURES, Stat, against, not_its_baseline, summarised
+from experiment.running.metrics import (
+    FIGURES,
+    FOOTPRINT,
+    LATENCIES,
+    Stat,
+    against,
+    not_its_baseline,
+    summarised,
+)
 from machine.files import shown
 
 LIMITS = (0.5, 1.0, 2.0)  # points of accuracy that a chain may lose
-COSTS = (  # what accuracy is drawn against
-    *("latency_ms_batch_1", "latency_ms_batch_64", "model_size_mb"),
-    *("bitops", "macs", "params", "nonzero_params"),
+COSTS = (  # what accuracy is drawn against, where it was taken
+    *LATENCIES,
+    *("model_size_mb", "bitops", "macs", "params", "nonzero_params"),
+    *FOOTPRINT,
 )
 TRAINING_AFTER = ("finetune", "distill")  # mends what the cut before it broke
 
 JUDGE = "validation_accuracy"  # what a choice goes by
-BEST_BY = ("bitops", "model_size_mb", "latency_ms_batch_1")
+BEST_BY = ("bitops", "model_size_mb")  # and `first_latency`
 
 
 @dataclass(frozen=True)
@@ -96,11 +105,13 @@ class Row:
         return self.changes.get(f"{name}_ratio")
 
     @cached_property
-    def conditions(self) -> set[tuple[Any, Any]]:
-        """Under which its times at the end were taken: device and threads."""
+    def conditions(self) -> set[tuple[Any, Any, bool]]:
+        """Under which its times at the end were taken: device, threads, whether on every engine."""
         ends = [entry.metrics for step in self.steps[-1:] for entry in step.entries]
         batches = [time for end in ends for time in end.get("inference_time_ms", {}).values()]
-        return {(time.get("device"), time.get("threads")) for time in batches}
+        return {
+            (time.get("device"), time.get("threads"), bool(time.get("engine"))) for time in batches
+        }
 
     @property
     def seconds(self) -> float | None:
@@ -146,18 +157,19 @@ class StageFigures:
     spec: dict[str, Any]
     metrics: dict[str, float]
     comparable: dict[str, float]  # the same, times as their ratio to the baseline's, taken in turn
+    stats: dict[str, Stat] = field(repr=False)  # of which both are the means
     entries: list[StageEntry] = field(repr=False)
 
     @classmethod
     def of(cls, entries: list[StageEntry]) -> StageFigures:
-        stats = summarised([entry.metrics for entry in entries])
-        means = {name: stat["mean"] for name, stat in stats.items()}
+        summary = summarised([entry.metrics for entry in entries])
+        stats = {name: Stat(**stat) for name, stat in summary.items()}
+        means = {name: stat.mean for name, stat in stats.items()}
         beside = {
-            name: stat.get("ratio") if FIGURES[name].timed else stat["mean"]
-            for name, stat in stats.items()
+            name: stat.ratio if FIGURES[name].timed else stat.mean for name, stat in stats.items()
         }
         comparable = {name: value for name, value in beside.items() if value is not None}
-        return cls(entries[0].stage, entries[0].spec, means, comparable, entries)
+        return cls(entries[0].stage, entries[0].spec, means, comparable, stats, entries)
 
 
 def rows_of(folder: Folder) -> list[Row]:
@@ -175,6 +187,18 @@ def rows_of(folder: Folder) -> list[Row]:
     return sorted(
         rows, key=lambda r: (r.result.baseline or r.name, not r.is_baseline, order[r.name])
     )
+
+
+def shown_costs(rows: Iterable[Row]) -> list[str]:
+    """Those of COSTS that some chain has at its end."""
+    there = {name for row in rows for name in row.final}
+    return [cost for cost in COSTS if cost in there or not FIGURES[cost].optional]
+
+
+def first_latency(rows: Iterable[Row]) -> str:
+    """The latency at the smallest batch size that anything was timed at."""
+    there = {name for row in rows for step in row.steps for name in step.metrics}
+    return next((name for name in LATENCIES if name in there), LATENCIES[0])
 
 
 def groups(rows: Iterable[Row], key: Callable[[Row], str]) -> dict[str, list[Row]]:
@@ -239,6 +263,7 @@ class Effect:
     uses: int
     points: tuple[float, float, float] | None  # median, least, most; of accuracy
     ratios: dict[str, tuple[float, float, float]]  # metric → the same, after over before
+    engines: dict[str, tuple[str, str]]  # time → the engines before and after, '' where not known
 
 
 def effects(rows: Iterable[Row]) -> list[Effect]:
@@ -246,15 +271,22 @@ def effects(rows: Iterable[Row]) -> list[Effect]:
 
     A stage that several chains share counts once.
     """
-    uses: dict[str, dict[str, tuple[dict[str, float], dict[str, float]]]] = {}
+    uses: dict[str, dict[str, _Use]] = {}
     for row in rows:
         before, position = row.comparable_start, 0
+        engines = {
+            name: stat.baseline_engine
+            for step in row.steps[:1]
+            for name, stat in step.stats.items()
+        }
         while position < len(row.steps):
             kind, length = _kind(row.steps, position)
             after = row.steps[position + length - 1]
             if before:
                 key = after.entries[0].key or f"{row.name}/{position}"
-                uses.setdefault(kind, {})[key] = before, after.comparable
+                its = {name: stat.engine for name, stat in after.stats.items()}
+                uses.setdefault(kind, {})[key] = _Use(before, after.comparable, engines, its)
+                engines = its
             before, position = after.comparable, position + length
     return [_effect(kind, list(found.values())) for kind, found in sorted(uses.items())]
 
@@ -274,16 +306,35 @@ def _kind(steps: list[StageFigures], position: int) -> tuple[str, int]:
     return f"{kind}, nothing after", 1
 
 
-def _effect(kind: str, pairs: list[tuple[dict[str, float], dict[str, float]]]) -> Effect:
+class _Use(NamedTuple):
+    """A stage's figures before and after, and the engines that its times are of."""
+
+    before: dict[str, float]
+    after: dict[str, float]
+    engines_before: dict[str, str | None]
+    engines_after: dict[str, str | None]
+
+
+def _effect(kind: str, uses: list[_Use]) -> Effect:
     points = [
-        b["accuracy"] - a["accuracy"] for a, b in pairs if "accuracy" in a and "accuracy" in b
+        use.after["accuracy"] - use.before["accuracy"]
+        for use in uses
+        if "accuracy" in use.before and "accuracy" in use.after
     ]
-    ratios = {}
+    ratios, engines = {}, {}
     for cost in COSTS:
-        values = [b[cost] / a[cost] for a, b in pairs if a.get(cost) and cost in b]
-        if values:
-            ratios[cost] = _spread(values)
-    return Effect(kind, len(pairs), _spread(points) if points else None, ratios)
+        having = [use for use in uses if use.before.get(cost) and cost in use.after]
+        if having:
+            ratios[cost] = _spread([use.after[cost] / use.before[cost] for use in having])
+            engines[cost] = (
+                _joined(use.engines_before.get(cost) for use in having),
+                _joined(use.engines_after.get(cost) for use in having),
+            )
+    return Effect(kind, len(uses), _spread(points) if points else None, ratios, engines)
+
+
+def _joined(engines: Iterable[str | None]) -> str:
+    return " or ".join(sorted(set(filter(None, engines))))
 
 
 def _spread(values: list[float]) -> tuple[float, float, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from experiment.report.rows import signed
-from experiment.running.study_result import COSTS, ChainFigures, Pair, StudyResult, Written
+from experiment.running.study_result import WORDS, ChainFigures, Pair, StudyResult, Written
 
 ABOUT_ORDER = ("order", "undecided", "cycle")  # kinds of findings that the page begins with
 
@@ -20,19 +20,21 @@ def study_view(name: str, study: StudyResult) -> dict[str, Any]:
         "headline": f"Study {name}, {'; '.join(order)}.",
         "legend": _legend(study.config.stages),
         "stages": list(dict.fromkeys([*study.order, *in_pairs])),
-        "pairs": [_pair(pair) for pair in study.pairs],
+        "at_equal": [WORDS[cost] for cost in study.costs],
+        "pairs": [_pair(pair, study.costs) for pair in study.pairs],
+        "ratios": [WORDS[name] for name in study.shown_ratios],
         "ranking": [_chain(study, chain) for chain in study.ranking()],
         "confidence": study.method.confidence,
     }
 
 
-def _pair(pair: Pair) -> dict[str, Any]:
+def _pair(pair: Pair, costs: list[str]) -> dict[str, Any]:
     return {
         **pair.model_dump(include={"first", "second", "difference", "interval", "decided"}),
         "bound": pair.method == "dominance",
         "probability": pair.win_probability,
         "reason": pair.reason or "",
-        "at": [pair.at(cost).text.replace("-", "−") for cost in COSTS],
+        "at": [pair.at(cost).text.replace("-", "−") for cost in costs],
         "wins": pair.won,
         "test": _signed(pair.test_difference),
     }

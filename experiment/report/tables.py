@@ -9,10 +9,10 @@ import csv
 import io
 from collections.abc import Sequence
 
-from experiment.report.rows import COSTS, JUDGE, Row, signed
-from experiment.running.metrics import FIGURES
+from experiment.report.rows import COSTS, JUDGE, Row, shown_costs, signed
+from experiment.running.metrics import FIGURES, LATENCIES
 
-COLUMNS = ("model_size_mb", "bitops", "latency_ms_batch_1", "latency_ms_batch_64")
+COLUMNS = ("model_size_mb", "bitops", *LATENCIES)  # the latter where they were taken
 ACCURACIES = ("accuracy", "balanced_accuracy", JUDGE)
 LATEX = {
     "\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$",
@@ -22,66 +22,85 @@ LATEX = {
 
 
 def csv_table(rows: Sequence[Row]) -> str:
-    """A line an experiment: raw means, deviations, and changes against the baseline."""
+    """A line an experiment: raw means, deviations, changes against the baseline, and the engines
+    that times and the baseline's, taken in turn with them, are of.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    measured = [f"{name}_{part}" for name in FIGURES for part in ("mean", "std")]
-    ratios = [f"{name}_ratio" for name in COSTS]
+    costs = shown_costs(rows)
+    figures = [name for name in FIGURES if name not in COSTS or name in costs]
+    timed = [name for name in costs if FIGURES[name].timed]
+    measured = [f"{name}_{part}" for name in figures for part in ("mean", "std")]
+    ratios = [f"{name}_ratio" for name in costs]
+    engines = [f"{name}_{side}" for name in timed for side in ("engine", "baseline_engine")]
     head = ["experiment", "baseline", "dataset", "stages", "status", "n"]
     points = [f"{name}_points" for name in ACCURACIES]
-    writer.writerow([*head, *measured, *points, *ratios])
+    writer.writerow([*head, *measured, *points, *ratios, *engines])
     for row in rows:
-        stats = [row.final.get(name) for name in FIGURES]
-        figures = [part for s in stats for part in ((s.mean, s.std) if s else (None, None))]
+        stats = [row.final.get(name) for name in figures]
+        means = [part for s in stats for part in ((s.mean, s.std) if s else (None, None))]
         n = row.final["accuracy"].n if "accuracy" in row.final else 0
         changes = [row.changes.get(name) for name in points]
         about = [row.name, row.result.baseline, row.dataset, row.sequence, row.result.status, n]
-        writer.writerow([*about, *figures, *changes, *(row.ratio(name) for name in COSTS)])
+        times = [row.final.get(name) for name in timed]
+        ran = [part for s in times for part in ((s.engine, s.baseline_engine) if s else ("", ""))]
+        writer.writerow([*about, *means, *changes, *(row.ratio(name) for name in costs), *ran])
     return text.getvalue()
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
     """A table for a README."""
-    head = _head()
+    columns = _columns(rows)
+    head = _head(columns)
     lines = ["| " + " | ".join(head) + " |", "|---|---|" + "---:|" * (len(head) - 2)]
-    lines += ["| " + " | ".join(_escaped(cell) for cell in _cells(row)) + " |" for row in rows]
+    lines += [
+        "| " + " | ".join(_escaped(cell) for cell in _cells(row, columns)) + " |" for row in rows
+    ]
     return "\n".join(lines) + "\n"
 
 
 def latex_table(rows: Sequence[Row]) -> str:
     """A table for a paper; needs the package booktabs."""
-    head = _head()
+    columns = _columns(rows)
+    head = _head(columns)
     lines = [
         r"\begin{tabular}{ll" + "r" * (len(head) - 2) + "}",
         r"\toprule",
         *[" & ".join(_latex(cell) for cell in head) + r" \\", r"\midrule"],
-        *[" & ".join(_latex(cell) for cell in _cells(row)) + r" \\" for row in rows],
+        *[" & ".join(_latex(cell) for cell in _cells(row, columns)) + r" \\" for row in rows],
         r"\bottomrule",
         r"\end{tabular}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _head() -> list[str]:
-    judged, accuracy, *costs = (FIGURES[name].caption for name in (JUDGE, "accuracy", *COLUMNS))
+def _columns(rows: Sequence[Row]) -> list[str]:
+    costs = shown_costs(rows)
+    return [name for name in COLUMNS if name in costs]
+
+
+def _head(columns: Sequence[str]) -> list[str]:
+    judged, accuracy, *costs = (FIGURES[name].caption for name in (JUDGE, "accuracy", *columns))
     return ["experiment", "stages", judged, accuracy, "change (points)", *costs]
 
 
-def _cells(row: Row) -> list[str]:
+def _cells(row: Row, columns: Sequence[str]) -> list[str]:
     note = "" if row.done else f" ({row.result.status})"
     change = "–" if row.test_change is None else signed(row.test_change)
-    judged, accuracy, *costs = (_figure(row, name) for name in (JUDGE, "accuracy", *COLUMNS))
+    judged, accuracy, *costs = (_figure(row, name) for name in (JUDGE, "accuracy", *columns))
     return [row.name + note, row.sequence, judged, accuracy, change, *costs]
 
 
 def _figure(row: Row, name: str) -> str:
-    """As elsewhere, but without a comma between thousands, which a spreadsheet may misread."""
+    """As elsewhere, but without a comma between thousands, which a spreadsheet may misread; a time
+    with its engine.
+    """
     stat, figure = row.final.get(name), FIGURES[name]
     if stat is None:
         return "–"
     text = figure.text(stat.mean)
     text = text if stat.std is None else f"{text} ± {figure.text(stat.std)} ({stat.n})"
-    return text.replace(",", "")
+    return text.replace(",", "") + (f" {stat.engine}" if stat.engine else "")
 
 
 def _escaped(text: str) -> str:

@@ -26,6 +26,8 @@ from machine.files import write_atomically
 
 HERE = Path(__file__).parent
 REPORT_NAME = "report.html"
+SCRIPTS = ("table.js", "drawing.js", "charts.js", "engines.js")  # each uses what comes before it
+FEW_NETWORKS = 24  # of more, the picture of engines begins with baselines and Pareto fronts
 
 
 def write_report(results_dir: Path) -> list[Path]:
@@ -66,6 +68,7 @@ def html(folder: Folder) -> str:
         split_options=[(name, name) for name in context["splits"]],
         reach_options=_reaches(context["data"]["experiments"]),
         status_options=[("", "all"), *((status, status) for status in statuses)],
+        few_networks=FEW_NETWORKS,
         chain_options=_chain_options(rows),
         scan_options=[
             (i, item["title"]) for i, item in enumerate(context["data"]["sensitivities"])
@@ -110,7 +113,7 @@ def _template() -> Any:
 
 
 def _own_script() -> str:
-    return "".join((HERE / name).read_text() for name in ("table.js", "charts.js"))
+    return "".join((HERE / name).read_text() for name in SCRIPTS)
 
 
 @functools.cache

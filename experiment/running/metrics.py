@@ -30,6 +30,7 @@ class Figure:
     better: str = "smaller"
     worse: str = "larger"
     lower_is_better: bool = True
+    optional: bool = False  # tables have no column of it where nothing has a value
 
     @property
     def timed(self) -> bool:
@@ -47,13 +48,24 @@ class Figure:
         return f"{value / self.scale:,.{self.terminal_digits if few else self.digits}f}"
 
 
+BATCH_SIZES = tuple(2**power for power in range(9))  # that `deployment_args` may name: 1 to 256
+
+
+def _latency(size: int) -> Figure:
+    return Figure(
+        f"latency_ms_batch_{size}", ("inference_time_ms", f"batch_{size}", "median"),
+        f"latency at batch {size}", "ms", f"ms at {size}", f"ms at {size}",
+        digits=3 if size < 16 else 2, better="faster", worse="slower", optional=True,
+    )  # fmt: skip
+
+
 FIGURES = {
     figure.name: figure
     for figure in (
         Figure("accuracy", ("accuracy",), "accuracy", "%", "accuracy %", "accuracy (%)", digits=2,
                better="more accurate", worse="less accurate", lower_is_better=False),
         Figure("balanced_accuracy", ("balanced_accuracy",), "balanced accuracy", "%", "balanced %",
-               "balanced (%)", digits=2,
+               "balanced (%)", digits=2, optional=True,
                better="more accurate", worse="less accurate", lower_is_better=False),
         Figure("validation_accuracy", ("validation", "accuracy"), "validation accuracy", "%",
                "validation %", "validation (%)", digits=2,
@@ -70,15 +82,15 @@ FIGURES = {
         Figure("bitops", ("bitops",), "BitOps an image", "millions", "M BitOps", "BitOps (M)",
                scale=1e6, digits=1, terminal_digits=0, log=True,
                better="fewer BitOps", worse="more BitOps"),
-        Figure("latency_ms_batch_1", ("inference_time_ms", "batch_1", "median"),
-               "latency at batch 1", "ms", "ms at 1", "ms at 1", better="faster", worse="slower"),
-        Figure("latency_ms_batch_64", ("inference_time_ms", "batch_64", "median"),
-               "latency at batch 64", "ms", "ms at 64", "ms at 64", digits=2,
-               better="faster", worse="slower"),
+        *map(_latency, BATCH_SIZES),
+        Figure("peak_memory_mb", ("peak_memory_mb",), "peak memory", "MB", "peak MB", digits=1,
+               optional=True),
+        Figure("joules_per_image", ("joules_per_image",), "energy an image", "mJ", "mJ an image",
+               scale=1e-3, optional=True, better="less energy", worse="more energy"),
     )
 }  # fmt: skip
-
-
+LATENCIES = tuple(name for name, figure in FIGURES.items() if figure.timed)  # by batch size
+FOOTPRINT = ("peak_memory_mb", "joules_per_image")  # of running a network on its fastest engine
 UNLIKE = 1.5  # times: what the same network may differ by on a machine that is left alone
 
 
@@ -89,6 +101,16 @@ class Stat(BaseModel):
     std: float | None = None  # None for one seed
     n: int = 1
     ratio: float | None = None  # of a time to the baseline's, taken in turn; None where it was not
+    engine: str | None = None  # that a time is of; None in files of earlier versions
+    baseline_engine: str | None = None  # the baseline's own fastest, which `ratio` is to
+
+    @property
+    def on_engines(self) -> str:
+        """What a speed-up compares, in brackets; nothing where the engines are not known."""
+        if self.engine is None or self.baseline_engine is None:
+            return ""
+        its = f"the float baseline on its own fastest engine, {self.baseline_engine}"
+        return f" ({self.engine}, against {its})"
 
 
 def _finite(stats: Any) -> Any:
@@ -122,10 +144,11 @@ def measured(metrics: dict[str, Any]) -> dict[str, float]:
 def summarised(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Figure → mean, standard deviation (None for one value) and n, over the metrics of `runs`.
 
-    Of a time 'ratio' as well, to the baseline's that was taken in turn with it.
+    Of a time 'ratio' as well, to the baseline's that was taken in turn with it, and the engines
+    that both are of.
     """
     found = [measured(metrics) for metrics in runs]
-    summary = {}
+    summary: dict[str, Any] = {}
     for name, figure in FIGURES.items():
         values = [figures[name] for figures in found if name in figures]
         if not values:
@@ -135,18 +158,39 @@ def summarised(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "std": statistics.stdev(values) if len(values) > 1 else None,
             "n": len(values),
         }
-        ratios = [ratio_in_turn(metrics, name) for metrics in runs] if figure.timed else [None]
-        if None not in ratios:
-            summary[name]["ratio"] = statistics.fmean(filter(None, ratios))
+        if figure.timed:
+            summary[name] |= _beside_baseline([_time(metrics, name) for metrics in runs])
     return summary
+
+
+def _beside_baseline(times: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of times over seeds: the mean ratio, and engines, joined where seeds differ."""
+    ratios = [_ratio(time) for time in times]
+    told: dict[str, Any] = {}
+    if None not in ratios:
+        told["ratio"] = statistics.fmean(filter(None, ratios))
+    for side in ("engine", "baseline_engine"):
+        engines = dict.fromkeys(str(time[side]) for time in times if time.get(side))
+        if engines:
+            told[side] = " or ".join(engines)
+    return told
+
+
+def _time(metrics: dict[str, Any], name: str) -> dict[str, Any]:
+    """What was noted of a batch size beside its median; {} where it was not timed."""
+    time = metrics.get("inference_time_ms")
+    time = time.get(FIGURES[name].path[1]) if isinstance(time, dict) else None
+    return time if isinstance(time, dict) else {}
+
+
+def _ratio(time: dict[str, Any]) -> float | None:
+    speedup = time.get("speedup", time.get("speedup_over_baseline"))  # the latter in older files
+    return 1 / speedup if speedup else None
 
 
 def ratio_in_turn(metrics: dict[str, Any], name: str) -> float | None:
     """A network's time over its baseline's, taken in turn with it; None where it was not."""
-    time = metrics.get("inference_time_ms")
-    time = time.get(FIGURES[name].path[1]) if isinstance(time, dict) else None
-    speedup = time.get("speedup_over_baseline") if isinstance(time, dict) else None
-    return 1 / speedup if speedup else None
+    return _ratio(_time(metrics, name))
 
 
 def final_metrics(result: dict[str, Any], seeds: list[int] | None = None) -> dict[str, Any]:
@@ -218,11 +262,23 @@ def moved_times(metrics: dict[str, Any], baseline: dict[str, Any]) -> str | None
         here, there = time.get("baseline_median"), own.get("median")
         if not here or not there or time.get("device") != own.get("device"):
             continue
+        if time.get("baseline_engine") and not own.get("engine"):
+            return (
+                "the baseline's own times were taken by an earlier version, in PyTorch alone; the "
+                "ratios here are to its fastest engine; --remeasure takes all times again"
+            )
         if max(here / there, there / here) >= UNLIKE:
-            apart.append(f"{here:.3g} ms at {batch} beside this network, {there:.3g} when stored")
+            apart.append(
+                f"{here:.3g} ms{_by(time.get('baseline_engine'))} at {batch} beside this network, "
+                f"{there:.3g}{_by(own.get('engine'))} when stored"
+            )
     if not apart:
         return None
     return (
         f"the baseline took {'; '.join(apart)}: measured under unlike conditions, so only the "
         "ratios, taken in turn, hold; --remeasure takes all times again"
     )
+
+
+def _by(engine: str | None) -> str:
+    return f" by {engine}" if engine else ""

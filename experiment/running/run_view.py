@@ -13,11 +13,12 @@ from rich.tree import Tree
 
 from experiment.running.console import Console, NoTerminal
 from experiment.running.executor import Done, Follower
-from experiment.running.metrics import FIGURES, metric, moved_times, ratio_in_turn
+from experiment.running.metrics import FIGURES, FOOTPRINT, LATENCIES, moved_times, summarised
 from experiment.running.progress import Forecast, Progress
 from experiment.running.results import SUMMARY_NAME, Results, experiment_sequence
 from experiment.running.store import Store
 from experiment.running.tables import (
+    BESIDE_BASELINE,
     STATUS_STYLE,
     TableRow,
     cell,
@@ -124,7 +125,7 @@ class RunView(Follower):
             f" | {metrics['model_size_mb']:.3f} MB{_ratio(metrics, reference, 'model_size_mb')}"
             f" | nonzero {metrics['nonzero_params'] / 1e3:.1f} of {metrics['params'] / 1e3:.1f} k"
             f" | {metrics['macs'] / 1e6:.2f} M MACs"
-            f" | {_latency(metrics, 1)} at 1, {_latency(metrics, 64)} at 64"
+            f" | {_measured_here(metrics)}"
         )
         self.console.say(f"{line} | {how}")
         shown = step.spec.warnings()  # before the stage ran
@@ -169,7 +170,7 @@ class RunView(Follower):
             table.append(TableRow(about, [*figures, status]))
         self.console.say("")
         self.console.figures(
-            "Results (change against the baseline; × of times as taken in turn with it)",
+            f"Results ({BESIDE_BASELINE})",
             ("experiment", "stages"),
             (*headings(names), "status"),
             table,
@@ -244,8 +245,12 @@ def _ratio(metrics: dict[str, Any], reference: dict[str, Any] | None, name: str)
     return f" (×{metrics[name] / reference[name]:.2f})" if reference and reference[name] else ""
 
 
-def _latency(metrics: dict[str, Any], batch: int) -> str:
-    figure = FIGURES[f"latency_ms_batch_{batch}"]
-    value, ratio = metric(metrics, figure.name), ratio_in_turn(metrics, figure.name)
-    beside = f" (×{ratio:.2f})" if ratio else ""
-    return "not timed" if value is None else f"{figure.text(value)} ms{beside}"
+def _measured_here(metrics: dict[str, Any]) -> str:
+    """What this machine takes: 'ms at 1: 0.502 onnxruntime (×0.77 of openvino), ...'."""
+    stats = summarised([metrics])
+    told = []
+    for name in (name for name in (*LATENCIES, *FOOTPRINT) if name in stats):
+        ratio = stats[name].get("ratio")
+        change = {f"{name}_ratio": ratio} if ratio else {}
+        told.append(f"{FIGURES[name].heading}: {cell(stats, change, name)}")
+    return ", ".join(told) or "not timed"

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from dataset import DataLoaders, Dataset, preprocessing
-from experiment.running.measure import measure, quality
+from engines.deployment_args import DeploymentArgs
+from experiment.running.measure import measure
 from experiment.running.store import Store
 from experiment.suite.chains import Step
 from machine.files import canonical_json, sha256
@@ -19,9 +20,13 @@ from machine.waiting import considerate_waiting
 from methods.casting import FLOAT32
 from stages import STAGES
 from stages.deployment import Deployed, calibrated, deploy
+from stages.latency import Rival, fastest_engines
 from stages.stage import Context, StageError, StageSpec
 from stages.state import ModelState, initial_state
 
+# The baseline that was timed last, ready to run, by content, device and arguments: chains that come
+# one after another begin from the same, and making one takes a second.
+_RIVALS: dict[tuple[str, str, str], Rival] = {}
 Outcome = tuple[ModelState, dict[str, Any]]  # of a step: state and record
 
 
@@ -55,14 +60,18 @@ def run_step(
         aside = "to be computed anew" if recompute else None
         if found is not None and origin != {name: found.get(name) for name in origin}:
             aside = "was made from other weights than its parent or teacher now has"
+        args = step.experiment.deployment.model_dump()
         if found is not None and aside is None:
-            lacking = "validation" not in found["metrics"]  # of a version that did not take it
+            # Of a version that did not take all metrics, or on other engines.
+            lacking = found.get("deployment") != args
             if (remeasure or lacking) and (loaded := store.load(step.key)) is not None:
-                deployed = deploy(loaded[0], device, store.compiled)
+                deployed = deploy(loaded[0], device)
                 loaders = deployed.loaders(Context(dataset(), device, step.seed))
                 say("       measuring")
                 metrics = _measured(step, deployed, loaders, outcome)
-                found = store.put_record(step.key, {**found, "metrics": metrics})
+                found = store.put_record(
+                    step.key, {**found, "metrics": metrics, "deployment": args}
+                )
             store.name(step.key, step.checkpoint)
             return found, True
         started = time.perf_counter()
@@ -78,7 +87,6 @@ def run_step(
             stop_requested=stop_requested,
             say=say,
             teacher=teacher[0] if teacher else None,
-            artefacts=store.compiled,
         )
         resumed = snapshot.exists()
         deployed = _computed(step, parent[0] if parent else None, ctx)
@@ -98,6 +106,7 @@ def run_step(
             "resumed": resumed,
             "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             "details": ctx.details,
+            "deployment": args,
             "metrics": metrics,
         }
         record = store.put(step.key, deployed.state, record, preprocessing(ctx.dataset))
@@ -108,16 +117,28 @@ def run_step(
 def _measured(
     step: Step, deployed: Deployed, loaders: DataLoaders, outcome: Callable[[Step], Outcome]
 ) -> dict[str, Any]:
-    """The metrics: on the test split, and beside it how well the network does on the validation
-    share, by which everything is chosen. It is timed in turn with the network its chain began from.
-    """
+    """The metrics, timed in turn with the network that the chain began from."""
+    args = step.experiment.deployment
     first = step
     while first.before is not None:
         first = first.before
-    baseline = deploy(outcome(first)[0], deployed.device).network if first is not step else None
-    validation = quality(deployed.network, loaders.validation)
-    metrics = measure(deployed, loaders.test, baseline)
-    return {**metrics, "validation": {**validation, "images": len(loaders.validation.index)}}
+    rival = None if first is step else _rival(*outcome(first), deployed.device, args)
+    return measure(deployed, loaders.test, loaders.validation, args, rival)
+
+
+def _rival(
+    state: ModelState, record: dict[str, Any], device: torch.device, args: DeploymentArgs
+) -> Rival:
+    """A baseline on the engines that were the fastest when it was measured itself, likewise."""
+    key = record["checkpoint_sha256"], str(device), args.model_dump_json()
+    if key not in _RIVALS:
+        rival = Rival(deploy(state, device))
+        if record.get("deployment") == args.model_dump():
+            rival.fastest = fastest_engines(record["metrics"]["inference_time_ms"])
+            rival.deployed = rival.deployed.on(rival.fastest, args.threads)
+        _RIVALS.clear()
+        _RIVALS[key] = rival
+    return _RIVALS[key]
 
 
 def _sha(outcome: Outcome | None) -> str | None:

@@ -11,9 +11,18 @@ from typing import Any
 
 from pydantic import BaseModel, Field, model_validator
 
-from experiment.running.metrics import Stat, Stats
+from experiment.running.metrics import FOOTPRINT, Stat, Stats
 
-COSTS = {"bitops": "bitops", "latency_ms": "latency_ms_batch_1"}  # of a study → its figure
+COSTS = {  # of a study → its figure
+    "bitops": "bitops",
+    "latency_ms": "latency_ms_batch_1",
+    **{name: name for name in FOOTPRINT},
+}
+ALWAYS = ("bitops", "latency_ms")  # in tables even where no pair was compared at them
+WORDS = {
+    "bitops": "BitOps", "latency_ms": "latency", "latency_ms_batch_1": "latency at batch 1",
+    "model_size_mb": "size", "peak_memory_mb": "peak memory", "joules_per_image": "energy",
+}  # fmt: skip
 RATIOS = ("bitops", "latency_ms_batch_1", "model_size_mb")  # of a chain to its baseline
 Written = str | dict[str, dict[str, Any]]  # a stage as a config names it
 
@@ -131,7 +140,9 @@ class Best(BaseModel):
     accuracy_drop: float
     test_accuracy_drop: float
     bitops_ratio: float = Field(gt=0)
-    latency_ms_batch_1_ratio: float
+    latency_ms_batch_1_ratio: float | None = None
+    peak_memory_mb_ratio: float | None = None
+    joules_per_image_ratio: float | None = None
 
 
 class Method(BaseModel):
@@ -171,12 +182,26 @@ class StudyResult(BaseModel):
         done = [(chain.accuracy.mean, chain) for chain in self.chains if chain.accuracy]
         return [chain for _, chain in sorted(done, key=lambda item: -item[0])]
 
+    @property
+    def costs(self) -> list[str]:
+        """Those of COSTS at which tables compare orders."""
+        there = {cost for pair in self.pairs for cost in (pair.cost, *pair.at_equal)}
+        return [cost for cost in COSTS if cost in there or cost in ALWAYS]
+
+    @property
+    def shown_ratios(self) -> list[str]:
+        """RATIOS, and what running took where it was measured."""
+        return [*RATIOS, *(name for name in FOOTPRINT if name in self.baseline.metrics)]
+
     def ratios(self, chain: ChainFigures) -> list[str]:
-        """RATIOS as tables show them."""
+        """`shown_ratios` as tables show them, that of a time with its engine."""
         cells = []
-        for name in RATIOS:
+        for name in self.shown_ratios:
             mine, its = chain.metrics.get(name), self.baseline.metrics.get(name)
-            cells.append(f"×{mine.mean / its.mean:.3f}" if mine and its and its.mean else "–")
+            engine = f" {mine.engine}" if mine and mine.engine else ""
+            cells.append(
+                f"×{mine.mean / its.mean:.3f}{engine}" if mine and its and its.mean else "–"
+            )
         return cells
 
 
@@ -190,24 +215,35 @@ def _findings(study: StudyResult) -> Iterator[Finding]:
         text = f"cycle: {' → '.join([*cycle, *cycle[:1]])}; no order suits all of these"
         yield Finding(kind="cycle", text=text)
     for pair in study.pairs:
-        signs = {(d.difference or 0) > 0 for d in pair.at_equal.values() if d.decided}
-        if len(signs) > 1:
-            text = f"{pair.first} / {pair.second}: BitOps and latency decide differently"
+        sides = {WORDS[c]: (d.difference or 0) > 0 for c, d in pair.at_equal.items() if d.decided}
+        if len(set(sides.values())) > 1:
+            *words, last = sides
+            text = f"{pair.first} / {pair.second}: {', '.join(words)} and {last} decide differently"
             yield Finding(kind="costs", text=text)
     yield from _chance(study)
     yield from _longer_orders(study)
     told = ""
     for best in study.best:
         if best.chain != told:
-            text = (
-                f"within {best.within:g} points: {best.chain}, BitOps 1/{1 / best.bitops_ratio:.1f}"
-                f", latency ×{best.latency_ms_batch_1_ratio:.2f}, drop {best.accuracy_drop:.2f} "
-                f"(test split {best.test_accuracy_drop:.2f})"
-            )
-            yield Finding(kind="best", text=text)
+            yield Finding(kind="best", text=_best(study, best))
         told = best.chain
     if study.failed:
         yield Finding(kind="failed", text=f"failed: {', '.join(study.failed)}")
+
+
+def _best(study: StudyResult, best: Best) -> str:
+    """Its costs against the baseline's."""
+    figures = next((chain.metrics for chain in study.chains if chain.name == best.chain), {})
+    costs = [f"BitOps 1/{1 / best.bitops_ratio:.1f}"]
+    for cost, name in COSTS.items():
+        ratio = getattr(best, f"{name}_ratio")
+        if cost != "bitops" and ratio is not None:
+            engines = figures[name].on_engines if name in figures else ""
+            costs.append(f"{WORDS[cost]} ×{ratio:.2f}{engines}")
+    return (
+        f"within {best.within:g} points: {best.chain}, {', '.join(costs)}, drop "
+        f"{best.accuracy_drop:.2f} (test split {best.test_accuracy_drop:.2f})"
+    )
 
 
 def _chance(study: StudyResult) -> Iterator[Finding]:

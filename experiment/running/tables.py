@@ -9,15 +9,17 @@ from rich.console import Console as RichConsole
 from rich.table import Table
 from rich.text import Text
 
-from experiment.running.metrics import FIGURES
+from experiment.running.metrics import FIGURES, LATENCIES
 
 Cell = str | Text
 STATUS_STYLE = {"done": "green", "failed": "red", "skipped": "yellow", "interrupted": "yellow"}
 
-# What tables show of a network; 'balanced_accuracy' is there where classes are of unequal sizes.
-COLUMNS = (
-    *("accuracy", "balanced_accuracy", "model_size_mb", "bitops"),
-    *("latency_ms_batch_1", "latency_ms_batch_64"),
+# What tables show of a network, where it was taken.
+COLUMNS = ("accuracy", "balanced_accuracy", "model_size_mb", "bitops", *LATENCIES)
+# What the titles of tables with changes say of these.
+BESIDE_BASELINE = (
+    "change against the float baseline; × of times as taken in turn with it on its own fastest "
+    "engine, named where it is another"
 )
 
 
@@ -67,8 +69,8 @@ def shown_columns(
     stats: Iterable[dict[str, Any]], columns: Sequence[str] = COLUMNS
 ) -> tuple[str, ...]:
     """Those of `columns` for a table of these figures."""
-    unequal = any("balanced_accuracy" in each for each in stats)
-    return tuple(name for name in columns if unequal or name != "balanced_accuracy")
+    there = set().union(*stats)
+    return tuple(name for name in columns if name in there or not FIGURES[name].optional)
 
 
 def headings(names: Sequence[str]) -> list[str]:
@@ -76,7 +78,9 @@ def headings(names: Sequence[str]) -> list[str]:
 
 
 def cell(stats: dict[str, Any], change: dict[str, float], name: str) -> str:
-    """A figure over seeds as a table shows it, with its change against the baseline."""
+    """A figure over seeds as a table shows it, with its change against the baseline: of a time
+    with the engine that it is of, and the baseline's where that is another.
+    """
     figure = FIGURES[name]
     if name not in stats:
         return "–"
@@ -84,10 +88,13 @@ def cell(stats: dict[str, Any], change: dict[str, float], name: str) -> str:
     text = figure.text(mean, terminal=True)
     if std is not None:
         text += f" ± {figure.text(std, terminal=True)} ({n})"
+    engine, its = stats[name].get("engine"), stats[name].get("baseline_engine")
+    text += f" {engine}" if engine else ""
     if f"{name}_points" in change:
         text += f" ({change[f'{name}_points']:+.2f})"
     elif f"{name}_ratio" in change:
-        text += f" (×{change[f'{name}_ratio']:.2f})"
+        other = f" of {its}" if its and its != engine else ""
+        text += f" (×{change[f'{name}_ratio']:.2f}{other})"
     return text
 
 

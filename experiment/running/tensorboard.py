@@ -73,7 +73,7 @@ def hparams(config: dict[str, Any], seed: int) -> dict[str, bool | int | float |
     """An experiment's configuration, flat: its sequence, every section's and stage's options."""
     stages = [pair for item in config["sequence"] for pair in item.items()]
     flat = {"sequence": " → ".join(name for name, _ in stages), "seed": seed}
-    for section in ("dataset_args", "model_args", "training_args"):
+    for section in ("dataset_args", "model_args", "training_args", "deployment_args"):
         flat |= {f"{section}.{key}": value for key, value in config[section].items()}
     for position, (name, spec) in enumerate(stages, 1):
         flat |= {f"{position}_{name}.{key}": value for key, value in spec.items()}

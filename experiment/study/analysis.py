@@ -6,7 +6,7 @@ Nothing here runs or loads a network, and nothing here sees the test split.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -38,7 +38,7 @@ class Evidence:
     order: str
     strengths: Strengths
     correct: Array  # [S, N] of bool: which images it got right
-    costs: dict[str, Array]  # 'bitops', 'latency_ms' → [S]
+    costs: dict[str, Array]  # 'bitops', 'latency_ms', ... → [S]; those that every seed has
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,13 @@ class Analysis:
         *,
         cost: str = "bitops",
         confidence: float = 0.95,
+        left_out: Mapping[str, str] | None = None,
     ):
+        """`left_out` says why of costs that not every chain has."""
         self.letters, self.evidence, self.reference = list(letters), list(evidence), reference
         self.cost, self.confidence = cost, confidence
+        self.left_out = left_out or {}
+        self.costs = [c for c in TOLERANCE if all(c in chain.costs for chain in evidence)]
         self.by_order: dict[str, dict[Strengths, int]] = {order: {} for order in orders}
         for index, chain in enumerate(evidence):
             self.by_order[chain.order][chain.strengths] = index
@@ -92,6 +96,9 @@ class Analysis:
         nothing = {"method": "none", "difference": None, "interval": None, "win_probability": None}
         if not strengths:
             return {**nothing, "decided": False, "reason": "chains of these orders failed"}
+        if cost not in self.costs:
+            why = self.left_out.get(cost, f"not every chain has {cost}")
+            return {**nothing, "decided": False, "reason": why}
         a, b = (self.points(order, strengths, cost) for order in (first, second))
         found = compare_orders(a, b, TOLERANCE[cost])
         entry = {"cost_ratio": found.cost_ratio, "cost_range": found.cost_range}
@@ -141,8 +148,8 @@ class Analysis:
             "cost": self.cost,
             "n": {"seeds": self.seeds, "strengths": len(strengths), "images": self.images},
             "wins": self.wins(a + b, b + a, strengths),
-            "at_equal": {cost: self.compared(a + b, b + a, cost) for cost in TOLERANCE},
-            "hypervolume": {cost: self.volumes(a + b, b + a, cost) for cost in TOLERANCE},
+            "at_equal": {cost: self.compared(a + b, b + a, cost) for cost in self.costs},
+            "hypervolume": {cost: self.volumes(a + b, b + a, cost) for cost in self.costs},
             "chains": {
                 order: [self.evidence[self.by_order[order][s]].name for s in strengths]
                 for order in (a + b, b + a)
@@ -259,7 +266,7 @@ class Analysis:
     def distances(self, first: str, second: str) -> Array | None:
         """Difference of two orders at equal cost, a seed; None where there is none."""
         strengths = self.common(first, second)
-        if not strengths:
+        if not strengths or self.cost not in self.costs:
             return None
         a, b = (self.points(order, strengths, self.cost) for order in (first, second))
         bare = [Points(p.accuracy, p.resampled[:0], p.cost) for p in (a, b)]

@@ -43,7 +43,8 @@ class StudyConfig(BaseModel):
     strengths: dict[str, list[dict[str, Any]]] = {}
     seeds: list[int] | None = Field(None, min_length=1)
     epochs: int | None = Field(None, ge=1)  # that every chain spends; shorter ones finetune at last
-    cost: Literal["bitops", "latency_ms"] = "bitops"  # at which orders are compared
+    # at which orders are compared
+    cost: Literal["bitops", "latency_ms", "peak_memory_mb", "joules_per_image"] = "bitops"
     confidence: float = Field(0.95, ge=0.5, lt=1)  # of the intervals
 
     _file_name = field_validator("name")(file_name)
@@ -162,6 +163,7 @@ def load_study(config: Path | str, name: str, *, overrides: list[str] | None = N
         suite = _suite(study, links, values, str(config), overrides)
         epochs = _epochs(suite, links)
     _check_budget(study, links, epochs)
+    _check_latency(study, suite)
     return Study(study, tuple(links), suite, epochs)
 
 
@@ -340,3 +342,15 @@ def _check_budget(study: StudyConfig, links: list[Link], epochs: dict[str, int])
                 "or more, and shorter chains finetune at their end for the rest"
             )
             raise ConfigError([Mistake(study.name, text)])
+
+
+def _check_latency(study: StudyConfig, suite: Suite) -> None:
+    """Orders can be compared at equal latency, which is that at batch 1, only where it is timed."""
+    for experiment in suite.experiments:
+        sizes = experiment.deployment.batch_sizes
+        if study.cost == "latency_ms" and 1 not in sizes:
+            text = (
+                f"'latency_ms' is that of batches of 1, and deployment_args.batch_sizes of "
+                f"{experiment.name} is {list(sizes)}; add 1 to it"
+            )
+            raise ConfigError([Mistake(f"{study.name}.cost", text)])

@@ -10,12 +10,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from experiment.running.metrics import FOOTPRINT, LATENCIES
 from experiment.running.study_result import COSTS
 from experiment.suite.messages import ConfigError, short, unknown
 
 METRICS = (
-    *("accuracy", "accuracy_drop", "latency_ms", "latency_ms_batch_64", "model_size_mb"),
-    *("bitops", "macs", "params"),
+    *("accuracy", "accuracy_drop", "latency_ms", *LATENCIES[1:]),
+    *("model_size_mb", "bitops", "macs", "params", *FOOTPRINT),
 )
 SIGNS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt
@@ -88,7 +89,7 @@ def parse_wish(text: str) -> Wish:
 
 
 def holds(row: dict[str, Any], name: str) -> bool:
-    """Whether a chain came to its end with this figure; large batches may not have been timed."""
+    """Whether a chain came to its end with this figure; some are not measured everywhere."""
     return "metrics" in row and COSTS.get(name, name) in {*row["metrics"], "accuracy_drop"}
 
 
@@ -108,14 +109,16 @@ def recommendation(wish: Wish, study: dict[str, Any]) -> tuple[bool, str]:
     rows = [row for row in study["chains"] if all(holds(row, name) for name in needed)]
     asked = ", ".join(map(str, wish.limits)) or "the wish"
     if not rows:
-        return False, f"no chain meets {asked}: none came to its end with {', '.join(needed)}"
+        left_out = study.get("method", {}).get("costs_left_out", {})
+        whys = "".join(f"; {left_out[name]}" for name in needed if name in left_out)
+        return False, f"no chain meets {asked}: none came to its end with {', '.join(needed)}{whys}"
     best = wish.best(rows)
     if best is None:
         row = wish.nearest(rows)
         named = dict.fromkeys(limit.metric for limit in wish.limits)
         has = ", ".join(f"{name} {figure(row, name):.4g}" for name in named)
         return False, f"no chain meets {asked}; the nearest is {row['name']} with {has}"
-    figures = ", ".join(f"{name} {figure(best, name):.4g}" for name in METRICS if holds(best, name))
+    figures = ", ".join(_told(best, name) for name in METRICS if holds(best, name))
     seeds = best["metrics"]["accuracy"]["n"]
     entry = {**best["config"], "name": f"{best['name']}_chosen"}
     return True, "\n".join(
@@ -128,6 +131,12 @@ def recommendation(wish: Wish, study: dict[str, Any]) -> tuple[bool, str]:
             pprint.pformat(entry, sort_dicts=False, width=99) + ",",
         ]
     )
+
+
+def _told(row: dict[str, Any], name: str) -> str:
+    """A figure, and of a time the engine that it is of."""
+    engine = row["metrics"].get(COSTS.get(name, name), {}).get("engine")
+    return f"{name} {figure(row, name):.4g}" + (f" by {engine}" if engine else "")
 
 
 def _number(text: str) -> float:

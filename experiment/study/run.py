@@ -17,7 +17,7 @@ import numpy as np
 
 from experiment.running.console import Console
 from experiment.running.executor_options import Execution
-from experiment.running.metrics import metric, summarised
+from experiment.running.metrics import FOOTPRINT, metric, summarised
 from experiment.running.results import Results
 from experiment.running.run import run_chains
 from experiment.running.store import Store
@@ -77,9 +77,10 @@ def _report(study: Study, results: Results, found: dict[str, list[OnValidation]]
     classes = len(study.experiment(config.baseline).data.classes)
     everyone = [base, *(_figures(found[link.name]) for link in study.links if link.name in found)]
     largest = {
-        cost: max((figures[name]["mean"] for figures in everyone if figures), default=1.0)
+        cost: max((f[name]["mean"] for f in everyone if name in f), default=1.0)
         for cost, name in COSTS.items()
     }
+    left_out = _costs_left_out(found)
     analysis = Analysis(
         list(config.stages),
         config.all_orders(),
@@ -87,6 +88,7 @@ def _report(study: Study, results: Results, found: dict[str, list[OnValidation]]
         ScoreScale(100 / classes, largest),
         cost=config.cost,
         confidence=config.confidence,
+        left_out=left_out,
     )
     findings = analysis.findings()
     tests = {row["name"]: row["test"]["accuracy"]["mean"] for row in chains if "test" in row}
@@ -116,8 +118,12 @@ def _report(study: Study, results: Results, found: dict[str, list[OnValidation]]
             "confidence": config.confidence,
             "resamples": RESAMPLES,
             "covers": "images and seeds" if analysis.seeds > 1 else "images alone (one seed)",
-            "cost_tolerance": TOLERANCE,
-            "hypervolume_reference": {"accuracy": 100 / classes, **largest},
+            "cost_tolerance": {cost: TOLERANCE[cost] for cost in analysis.costs},
+            "costs_left_out": left_out,
+            "hypervolume_reference": {
+                "accuracy": 100 / classes,
+                **{cost: largest[cost] for cost in analysis.costs},
+            },
         },
         **{name: results.shared[name] for name in FROM_RESULTS},
         "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -135,8 +141,21 @@ def _evidence(link: Link, runs: Sequence[OnValidation]) -> Evidence:
         {
             cost: np.array([metric(run.metrics, name) for run in runs], dtype=float)
             for cost, name in COSTS.items()
+            if all(metric(run.metrics, name) is not None for run in runs)
         },
     )
+
+
+def _costs_left_out(found: dict[str, list[OnValidation]]) -> dict[str, str]:
+    """Costs that not every network has, and why, so that orders are not compared at them."""
+    left_out = {}
+    for cost, name in COSTS.items():
+        for chain, runs in found.items():
+            without = [run.metrics for run in runs if metric(run.metrics, name) is None]
+            if without and cost not in left_out:
+                why = without[0].get("energy_unknown") if name == "joules_per_image" else None
+                left_out[cost] = f"{chain} has no {cost}" + (f": {why}" if why else "")
+    return left_out
 
 
 def _chain(
@@ -165,7 +184,8 @@ def _chain(
         figures = _figures(found[link.name])
         row["metrics"] = figures
         row["accuracy_drop"] = base["accuracy"]["mean"] - figures["accuracy"]["mean"]
-        row["device"] = found[link.name][0].metrics["inference_time_ms"]["batch_1"]["device"]
+        times = found[link.name][0].metrics["inference_time_ms"]
+        row["device"] = next(time["device"] for time in times.values())
         row["test"] = {"accuracy": accuracy, "accuracy_drop": start["mean"] - accuracy["mean"]}
     return row
 
@@ -193,12 +213,18 @@ def _best(
     """The cheapest chain within each of DROPS, by the validation share."""
     best = []
     for drop in DROPS:
-        within = [row for row in chains if row.get("accuracy_drop", drop + 1) <= drop]
+        within = [
+            row
+            for row in chains
+            if row.get("accuracy_drop", drop + 1) <= drop and COSTS[cost] in row["metrics"]
+        ]
         if not within:
             continue
         row = min(within, key=lambda row: row["metrics"][COSTS[cost]]["mean"])
         ratios = {
-            f"{name}_ratio": row["metrics"][name]["mean"] / base[name]["mean"] for name in RATIOS
+            f"{name}_ratio": row["metrics"][name]["mean"] / base[name]["mean"]
+            for name in (*RATIOS, *FOOTPRINT)
+            if name in row["metrics"] and base.get(name, {}).get("mean")
         }
         best.append(
             {

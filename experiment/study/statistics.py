@@ -21,8 +21,8 @@ from scipy.sparse.csgraph import connected_components
 Array = np.ndarray[Any, np.dtype[Any]]
 RESAMPLES = 2000
 
-# Costs that differ by less count as equal; latency is known no better than that.
-TOLERANCE = {"bitops": 0.05, "latency_ms": 0.10}
+# Costs that differ by less count as equal; latency and energy are known no better than that.
+TOLERANCE = {"bitops": 0.05, "latency_ms": 0.10, "peak_memory_mb": 0.05, "joules_per_image": 0.10}
 
 
 @dataclass(frozen=True)

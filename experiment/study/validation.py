@@ -6,7 +6,6 @@ import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,10 @@ import torch
 from tqdm import tqdm
 
 from dataset import Dataset, load_dataset
+from engines.deployment_args import DeploymentArgs
 from experiment.running.console import Console
-from experiment.running.measure import measure, quality
+from experiment.running.measure import measure
+from experiment.running.metrics import FOOTPRINT, metric
 from experiment.running.results import Results
 from experiment.running.store import Store
 from experiment.study.plan import Study
@@ -26,6 +27,7 @@ from machine.files import canonical_json, sha256
 from machine.stop_signal import StopSignal
 from machine.waiting import considerate_waiting
 from stages.deployment import deploy
+from stages.latency import Rival, fastest_engines
 from stages.stage import Context
 from stages.state import ModelState
 from training.losses import final_logits
@@ -88,7 +90,7 @@ def on_validation(
     if found is None:
         root = store.load(chain.all_steps()[0].key)
         assert root is not None, chain.name
-        found = _measured(state, record["metrics"], dataset(), device, store.compiled, root[0])
+        found = _measured(state, record, dataset(), device, root[0])
         kept.save(found)
     bits = np.unpackbits(found["correct"].numpy(), count=found["images"])
     return OnValidation(bits.astype(bool), found["metrics"], _form(state))
@@ -97,26 +99,27 @@ def on_validation(
 @torch.inference_mode()
 def _measured(
     state: ModelState,
-    metrics: dict[str, Any],
+    record: dict[str, Any],
     dataset: Dataset,
     device: torch.device,
-    artefacts: Path,
     root: ModelState,
 ) -> dict[str, Any]:
-    """Which images it gets right, and its metrics; `metrics` are those on the test split.
+    """Which images it gets right, by the engine that counts, and its metrics; `record` has those on
+    the test split.
 
     What a network costs does not depend on the images, unless some leave early: then it is
     measured anew, in turn with the network `root` that its chain began from.
     """
-    deployed = deploy(state, device, artefacts)
-    network = deployed.network
+    metrics, args = record["metrics"], DeploymentArgs(**record["deployment"])
+    deployed = deploy(state, device)
     loader = deployed.loaders(Context(dataset, device, seed=0)).validation
+    network = deployed.on(fastest_engines(metrics["inference_time_ms"]), args.threads).network
     right = [final_logits(network(images)).argmax(1) == labels for images, labels in loader]
     correct = torch.cat(right).cpu().numpy()
     if state.exits is not None:
-        metrics = measure(deployed, loader, deploy(root, deployed.device).network)
+        metrics = measure(deployed, loader, loader, args, Rival(deploy(root, deployed.device)))
     else:
-        metrics = {**metrics, **quality(network, loader)}
+        metrics = {**metrics, **metrics["validation"]}
     return {
         "correct": torch.from_numpy(np.packbits(correct)),
         "images": len(correct),
@@ -136,18 +139,25 @@ def _form(state: ModelState) -> str:
 
 
 def with_shared_latency(found: Mapping[str, list[OnValidation]]) -> dict[str, list[OnValidation]]:
-    """The same, each latency the median over all networks of one form, which run the same code.
+    """The same, each latency, peak memory and energy the median over all networks of one form,
+    which run the same code.
 
-    Each counts as its ratio to the baseline's that was taken in turn with it, times what the
-    baseline took in the median. So equal networks cannot differ by what else the machine did while
-    one of them was timed, nor any two by when they were.
+    Each latency counts as its ratio to the baseline's that was taken in turn with it, times what
+    the baseline took in the median. So equal networks cannot differ by what else the machine did
+    while one of them was timed, nor any two by when they were.
     """
     times: dict[tuple[str, str], list[float]] = defaultdict(list)
     unit: dict[str, list[float]] = defaultdict(list)  # of the baseline, by batch
+    footprints: dict[tuple[str, str], list[float]] = defaultdict(list)
     for run in (run for runs in found.values() for run in runs):
+        for name in FOOTPRINT:
+            value = metric(run.metrics, name)
+            footprints[run.form, name] += [] if value is None else [value]
         for batch, taken in run.metrics["inference_time_ms"].items():
             its = taken.get("baseline_median", taken["median"])
-            speedup = taken.get("speedup_over_baseline") or its / taken["median"]
+            speedup = (
+                taken.get("speedup", taken.get("speedup_over_baseline")) or its / taken["median"]
+            )
             times[run.form, batch].append(1 / speedup)
             unit[batch].append(its)
 
@@ -156,6 +166,8 @@ def with_shared_latency(found: Mapping[str, list[OnValidation]]) -> dict[str, li
         for batch, taken in run.metrics["inference_time_ms"].items():
             ratio = statistics.median(times[run.form, batch])
             own[batch] = {**taken, "median": ratio * statistics.median(unit[batch])}
-        return replace(run, metrics={**run.metrics, "inference_time_ms": own})
+        known = [name for name in FOOTPRINT if footprints[run.form, name]]
+        footprint = {name: statistics.median(footprints[run.form, name]) for name in known}
+        return replace(run, metrics={**run.metrics, **footprint, "inference_time_ms": own})
 
     return {name: [shared(run) for run in runs] for name, runs in found.items()}

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from data_sets.source import DataError, DataInfo, DatasetArgs
 from dataset import DATASET_REGISTRY, describe
+from engines.deployment_args import DeploymentArgs
 from experiment.suite.config_file import SECTIONS
 from experiment.suite.idle import WrittenStage
 from experiment.suite.messages import Mistake, check, explain, short, unknown
@@ -61,9 +62,11 @@ class Builder:
         dataset_args = self.section(config, baseline, "dataset_args")
         training = self.section(config, None, "training_args")
         compression = self.section(config, None, "compression_args")
+        deployment = self.section(config, None, "deployment_args")
         data = self.describe(config, baseline, dataset_args)
         model_args = self.model_args(config, baseline, data)
-        if dataset_args is None or training is None or compression is None or model_args is None:
+        sections = (dataset_args, training, compression, deployment)
+        if any(section is None for section in sections) or model_args is None:
             return None
         assert data is not None
         if baseline is not None:
@@ -72,7 +75,7 @@ class Builder:
         allowed = DATASET_REGISTRY[dataset_args.name].flip
         flip = allowed if training.flip == "auto" else training.flip
         recipe = training.model_copy(update={"precision": precision, "flip": flip})
-        sequence = self.stages(config, recipe, compression, model_args)
+        sequence = self.stages(config, recipe, compression, deployment, model_args)
         if len(self.mistakes) > before:
             return None
         return Experiment(
@@ -83,6 +86,7 @@ class Builder:
             data=data,
             model_args=model_args,
             training=training,
+            deployment=deployment,
             sequence=sequence,
             seeds=tuple(config.seeds or [training.seed]),
         )
@@ -188,6 +192,7 @@ class Builder:
         config: ExperimentConfig,
         training: TrainingArgs,
         compression: CompressionArgs,
+        deployment: DeploymentArgs,
         model_args: dict[str, Any],
     ) -> tuple[tuple[str, StageSpec], ...]:
         """The chain's stages in the order written, each Spec complete."""
@@ -219,6 +224,9 @@ class Builder:
             if spec is None:
                 continue
             stages.append((name, spec))
+            why = None if spec.runs_in_torch else deployment.why_not_beside_torch()
+            if why is not None:
+                self.mistakes.append(Mistake(place, f"{name} {why}"))
             if outline.kept_float and spec.renumbers_layers:
                 text = (
                     "target 'depth' renumbers the layers, so the float_layers of the "

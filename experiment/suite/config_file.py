@@ -21,7 +21,10 @@ SECTIONS = {
     "model_args": "DEFAULT_MODEL_PARAMS",
     "training_args": "DEFAULT_TRAINING_PARAMS",
     "compression_args": "DEFAULT_COMPRESSION_PARAMS",
+    "deployment_args": "DEFAULT_DEPLOYMENT_PARAMS",
 }
+# What a config.py may lack, as one that was made before there was such a name.
+OPTIONAL: dict[str, Any] = {"ORDER_STUDIES": [], "DEFAULT_DEPLOYMENT_PARAMS": {}}
 CONFIG_NAMES = (
     *("DEVICE", "DATA_DIR", "MODEL_SAVE_DIR", "RESULTS_DIR"),
     *SECTIONS.values(),
@@ -48,8 +51,8 @@ def config_values(path: Path) -> dict[str, Any]:
             values[name] = []  # config.py's are about its own experiments
         elif hasattr(base, name):
             values[name] = getattr(base, name)
-        elif name == "ORDER_STUDIES":
-            values[name] = []
+        elif name in OPTIONAL:
+            values[name] = OPTIONAL[name]
         else:
             problems.append(f"{path}: {name} is missing; config.py shows its form")
     stop_at(problems)

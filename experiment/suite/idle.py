@@ -17,7 +17,7 @@ ALWAYS = {
     *(f"training_args.{key}" for key in ("seed", "deterministic", "initial_train_epochs")),
     *(f"compression_args.{key}" for key in ("sequence", "quantization")),
 }
-# The other two DEFAULT_* are of parts and stages that an experiment may have or not.
+# The other DEFAULT_* are of parts and stages that an experiment may have or not.
 ARE_OF_ALL = ("dataset_args", "training_args")
 
 
@@ -73,6 +73,7 @@ def effects(experiment: Experiment, written: Iterable[WrittenStage]) -> Effects:
     for args in [experiment.model_args, *networks]:  # a student may be of another fusion
         found.add_section("model_args", ModelArgs(**args).idle())
     found.add_section("dataset_args", experiment.dataset_args.idle())
+    found.add_section("deployment_args", {})
     return found
 
 

@@ -12,6 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from data_sets.source import DataInfo, DatasetArgs
+from engines.deployment_args import DeploymentArgs
 from stages.stage import StageSpec
 from training.recipe import TrainingArgs
 
@@ -43,6 +44,7 @@ class ExperimentConfig(BaseModel):
     model_args: dict[str, Any] = {}
     training_args: dict[str, Any] = {}
     compression_args: dict[str, Any] = {}
+    deployment_args: dict[str, Any] = {}
     seeds: list[int] | None = Field(None, min_length=1)
 
     _file_name = field_validator("name")(file_name)
@@ -105,6 +107,7 @@ class Experiment:
     data: DataInfo
     model_args: dict[str, Any]  # resolved
     training: TrainingArgs
+    deployment: DeploymentArgs  # how its networks are run when they are measured
     sequence: tuple[tuple[str, StageSpec], ...]  # 'train' first where no baseline is loaded
     seeds: tuple[int, ...]
     remarks: tuple[str, ...] = ()  # what is allowed and seldom meant, found when it was checked
@@ -129,6 +132,7 @@ class Experiment:
             "dataset_args": self.dataset_args.model_dump(),
             "model_args": self.model_args,
             "training_args": self.training.model_dump(),
+            "deployment_args": self.deployment.model_dump(),
             "sequence": [{name: spec.settings()} for name, spec in self.sequence],
             "seeds": list(self.seeds),
         }

@@ -9,6 +9,7 @@ import torch
 from pydantic import BaseModel
 
 from data_sets.source import DatasetArgs
+from engines.deployment_args import DeploymentArgs
 from experiment.suite.config_file import SECTIONS
 from experiment.suite.messages import Mistake, check, short, unknown
 from networks.args import ModelArgs
@@ -20,6 +21,7 @@ SECTION_TYPES: dict[str, type[BaseModel]] = {
     "model_args": ModelArgs,
     "training_args": TrainingArgs,
     "compression_args": CompressionArgs,
+    "deployment_args": DeploymentArgs,
 }
 
 

@@ -1,9 +1,11 @@
 """Quantization behind one interface: what a network's int8 form is, and who makes it.
 
-`Quant` is the plain record that travels in a ModelState. A backend module offers `unavailable`,
+`Quant` is the plain record that travels in a ModelState. A backend says how ranges are found and
+weights made; who runs the network is an engine's affair. A backend module offers `unavailable`,
 `prepare`, `begin_observing`, `set_observing`, `observed_ranges`, `master_names`, `simulated`,
-`convert` and `exportable`, and says what OBSERVERS it has and whether it TRAINS_IN_BF16; BACKENDS
-says which serves which name.
+`native_int8` and `int8_forms`, and says what OBSERVERS it has, whether it TRAINS_IN_BF16 and
+whether its networks RUN_IN_TORCH (then it has `convert` as well); BACKENDS says which serves which
+name.
 """
 
 from __future__ import annotations
@@ -12,21 +14,20 @@ import copy
 import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import ModuleType
 
 import torch
 from torch import Tensor, fx, nn
 
-from machine.processor import has_vnni
+from machine.processor import int8_saturates
 from methods.exported import Inputs
 from methods.quantization import fake_quant, pt2e
 from methods.quantization import fx as fx_backend
-from methods.quantization.record import Quant, float_layer_names
+from methods.quantization.record import Quant, float_layer_names, present_name
 from model import HybridCNNTransformer
 
 BACKENDS: dict[str, ModuleType] = {
-    "inductor": pt2e,
+    "pt2e": pt2e,
     "x86": fx_backend,
     "fbgemm": fx_backend,
     "qnnpack": fx_backend,
@@ -38,25 +39,30 @@ SLOW_BACKENDS = {
 }
 
 
+def module_of(backend: str) -> ModuleType:
+    """The module behind a backend's name, the present or an earlier one."""
+    return BACKENDS[present_name(backend)]
+
+
 def unavailable(backend: str) -> str | None:
     """Why this machine cannot run a backend, with the remedy; None where it can."""
-    return BACKENDS[backend].unavailable(backend)
+    return module_of(backend).unavailable(backend)
 
 
 def remarks(backend: str) -> list[str]:
     """What speaks against a backend, on this machine."""
     found = [SLOW_BACKENDS[backend]] if backend in SLOW_BACKENDS else []
-    if backend == "onednn" and not has_vnni():
+    if backend == "onednn" and int8_saturates():
         found.append(
             "saturates int8 products on processors without VNNI, as this one: what it gives here "
-            "is less accurate than int8 is; choose 'inductor' or 'x86'"
+            "is less accurate than int8 is; choose 'pt2e' or 'x86'"
         )
     return found
 
 
 def trains_in_bf16(backend: str) -> bool:
     """Whether quantization-aware training works under bf16 autocast."""
-    return BACKENDS[backend].TRAINS_IN_BF16
+    return module_of(backend).TRAINS_IN_BF16
 
 
 def prepare(model: HybridCNNTransformer, quant: Quant) -> nn.Module:
@@ -102,7 +108,7 @@ def observe(
     batches: int,
 ) -> None:
     """Run the first `batches` batches of `calibration` through a prepared network's observers."""
-    BACKENDS[backend].begin_observing(prepared)
+    module_of(backend).begin_observing(prepared)
     with torch.inference_mode():
         for images, _ in itertools.islice(calibration, batches):
             prepared(images.cpu())
@@ -110,12 +116,12 @@ def observe(
 
 def simulated(prepared: nn.Module, backend: str) -> nn.Module:
     """An observed network that computes as its int8 form will, made in no time; for searches."""
-    return BACKENDS[backend].simulated(prepared, backend)
+    return module_of(backend).simulated(prepared, backend)
 
 
 def convert(prepared: nn.Module, backend: str) -> nn.Module:
-    """The int8 network of a prepared one, by the ranges that it has seen."""
-    module = BACKENDS[backend]
+    """The int8 network of a prepared one, by the ranges that it has seen, as torch's modules."""
+    module = module_of(backend)
     return module.convert(copy.deepcopy(prepared), backend, module.observed_ranges(prepared))
 
 
@@ -128,15 +134,11 @@ def with_calibrated_ranges(
     return with_trained_ranges(quant, prepared)
 
 
-def to_int8(model: HybridCNNTransformer, quant: Quant, artefacts: Path | None = None) -> nn.Module:
-    """The int8 network that is evaluated, timed and sized. Raises ValueError without ranges.
-
-    `artefacts` is where a compiling backend keeps its code (None: a temporary folder).
-    """
-    if quant.ranges is None:
-        raise ValueError("the network's ranges were never observed; calibrate it first")
-    prepared = prepare(model, quant)
-    return BACKENDS[quant.backend].convert(prepared, quant.backend, quant.ranges, artefacts)
+def native_int8(model: HybridCNNTransformer, quant: Quant) -> list[nn.Module] | None:
+    """The int8 network, or its parts between exits, as torch's own int8 modules; None where the
+    backend has none, but graphs for engines. Raises ValueError without ranges."""
+    prepared = _with_ranges(model, quant)
+    return BACKENDS[quant.backend].native_int8(prepared, quant.backend, quant.ranges)
 
 
 def int8_forms(
@@ -147,15 +149,11 @@ def int8_forms(
 
     `inputs` are an example of what each takes. Raises ValueError without ranges.
     """
-    if quant.ranges is None:
-        raise ValueError("the network's ranges were never observed; calibrate it first")
-    prepared = prepare(model, quant)
+    prepared = _with_ranges(model, quant)
     return BACKENDS[quant.backend].int8_forms(prepared, quant.backend, quant.ranges, inputs)
 
 
-def exportable(network: nn.Module, backend: str) -> nn.Module:
-    """What `to_int8` made, as aten and quantized_decomposed operations, which exporters read.
-
-    Its int8 weights are buffers; run as it is, it gives the same logits, slowly.
-    """
-    return BACKENDS[backend].exportable(network)
+def _with_ranges(model: HybridCNNTransformer, quant: Quant) -> nn.Module:
+    if quant.ranges is None:
+        raise ValueError("the network's ranges were never observed; calibrate it first")
+    return prepare(model, quant)

@@ -11,7 +11,7 @@ import functools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from typing import Any
 
 import torch
 import torch.ao.nn.intrinsic.quantized as nniq
@@ -46,6 +46,7 @@ warnings.filterwarnings("ignore", message="torch.quantize_per_tensor, torch.quan
 
 # Int8 module types; ReLU, batch norm and pooling must share the convolution's qconfig to fuse.
 QUANTIZED_TYPES = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d)
+RUN_IN_TORCH = True
 TRAINS_IN_BF16 = False  # torch.ao's fake quantization has no bf16 kernels
 OBSERVERS = ("histogram",)
 
@@ -198,9 +199,7 @@ def simulated(prepared: nn.Module, backend: str) -> nn.Module:
     return convert(prepared, backend, observed_ranges(prepared))
 
 
-def convert(
-    prepared: nn.Module, backend: str, ranges: dict[str, Tensor], artefacts: Path | None = None
-) -> nn.Module:
+def convert(prepared: nn.Module, backend: str, ranges: dict[str, Tensor]) -> nn.Module:
     """The int8 network with activations quantized as `ranges` says. Raises ValueError."""
     observers = dict(_activation_observers(prepared))
     if observers.keys() != ranges.keys():
@@ -220,12 +219,17 @@ def convert(
         return convert_fx(prepared.eval())  # type: ignore[arg-type]
 
 
+def native_int8(prepared: nn.Module, backend: str, ranges: dict[str, Tensor]) -> list[nn.Module]:
+    """The int8 network, or its parts between exits, as torch's own int8 modules."""
+    network = convert(prepared, backend, ranges)
+    return list(network.parts) if isinstance(network, SplitNetwork) else [network]
+
+
 def int8_forms(
     prepared: nn.Module, backend: str, ranges: dict[str, Tensor], inputs: Sequence[Inputs]
 ) -> list[tuple[fx.GraphModule, nn.Module | None]]:
     """The int8 network, or its parts between exits: as graphs, and as torch's own int8 modules."""
-    network = convert(prepared, backend, ranges)
-    parts = network.parts if isinstance(network, SplitNetwork) else [network]
+    parts = native_int8(prepared, backend, ranges)
     return [
         (export(exportable(part), each), part) for part, each in zip(parts, inputs, strict=True)
     ]
@@ -234,7 +238,7 @@ def int8_forms(
 def exportable(network: nn.Module) -> nn.Module:
     """What `convert` made, with int8 layers and tensors written out as quantize and dequantize.
 
-    Raises ValueError for an int8 module that is not a convolution or linear layer.
+    Raises ValueError for an int8 module that is not a convolution, linear layer or activation.
     """
     assert isinstance(network, fx.GraphModule)
     plain = copy.deepcopy(network)
@@ -252,6 +256,8 @@ def exportable(network: nn.Module) -> nn.Module:
             layer = plain.get_submodule(node.target)
             if isinstance(layer, nnq.Conv2d | nnq.Linear):
                 setattr(plain.get_submodule(parent), leaf, _WrittenOut(layer))
+            elif isinstance(layer, nnq.Hardswish):
+                setattr(plain.get_submodule(parent), leaf, _RoundedHardswish(layer))
             elif isinstance(layer, nnq.Dropout):
                 setattr(plain.get_submodule(parent), leaf, nn.Identity())
             elif ".quantized." in type(layer).__module__:
@@ -289,6 +295,17 @@ class _WrittenOut(nn.Module):
         )
         values = self.operation(values, weight, self.bias)
         return _rounded(values.relu() if self.relu else values, *self.range)
+
+
+class _RoundedHardswish(nn.Module):
+    """An int8 activation in floating point, its output rounded."""
+
+    def __init__(self, activation: Any):
+        super().__init__()
+        self.range = float(activation.scale), int(activation.zero_point)
+
+    def forward(self, values: Tensor) -> Tensor:
+        return _rounded(F.hardswish(values), *self.range)
 
 
 def _rounded(values: Tensor, scale: float, zero_point: int) -> Tensor:

@@ -121,18 +121,32 @@ def features_as_tokens(graph: fx.GraphModule) -> None:
 
     Written as ONNX, such a layer is then a MatMul, which ONNX Runtime computes in int8, and not a
     Gemm, which it does only where the output is int8 as well (seen in 1.32: the head ran in float).
+    Features that were a token before, such as a mean over tokens, are taken as they were then.
     """
+    value_by_value = {
+        quantized.quantize_per_tensor.default,
+        quantized.dequantize_per_tensor.default,
+        aten.relu.default,
+        aten.dropout.default,
+    }
     for node in list(graph.graph.nodes):
         if node.target is not aten.linear.default or node.meta["val"].ndim != 2:
             continue
-        features = node.args[0]
-        if features.target is not quantized.dequantize_per_tensor.default:
+        source: Any = node.args[0]
+        if source.target is not quantized.dequantize_per_tensor.default:
             continue
-        with graph.graph.inserting_before(node):
-            token = graph.graph.call_function(aten.unsqueeze.default, (features.args[0], 1))
-            args = (token, *features.args[1:])
-            token = graph.graph.call_function(features.target, args, features.kwargs)
-        node.update_arg(0, token)
+        first = node
+        while source.target in value_by_value and len(source.users) == 1:
+            first, source = source, source.args[0]
+        with graph.graph.inserting_before(first):
+            if source.target is aten.squeeze.dim and source.args[1] == 1:
+                token = source.args[0]
+            elif source.target is aten.select.int and source.args[1:] == (1, 0):
+                cut = (source.args[0], 1, 0, 1)
+                token = graph.graph.call_function(aten.slice.Tensor, cut)
+            else:
+                token = graph.graph.call_function(aten.unsqueeze.default, (source, 1))
+        first.replace_input_with(source, token)
         with graph.graph.inserting_after(node):
             flat = graph.graph.call_function(aten.squeeze.dim, (node, 1))
         node.replace_all_uses_with(flat, delete_user_cb=lambda user, flat=flat: user is not flat)

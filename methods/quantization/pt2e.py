@@ -1,26 +1,20 @@
-"""int8 through torchao's PT2E export quantization and the Inductor compiler: backend `inductor`.
+"""int8 through torchao's PT2E export quantization: backend `pt2e`.
 
-Observing and training happen on the float network (fake_quant.py); here it is exported, quantized
-by torchao's X86InductorQuantizer with the ranges found, and compiled (compiled.py).
+Observing and training happen on the float network (fake_quant.py); here it is exported and
+quantized by torchao's X86InductorQuantizer with the ranges found. Engines run the graph.
 """
 
 from __future__ import annotations
 
-import platform
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from machine import compiler
 from machine.noise import without_warnings
-from methods.early_exit.exits import SplitNetwork
 from methods.exported import Inputs, drop_unused, example_inputs, export
 from methods.quantization import fake_quant
-from methods.quantization.compiled import PART_BATCH_SIZES, CompiledNetwork
 from methods.quantization.fake_quant import (
     OBSERVERS,
     begin_observing,
@@ -28,10 +22,12 @@ from methods.quantization.fake_quant import (
     set_observing,
 )
 from methods.quantization.graph_rewrites import quantize_early, subtract_what_must_stay
+from methods.quantization.record import Quant
 from model import HybridCNNTransformer
 
 __all__ = ["OBSERVERS", "begin_observing", "observed_ranges", "set_observing"]
 TRAINS_IN_BF16 = True
+RUN_IN_TORCH = False  # PyTorch by itself would only simulate the graph, and slowly
 
 # Operations that hand values on as they are, so that a range holds on both sides.
 PRESERVING = {
@@ -46,11 +42,7 @@ LAYERS = {torch.ops.aten.conv2d.default, torch.ops.aten.linear.default}
 
 
 def unavailable(backend: str) -> str | None:
-    """Why this machine cannot run the backend, with the remedy; None where it can."""
-    if sys.platform != "linux" or platform.machine() not in ("x86_64", "AMD64"):
-        return "is for x86-64 Linux; choose another backend by name"
-    if (why := compiler.missing()) is not None:
-        return f"{why}; install g++, or choose backend 'x86' by name"
+    """None: graphs are made wherever torch runs."""
     return None
 
 
@@ -80,32 +72,8 @@ def simulated(prepared: nn.Module, backend: str) -> nn.Module:
     return prepared
 
 
-def convert(
-    prepared: nn.Module, backend: str, ranges: dict[str, Tensor], artefacts: Path | None = None
-) -> CompiledNetwork | SplitNetwork:
-    """The int8 network with activations quantized as `ranges` says, compiled when first called.
-
-    `artefacts` is the folder of compiled code (None: a temporary one). Raises ValueError for ranges
-    that do not fit the network.
-    """
-    why = unavailable(backend)
-    if why is not None:
-        raise ValueError(f"backend {backend!r} {why}")
-    model, float_layers = fake_quant.float_copy(prepared), fake_quant.float_layers_of(prepared)
-    levels = fake_quant.levels_of(prepared)
-    if not model.model_args["exits"]:
-        graph = quantized_graph(model, ranges, float_layers, levels=levels)
-        return CompiledNetwork(graph, model.model_args, artefacts)
-    parts, inputs = [], example_inputs(model)
-    for part in model.parts():
-        graph = quantized_graph(part, ranges, float_layers, inputs, levels=levels)
-        shapes = [tuple(value.shape[1:]) for value in inputs]
-        parts.append(
-            CompiledNetwork(graph, model.model_args, artefacts, PART_BATCH_SIZES, inputs=shapes)
-        )
-        with torch.no_grad():
-            inputs = part(*inputs)[1:]
-    return SplitNetwork(parts)
+def native_int8(prepared: nn.Module, backend: str, ranges: dict[str, Tensor]) -> None:
+    """PyTorch by itself would only simulate the graph."""
 
 
 def int8_forms(
@@ -156,10 +124,17 @@ def quantized_graph(
     return graph
 
 
-def exportable(network: nn.Module) -> nn.Module:
-    """The graph that an int8 network was compiled from."""
-    assert isinstance(network, CompiledNetwork)
-    return network.graph
+def recorded(prepared: nn.Module) -> tuple[HybridCNNTransformer, Quant]:
+    """The float network that was prepared, and how it is quantized, by the ranges seen."""
+    reduced = fake_quant.levels_of(prepared) == fake_quant.REDUCED_WEIGHT_RANGE
+    quant = Quant(
+        "ptq",
+        "pt2e",
+        float_layers=tuple(fake_quant.float_layers_of(prepared)),
+        ranges=observed_ranges(prepared),
+        reduce_range=reduced,
+    )
+    return fake_quant.float_copy(prepared), quant
 
 
 def _quantizer(float_layers: list[str], levels: tuple[int, int]) -> Any:

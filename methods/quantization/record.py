@@ -9,7 +9,10 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from machine.processor import has_vnni
+from machine.processor import int8_saturates
+
+# Names of backends that configs and files made before may have → what they are called now.
+EARLIER_NAMES = {"inductor": "pt2e"}
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,9 @@ class Quant:
     ranges: dict[str, Tensor] | None = None  # place or observer name → [scale, zero point]
     reduce_range: bool = False  # weights in 7 of their 8 bits; files that do not say have 8
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "backend", present_name(self.backend))
+
     def settings(self) -> dict[str, Any]:
         """The record without its tensors, as plain data."""
         return {
@@ -40,14 +46,19 @@ class Quant:
         }
 
 
+def present_name(backend: str) -> str:
+    """What a backend is called now."""
+    return EARLIER_NAMES.get(backend, backend)
+
+
 def reduced_range(backend: str, asked: bool | Literal["auto"]) -> bool:
     """Whether weights take 7 of their 8 bits; 'auto': if this processor's products need it.
 
     torch has settled the ranges of the other backends. Raises ValueError where one is asked to.
     """
-    if asked is True and backend != "inductor":
-        raise ValueError(f"is of backend 'inductor', not of {backend!r}; remove the key")
-    return backend == "inductor" and not has_vnni() if asked == "auto" else asked
+    if asked is True and backend != "pt2e":
+        raise ValueError(f"is of backend 'pt2e', not of {backend!r}; remove the key")
+    return backend == "pt2e" and int8_saturates() if asked == "auto" else asked
 
 
 def needs_vnni(quant: Quant) -> bool:

@@ -14,6 +14,8 @@ TIMINGS = {
     "inference_time_ms", "seconds", "resumed", "cached", "finished", "written", "started",
     "command", "latency_ms_batch_1", "latency_ms_batch_64", "environment", "checkpoint",
     "latency_ms_batch_1_ratio", "latency_ms_batch_64_ratio", "suite", "git_commit",
+    "engine", "engines", "peak_memory_mb", "joules_per_image", "peak_memory_mb_ratio",
+    "joules_per_image_ratio",
 }  # fmt: skip
 
 

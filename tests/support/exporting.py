@@ -8,7 +8,7 @@ from typing import Any
 
 from experiment.export.compare import Runtime, Subject
 from experiment.export.formats import FORMATS
-from methods.quantization import backends, compiled
+from methods.quantization import backends
 from stages.deployment import deploy
 from stages.ptq import PtqSpec
 from stages.stage import Context
@@ -19,10 +19,7 @@ ABOUT = {"experiment": "Tiny", "classes": '["0", "猫"]', "mean": "[0.5]"}
 
 
 def subject(ctx: Context, backend: str | None = None, **model_args: Any) -> Subject:
-    """A tiny network, with ranges observed on digits where it is quantized.
-
-    A compiled network runs as its graph here, which takes no compiling.
-    """
+    """A tiny network, with ranges observed on digits where it is quantized."""
     return subject_of(state_of(tiny(**{"num_layers": 1, **model_args})), ctx, backend)
 
 
@@ -33,11 +30,7 @@ def subject_of(state: ModelState, ctx: Context, backend: str | None = None) -> S
         quant = PtqSpec(backend=backend, calibration_batches=2).quant("ptq")
         quant = backends.with_calibrated_ranges(build(state), quant, loaders.calibration)
         state = state.changed(state.weights, quant=quant)
-    deployed = deploy(state)
-    network = deployed.network
-    if isinstance(network, compiled.CompiledNetwork):
-        network.forward = network.graph.forward  # type: ignore[method-assign]
-    return Subject(deployed, loaders.test, ABOUT)
+    return Subject(deploy(state), loaders.test, ABOUT)
 
 
 def altered(logits: Any) -> Any:

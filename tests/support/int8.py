@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.ao.nn.quantized as nnq
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from engines import program
+from engines.network import EngineNetwork
+from engines.programs import programs
 from methods.early_exit.exits import SplitNetwork
-from methods.quantization import backends, pt2e
-from methods.quantization.compiled import CompiledNetwork
+from methods.quantization import backends
 from methods.quantization.record import Quant
 from model import HybridCNNTransformer
+from stages.deployment import deploy
 from stages.ptq import PtqSpec
 from stages.state import state_of
 from tests.support.tiny import tiny
-
-DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
-DEQUANTIZE_WEIGHT = torch.ops.quantized_decomposed.dequantize_per_channel.default
 
 
 def calibrated_on(model: HybridCNNTransformer, images: Tensor, **options: Any) -> Quant:
@@ -37,41 +36,35 @@ def off(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
+def to_int8(model: HybridCNNTransformer, quant: Quant) -> nn.Module:
+    """What computes as the deployed network does: torch's own modules, else its graph."""
+    parts = backends.native_int8(model, quant) or [p.graph for p in programs(model, quant)]
+    return SplitNetwork(parts) if model.model_args["exits"] else parts[0]
+
+
 def runnable(network: nn.Module) -> nn.Module:
-    """What computes as a deployed int8 network does; a compiled one as its graph, in no time."""
+    """A deployed network, but that one on an engine runs as its graph."""
     if isinstance(network, SplitNetwork):
         return SplitNetwork(runnable(part) for part in network.parts)
-    return network.graph if isinstance(network, CompiledNetwork) else network
+    return network.graph if isinstance(network, EngineNetwork) else network
 
 
 def int8_layers(network: nn.Module) -> set[str]:
-    """The layers that a deployed network computes in int8, found in what runs."""
+    """The layers that a network computes in int8, found in what runs."""
     if isinstance(network, SplitNetwork):
         return set().union(*(int8_layers(part) for part in network.parts))
-    if not isinstance(network, CompiledNetwork):
-        kinds = nnq.Conv2d, nnq.Linear  # those with ReLU are subclasses
-        return {name for name, module in network.named_modules() if isinstance(module, kinds)}
-    found = set()
-    for node in network.graph.graph.nodes:
-        if node.target in pt2e.LAYERS:
-            images, weight = node.args[:2]
-            if images.target is DEQUANTIZE and weight.target is DEQUANTIZE_WEIGHT:
-                found.add([name for name, _ in node.meta["nn_module_stack"].values()][-1])
-    return found
+    kinds = nnq.Conv2d, nnq.Linear  # those with ReLU are subclasses
+    found = {name for name, module in network.named_modules() if isinstance(module, kinds)}
+    graph = runnable(network)
+    return found or set(program.int8_layers(graph) if isinstance(graph, fx.GraphModule) else ())
 
 
-class Compiled:
-    """One network, compiled once for all tests."""
+class Deployable:
+    """One int8 network of backend `inductor`, made once for all tests."""
 
-    def __init__(self, folder: Path):
+    def __init__(self) -> None:
         torch.manual_seed(0)
         self.model, self.images = tiny(num_layers=1), torch.randn(70, 1, 8, 8)
         self.quant = calibrated_on(self.model, self.images)
         self.state = state_of(self.model).changed(state_of(self.model).weights, quant=self.quant)
-        self.folder = folder
-        self.network = self.new()
-
-    def new(self) -> CompiledNetwork:
-        network = backends.to_int8(self.model, self.quant, self.folder)
-        assert isinstance(network, CompiledNetwork)
-        return network
+        self.network = deploy(self.state).network

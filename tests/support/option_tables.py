@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from data_sets.source import DatasetArgs
+from engines.deployment_args import DeploymentArgs
 from experiment.study.plan import StudyConfig
 from experiment.suite.records import ExperimentConfig
 from networks.args import ModelArgs
@@ -25,6 +26,7 @@ KINDS: dict[str, type[BaseModel]] = {
     "model_args": ModelArgs,
     "training_args": TrainingArgs,
     "compression_args": CompressionArgs,
+    "deployment_args": DeploymentArgs,
     "study": StudyConfig,
     "teacher": TeacherSpec,
 }

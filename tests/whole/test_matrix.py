@@ -36,7 +36,7 @@ from tests.support.chains import FAST
 from tests.support.exits import with_exits
 from tests.support.exporting import subject, subject_of
 from tests.support.home import HOME
-from tests.support.int8 import Compiled, int8_layers, off, runnable
+from tests.support.int8 import int8_layers, off, runnable, to_int8
 from tests.support.suites import Suites
 from tests.support.tiny import FUSIONS, tiny
 
@@ -103,7 +103,7 @@ def test_every_layer_is_deployed_in_int8(network: str, backend: str) -> None:
     model, images = tiny(**NETWORKS[network]), torch.randn(16, 1, 8, 8)
     quant = Quant("ptq", backend)
     quant = backends.with_calibrated_ranges(model, quant, [(images, images)])
-    assert int8_layers(backends.to_int8(model, quant)) == set(quantizable_layers(model))
+    assert int8_layers(to_int8(model, quant)) == set(quantizable_layers(model))
 
 
 @pytest.mark.parametrize(("network", "format_", "backend"), ON_NETWORKS)
@@ -117,20 +117,6 @@ def test_files_run_in_int8(
     # ONNX Runtime has no int8 convolution with a float output, which patch embedding is.
     in_float = 1 if (network, format_, backend) == ("patches", "onnx-int8", "inductor") else 0
     assert found.int8_layers == made.int8_layers - in_float
-
-
-def test_compiled_networks_run_in_int8(int8: Compiled, capfd: pytest.CaptureFixture[str]) -> None:
-    """By oneDNN's log of one call: as many int8 convolutions and products as there are layers."""
-    with torch.inference_mode():
-        int8.network(int8.images[:64])
-        capfd.readouterr()
-        with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
-            int8.network(int8.images[:64])
-    lines = [line for line in capfd.readouterr().out.splitlines() if ",exec," in line]
-    products = [line for line in lines if ",convolution," in line or ",matmul," in line]
-    in_int8 = [line for line in products if "src:u8" in line or "src_u8" in line]
-    assert len(in_int8) == len(quantizable_layers(int8.model)), lines
-    assert not any("ref" in line.split(",")[6] for line in in_int8), in_int8
 
 
 # --- (b) channels that are zero, constant, or almost ---------------------------------------------
@@ -166,7 +152,7 @@ def test_odd_channels_are_deployed_as_simulated(network: str, backend: str) -> N
     prepared = backends.prepare(model, quant)
     backends.observe(prepared, backend, [(images, images)], 1)
     quant = backends.with_trained_ranges(quant, prepared)
-    deployed = runnable(backends.to_int8(model, quant))
+    deployed = to_int8(model, quant)
     if backend == "inductor":
         fake_quant.set_quantizing(prepared, True)
     else:
@@ -199,7 +185,7 @@ def test_parts_are_folded_once(fusion: str, backend: str) -> None:
     model, images = build(state), torch.randn(32, 1, 8, 8)
     quant = Quant("ptq", backend, reduce_range=backend == "inductor")
     quant = backends.with_calibrated_ranges(model, quant, [(images, images)])
-    split = runnable(backends.to_int8(model, quant))
+    split = to_int8(model, quant)
     for name, value in model.state_dict().items():
         assert torch.equal(value, state.weights[name]), name
     with torch.inference_mode():
@@ -210,7 +196,7 @@ def test_parts_are_folded_once(fusion: str, backend: str) -> None:
         own = {n: w for n, w in state.weights.items() if not n.startswith("exits.")}
         plain.load_state_dict(own)
         alone = backends.with_calibrated_ranges(plain, quant, [(images, images)])
-        whole = runnable(backends.to_int8(plain, alone))(images)
+        whole = to_int8(plain, alone)(images)
         assert off(every[-1], whole) < 0.02
 
 
@@ -271,7 +257,7 @@ def test_what_needs_vnni_is_what_passes_16_bits(scheme: str, backend: str) -> No
         quant = Quant(scheme, backend, reduce_range=reduce_range)
         prepared = backends.prepare(model, quant)
         backends.observe(prepared, backend, [(images, images)], 1)
-        network = backends.to_int8(model, backends.with_trained_ranges(quant, prepared))
+        network = to_int8(model, backends.with_trained_ranges(quant, prepared))
         if backend == "inductor":
             weights = [v for v in network.state_dict().values() if v.dtype == torch.int8]
             activation = fake_quant.ACTIVATION_RANGE[1]

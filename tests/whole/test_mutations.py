@@ -19,6 +19,7 @@ GOOD: dict[str, Any] = {
     "DEFAULT_MODEL_PARAMS": {"cnn_channels": [8, 16], "cnn_pools": [1, 2], "embed_dim": 16},
     "DEFAULT_TRAINING_PARAMS": {"initial_train_epochs": 2, "milestones": [3], "precision": "fp32"},
     "DEFAULT_COMPRESSION_PARAMS": {"pruning_ratio": 0.4, "finetune_epochs": 1},
+    "DEFAULT_DEPLOYMENT_PARAMS": {"engines": "auto", "batch_sizes": [1], "threads": 1},
     "EXPERIMENT_CONFIGS": [
         {"name": "Base", "is_fp32_baseline_generation": True, "model_args": {"num_heads": [2, 4]}},
         {

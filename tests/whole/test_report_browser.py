@@ -105,7 +105,7 @@ def test_all_charts_are_drawn(report: Opened) -> None:
     assert {
         "chart-tradeoff", "chart-accuracy", "chart-model_size_mb", "chart-latency_ms_batch_1",
         "chart-loss", "chart-curve", "chart-widths", "chart-macs", "chart-sensitivity",
-        "chart-exits", "chart-study-0",
+        "chart-exits", "chart-study-0", "chart-engines-1", "chart-engines-64",
     } == set(ids)  # fmt: skip
     for chart in ids:
         drawn = report.plot(chart)
@@ -137,6 +137,24 @@ def test_the_cost_axis_is_chosen(report: Opened, folder: Path) -> None:
     assert "1 less accurate not in view" in (report.page.text_content("#outside") or "")
     report.page.select_option("#reach", "0")
     report.page.select_option("#cost", "latency_ms_batch_1")
+
+
+def test_engines_stand_beside_the_float_baseline(report: Opened) -> None:
+    drawn = report.plot("chart-engines-1")
+    traces = {trace["name"]: trace for trace in drawn["traces"]}
+    assert drawn["layout"]["yaxis"]["ticktext"] == ["Base", "E", "PF", "PFQ", "Q", "Slow"]
+    assert traces["float baseline in turn"]["y"] == ["E", "PF", "PFQ", "Q", "Slow"]
+    assert traces["float baseline in turn"]["x"] == [1.0] * 5
+    marked = dict(zip(traces["onnxruntime"]["y"], traces["onnxruntime"]["text"], strict=True))
+    assert marked["PFQ"] == "<b>0.500</b>" and marked["Slow"] == ""
+    assert "0.500 ms, the fastest, 14 of 14 layers in int8" in traces["onnxruntime"]["hovertext"][3]
+    report.page.click("#engines summary")
+    row = report.page.locator("#engines tbody tr", has_text="PFQ").first
+    assert row.inner_text().split() == [
+        *("PFQ", "1", "1.500", "14", "of", "14", "int8", "0.500", "★", "14", "of", "14", "int8"),
+        *("0.700", "14", "of", "14", "int8", "1.000", "openvino"),
+    ]
+    assert "inductor was left out: no win is expected" in report.page.inner_text("#engines")
 
 
 def test_the_waterfall_adds_up(report: Opened) -> None:
@@ -178,10 +196,10 @@ def test_the_keyboard_reaches_everything(report: Opened) -> None:
     page = report.page
     page.focus(".skip")
     wanted = page.locator(REACHED).evaluate_all(
-        "all => all.filter(each => each.offsetParent).length"
+        "all => all.filter(each => each.checkVisibility()).length"
     )
     reached = set()
-    for _ in range(3 * wanted):
+    for _ in range(4 * wanted):
         page.keyboard.press("Tab")
         here = page.evaluate(
             """wanted => document.activeElement === document.body ? null
@@ -288,6 +306,10 @@ def test_200_experiments(browser: Browser, tmp_path: Path) -> None:
     assert sum(len(trace.get("customdata", [])) for trace in shown) == 200
     data = json.loads(opened.page.text_content("#data") or "")
     assert len(data["experiments"]) == 200
+    rows = opened.plot("chart-engines-1")["layout"]["yaxis"]["ticktext"]
+    assert "Base" in rows and len(rows) < 200
+    opened.page.select_option("#engine-networks", "all")
+    assert len(opened.plot("chart-engines-1")["layout"]["yaxis"]["ticktext"]) == 200
     opened.page.fill("#filter", "chain_19")
     assert len(opened.names()) == 9  # 190 to 198
     opened.close()

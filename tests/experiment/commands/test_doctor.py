@@ -6,9 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 import main
 from experiment.commands import doctor
@@ -75,7 +78,7 @@ def test_the_doctor_looks_at_machine_suite_and_folders(
     other.write_text(SUITE.format(folder=tmp_path) + 'DEFAULT_DATASET_CONFIG = {"name": "CIFAR10"}')
     assert main.main(["doctor", "--config", str(other)]) == 0
     out = capsys.readouterr().out
-    assert "needs a C++ compiler" in out and "make room" in out
+    assert "engine 'inductor' needs a C++ compiler" in out and "make room" in out
     assert "cifar-10-python.tar.gz is not in" in out and "configs/quickstart.py" in out
     other.write_text("EXPERIMENT_CONFIGS = [{'name': 'a', 'sedes': [1]}]")
     assert main.main(["doctor", "--config", str(other)]) == 1
@@ -94,6 +97,27 @@ def test_a_compiler_that_does_not_work_is_told(
     assert (
         found.mark == "note" and "cannot make and run a program: cannot find -lgomp" in found.text
     )
+
+
+def test_engines_are_listed_with_their_versions_and_what_they_lack(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here = SimpleNamespace(unavailable=lambda: None)
+    lacking = SimpleNamespace(unavailable=lambda: "is not installed; pip install openvino")
+    monkeypatch.setattr(
+        "engines.ENGINES", {"eager": here, "onnxruntime": here, "openvino": lacking}
+    )
+    there, other = doctor.engines()
+    versions = f"torch {metadata.version('torch')}", metadata.version("onnxruntime")
+    assert (there.mark, there.text) == ("ok", "eager ({}), onnxruntime ({})".format(*versions))
+    assert (other.mark, other.text) == ("note", f"openvino {lacking.unavailable()}")
+
+
+def test_backends_that_this_build_of_torch_lacks_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.backends().text.startswith("pt2e, x86, fbgemm")
+    monkeypatch.setattr(type(torch.backends.quantized), "supported_engines", ["none", "qnnpack"])
+    found = doctor.backends()
+    assert found.mark == "note" and found.text.startswith("pt2e, qnnpack; x86 is not in this build")
 
 
 def test_a_folder_below_a_file_is_bad(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def test_times_stand_beside_those_of_other_hours(tmp_path: Path) -> None:
     write(tmp_path, "Base", [("train", metrics(90.0))], baseline=None)
     busy = metrics(89.0)
     busy["inference_time_ms"]["batch_1"] |= {
-        "median": 20.0, "baseline_median": 10.0, "speedup_over_baseline": 0.5
+        "median": 20.0, "baseline_median": 10.0, "speedup": 0.5
     }  # fmt: skip
     write(tmp_path, "Q", [("ptq", busy)])
     _, chain = data_of(tmp_path)["experiments"]

@@ -20,7 +20,8 @@ def test_what_the_page_says_was_found(small: Path) -> None:
     said = page(read_folder(small))
     assert said["headlines"][0] == (
         "At most 1 point below Base: Q (ptq), 16.0× fewer BitOps, 4.0× smaller, 1.25× faster at "
-        "batch 1; validation 89.50\N{NO-BREAK SPACE}% (−0.50), "
+        "batch 1 (onnxruntime, against the float baseline on its own fastest engine, openvino); "
+        "validation 89.50\N{NO-BREAK SPACE}% (−0.50), "
         "test 89.50\N{NO-BREAK SPACE}% (−0.50)."
     )
     assert all("points of test accuracy" in line for line in said["headlines"][1:])

@@ -58,6 +58,9 @@ MISTAKES = {
     "should be one capital letter",
     "STUDY['stages'] = {'P': 'ptq'}; STUDY['strengths'] = {}": "Tiny.stages: P alone has no order",
     "STUDY['stages']['Q'] = []": "Tiny.stages.Q: should name a stage",
+    "STUDY['cost'] = 'latency_ms'; "
+    "EXPERIMENT_CONFIGS[0]['deployment_args'] = {'batch_sizes': [8]}": "Tiny.cost: 'latency_ms' is "
+    "that of batches of 1, and deployment_args.batch_sizes of Base is [8]; add 1",
     "STUDY['stages']['Q'] = 7": "Tiny.stages: 7 should be a valid string",
     "STUDY['stages']['Q'] = {'ptq': {}, 'qat': {}}": "Tiny.stages.Q: {'ptq': {}, 'qat': {}} "
     "should be {stage: options}",
@@ -74,7 +77,7 @@ MISTAKES = {
     "STUDY['orders'] = ['PQ', 'PQ']": "Tiny.orders: one stands twice",
     "STUDY['seeds'] = [0, 0]": "Tiny.seeds: [0, 0] should be different whole numbers",
     "STUDY['epochs'] = 1": "Tiny.epochs: 1, but the stages of Tiny_PQ_p0 train 2",
-    "STUDY['cost'] = 'macs'": "Tiny.cost: 'macs' should be 'bitops' or 'latency_ms'",
+    "STUDY['cost'] = 'macs'": "Tiny.cost: 'macs' should be 'bitops', 'latency_ms', ",
     "STUDY['strengths'] = {'Q': [{}, {'epochs': 3}], 'P': [{'ratio': 0.5}]}": "Tiny: Tiny_Q_q0 "
     "trains 1 epochs and Tiny_Q_q1 3, so that they cannot be compared; set 'epochs' to 4",
     "DEFAULT_DATASET_CONFIG['validation_share'] = 0.0": "validation_share: 0.0 should be greater",

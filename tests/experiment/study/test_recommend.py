@@ -71,6 +71,27 @@ def test_a_wish_that_nothing_meets_names_the_nearest() -> None:
     )
 
 
+def test_a_wish_for_what_was_not_measured_says_why() -> None:
+    why = "S_A has no joules_per_image: this machine shows no RAPL counters"
+    study_ = {**ROWS, "method": {"costs_left_out": {"joules_per_image": why}}}
+    wish = parse_wish("accuracy_drop<=1, min joules_per_image")
+    assert recommendation(wish, study_) == (
+        False,
+        "no chain meets accuracy_drop<=1: none came to its end with accuracy_drop, "
+        f"joules_per_image; {why}",
+    )
+
+
+def test_a_wish_for_memory_names_the_engine_of_times() -> None:
+    light, heavy = row("Light", 0.4, 2.0), row("Heavy", 0.1, 1.0)
+    for chain, megabytes in ((light, 100.0), (heavy, 300.0)):
+        chain["metrics"]["peak_memory_mb"] = {"mean": megabytes, "std": None, "n": 1}
+        chain["metrics"]["latency_ms_batch_1"]["engine"] = "openvino"
+    wish = parse_wish("peak_memory_mb<=200, min latency_ms")
+    met, text = recommendation(wish, {**ROWS, "chains": [light, heavy]})
+    assert met and "latency_ms 2 by openvino" in text and "peak_memory_mb 100" in text
+
+
 def test_a_chain_whose_large_batches_were_not_timed() -> None:
     """It is chosen by what it has, and by nothing that it has not."""
     slow = row("Slow", 0.1, 9000.0)

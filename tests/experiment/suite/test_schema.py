@@ -104,7 +104,7 @@ MISTAKES = {
     "EXPERIMENT_CONFIGS.append(chain('C', {'prune': {}, 'ptq': {}}))": "should be {stage: options}",
     "EXPERIMENT_CONFIGS.append(chain('C', 7))": "C.compression_args.sequence[0]: 7 should be a",
     "EXPERIMENT_CONFIGS.append(chain('C', {'ptq': {'backend': 'tpu'}}))": "C.compression_args."
-    "sequence[0].backend: 'tpu' is not a backend; allowed: inductor, x86, fbgemm, qnnpack, onednn",
+    "sequence[0].backend: 'tpu' is not a backend; allowed: pt2e, x86, fbgemm, qnnpack, onednn",
     "EXPERIMENT_CONFIGS.append(chain('C', {'ptq': {'float_layers': ['haed']}}))": "C.compression_"
     "args.sequence[0]: float_layers: 'haed' matches no layer",
     "EXPERIMENT_CONFIGS.append(chain('C', 'finetune'))": "C.compression_args.sequence[0].epochs: 0 "

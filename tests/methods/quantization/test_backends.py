@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,10 +10,11 @@ import torch
 
 from machine.files import tensor_bytes
 from methods.quantization import backends, fake_quant
-from methods.quantization.compiled import CompiledNetwork
 from methods.quantization.record import Quant
 from model import HybridCNNTransformer
-from tests.support.int8 import calibrated_on, off, simulated
+from stages.deployment import deploy
+from stages.state import state_of
+from tests.support.int8 import calibrated_on, off, simulated, to_int8
 from tests.support.tiny import tiny
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -31,13 +33,11 @@ NETWORKS: dict[str, dict[str, Any]] = {
 def test_what_is_simulated_is_what_is_deployed(name: str, reduce_range: bool) -> None:
     model, images = tiny(**NETWORKS[name]), torch.randn(64, 1, 8, 8)
     quant = calibrated_on(model, images, reduce_range=reduce_range)
-    network = backends.to_int8(model, quant)
-    assert isinstance(network, CompiledNetwork)
-    graph = network.graph
+    network = to_int8(model, quant)
     levels = [v.int().abs().max() for v in network.state_dict().values() if v.dtype == torch.int8]
     assert max(levels) == (64 if reduce_range else 128)
     with torch.inference_mode():
-        expected, found = model(images), graph(images)
+        expected, found = model(images), network(images)
         twin = simulated(model, quant, images)(images)
     assert 0 < off(found, expected) < (0.04 if reduce_range else 0.02)
     assert off(twin, found) < 0.006
@@ -47,14 +47,13 @@ def test_what_is_simulated_is_what_is_deployed(name: str, reduce_range: bool) ->
 def test_float_layers_stay_float() -> None:
     model, images = tiny(), torch.randn(32, 1, 8, 8)
     quant = calibrated_on(model, images, float_layers=["head", "cnn.*"])
-    network = backends.to_int8(model, quant)
+    network = to_int8(model, quant)
     kept = {n for n, v in network.state_dict().items() if v.dtype == torch.float32 and v.ndim > 1}
-    assert {"graph.cnn.blocks.0.conv.weight", "graph.head.weight"} <= kept
+    assert {"cnn.blocks.0.conv.weight", "head.weight"} <= kept
     assert not any("attention" in name for name in kept)
-    assert isinstance(network, CompiledNetwork)
     with torch.inference_mode():
         twin = simulated(model, quant, images)(images)
-        assert off(twin, network.graph(images)) < 0.006
+        assert off(twin, network(images)) < 0.006
 
 
 def test_int8_size_is_a_quarter_of_float() -> None:
@@ -62,8 +61,10 @@ def test_int8_size_is_a_quarter_of_float() -> None:
     widths = {"cnn_channels": [64, 128, 256], "cnn_pools": [2, 2, 1], "embed_dim": 256}
     model = HybridCNNTransformer(**widths, ffn_dim=512).eval()
     images = torch.randn(8, 3, 32, 32)
-    network = backends.to_int8(model, calibrated_on(model, images))
-    ratio = len(tensor_bytes(network.state_dict())) / len(tensor_bytes(model.state_dict()))
+    state = replace(state_of(model), quant=calibrated_on(model, images))
+    ratio = len(tensor_bytes(deploy(state).whole.state_dict())) / len(
+        tensor_bytes(model.state_dict())
+    )
     assert 0.25 < ratio <= 0.27
 
 
@@ -71,10 +72,10 @@ def test_ranges_of_another_backend_or_network_are_refused() -> None:
     model, images = tiny(), torch.randn(8, 1, 8, 8)
     fx = backends.with_calibrated_ranges(model, Quant("ptq", "x86"), [(images, images)])
     with pytest.raises(ValueError, match="the stored ranges do not fit this network"):
-        backends.to_int8(model, Quant("ptq", "inductor", ranges=fx.ranges))
+        to_int8(model, Quant("ptq", "inductor", ranges=fx.ranges))
     mine = calibrated_on(model, images)
     with pytest.raises(ValueError, match="the stored ranges do not fit this network"):
-        backends.to_int8(model, Quant("ptq", "x86", ranges=mine.ranges))
+        to_int8(model, Quant("ptq", "x86", ranges=mine.ranges))
     with pytest.raises(ValueError, match="saw no image"):
         fake_quant.observed_ranges(fake_quant.prepare(model, [], "minmax", train=False))
 
@@ -88,7 +89,7 @@ def test_int8_is_close_to_float(scheme: str, backend: str) -> None:
     images = torch.randn(64, 1, 8, 8)
     quant = backends.with_calibrated_ranges(model, Quant(scheme, backend), [(images, images)])
     with torch.inference_mode():
-        expected, found = model(images), backends.to_int8(model, quant)(images)
+        expected, found = model(images), to_int8(model, quant)(images)
     error = (expected - found).norm() / expected.norm()
     assert 0 < error < 0.1
 

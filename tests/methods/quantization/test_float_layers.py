@@ -22,7 +22,7 @@ from stages.qat import QatSpec, qat
 from stages.stage import Context
 from stages.state import build, state_of
 from tests.support.chains import FAST
-from tests.support.int8 import int8_layers, off, runnable
+from tests.support.int8 import int8_layers, off, to_int8
 from tests.support.tiny import FUSIONS, tiny
 
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -64,12 +64,12 @@ def test_one_layer_stays_float(network: str, backend: str, layer: str) -> None:
                 assert torch.equal(found[names[name]], value), name
         backends.observe(prepared, backend, [(images, images)], 1)
         quant = backends.with_trained_ranges(quant, prepared)
-        deployed = backends.to_int8(model, quant)
+        deployed = to_int8(model, quant)
         assert int8_layers(deployed) == set(quantizable_layers(model)) - {layer}
         if backend == "onednn" and not has_vnni():
             continue  # its products saturate, of which a run warns
         with torch.inference_mode():
-            expected, logits = prepared(images), runnable(deployed)(images)
+            expected, logits = prepared(images), deployed(images)
             moved = off(logits, expected)  # while it observes, nothing is rounded
             assert 0 < moved < 0.05
             if backend == "inductor":
@@ -88,7 +88,7 @@ def test_patterns_keep_layers_float(pattern: str, backend: str) -> None:
     quant = backends.with_calibrated_ranges(model, quant, [(images, images)])
     kept = float_layer_names(model, [pattern])
     assert kept
-    deployed = backends.to_int8(model, quant)
+    deployed = to_int8(model, quant)
     assert int8_layers(deployed) == set(quantizable_layers(model)) - set(kept)
 
 

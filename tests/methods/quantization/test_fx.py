@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from methods.quantization import backends
+from methods.quantization import backends, fx
 from methods.quantization.record import Quant
+from tests.support.int8 import to_int8
 from tests.support.tiny import tiny
 
 
@@ -26,8 +27,8 @@ def test_fx_networks_written_out_give_the_same_logits(scheme: str, args: dict[st
     """A value between two levels may go to the other one: seen for 2 of 64 without AVX512."""
     model, images = tiny(**args), torch.randn(64, 1, 8, 8)
     quant = backends.with_calibrated_ranges(model, Quant(scheme, "x86"), [(images, images)])
-    network = backends.to_int8(model, quant)
-    written_out = backends.exportable(network, "x86")
+    network = to_int8(model, quant)
+    written_out = fx.exportable(network)
     with torch.inference_mode():
         off = (written_out(images) - network(images)).abs().amax(1)
     assert int((off > 1e-5).sum()) <= 3 and off.max() < 0.05
