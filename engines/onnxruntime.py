@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 FIXED_BATCH = False
 PROVIDERS = ["CPUExecutionProvider"]
-# Its kernel for a sum and its layer norm takes twice as long as the two (seen in 1.32: 18 µs against
-# 9 for 16 tokens of 128; 0.87 ms against 0.18 for 64 images' tokens).
+# Its kernel for a sum and its layer norm takes twice as long as the two (seen in 1.32: 18 µs
+# against 9 for 16 tokens of 128; 0.87 ms against 0.18 for 64 images' tokens).
 SLOW_FUSIONS = ["SkipLayerNormFusion"]
 # What ONNX Runtime makes of int8 layers; where it does not, they run in float, unsaid.
 INT8_OPERATIONS = {

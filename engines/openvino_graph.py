@@ -19,6 +19,7 @@ from torch import Tensor, fx
 
 from engines.program import LAYERS, EngineError, Program, layer_name
 from machine.processor import has_vnni
+from methods.exported import CONVERSION
 
 aten = torch.ops.aten
 quantized = torch.ops.quantized_decomposed
@@ -320,6 +321,7 @@ OPERATIONS: dict[Any, Callable[..., Value]] = {
     aten.neg.default: _elementwise(ops.negative),
     aten.cat.default: lambda values, axis=0: ops.concat([*map(_constant, values)], axis),
     aten.dropout.default: _itself,
+    CONVERSION: _itself,  # what it computes in is asked for as a whole
     aten.sym_size.int: lambda values, axis: _lengths(values)[axis],
     aten.view.default: _reshaped,
     aten.flatten.using_ints: _flatten,
