@@ -28,7 +28,7 @@ def ready(program: Program, batch: int | None, threads: int) -> Ready:
     assert native is not None
 
     def run(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        outputs = native(*map(_placed, inputs))
+        outputs = native(*map(placed, inputs))
         return outputs if program.is_part else (outputs,)
 
     kinds = nnq.Conv2d, nnq.Linear  # those with a ReLU are subclasses
@@ -38,7 +38,7 @@ def ready(program: Program, batch: int | None, threads: int) -> Ready:
     return Ready(run, program.precision, torch.get_num_threads(), tuple(int8))
 
 
-def _placed(values: Tensor) -> Tensor:
+def placed(values: Tensor) -> Tensor:
     """Images in channels_last, in which convolutions are faster."""
     if values.ndim == 4:
         return values.contiguous(memory_format=torch.channels_last)

@@ -35,15 +35,9 @@ def ready(program: Program, batch: int | None, threads: int) -> Ready:
 
     from engines.openvino_graph import openvino_model
 
-    settings = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "NUM_STREAMS": "1",
-        "INFERENCE_NUM_THREADS": str(threads),
-        "ENABLE_CPU_PINNING": "NO",  # other engines' threads and other processes want cores too
-        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[program.precision],
-    }
     try:
-        compiled = ov.Core().compile_model(openvino_model(program, batch), "CPU", settings)
+        model = openvino_model(program, batch)
+        compiled = ov.Core().compile_model(model, "CPU", settings(program, threads))
         request = compiled.create_infer_request()
     except RuntimeError as error:
         raise EngineError(f"openvino: {str(error).splitlines()[0]}") from None
@@ -60,6 +54,17 @@ def ready(program: Program, batch: int | None, threads: int) -> Ready:
 
     taken = int(compiled.get_property("INFERENCE_NUM_THREADS"))
     return Ready(run, _precision(compiled), taken, _int8_layers(compiled, program))
+
+
+def settings(program: Program, threads: int) -> dict[str, str]:
+    """What OpenVINO compiles a program by."""
+    return {
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+        "INFERENCE_NUM_THREADS": str(threads),
+        "ENABLE_CPU_PINNING": "NO",  # other engines' threads and other processes want cores too
+        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[program.precision],
+    }
 
 
 def _precision(compiled: Any) -> str:

@@ -1,22 +1,26 @@
 """`python main.py export EXPERIMENT --format onnx|onnx-int8|aoti|openvino`: a network as files.
 
 What is written is read again by its own runtime and compared with the network on the test split.
+`--bundle` writes the file of the fastest engine with all that runs it without this project.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from argparse import ArgumentTypeError, Namespace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from rich.table import Table
 
-from data_sets.fit import IN_WORDS
-from dataset import Dataset, load_dataset
+from dataset import load_dataset
+from engines import ENGINES
 from experiment.commands.parser import Parser, suite_options
+from experiment.export.about import describe
+from experiment.export.bundle import BUNDLE, FACTS, facts, held, kind, write_bundle
+from experiment.export.card import Origin
 from experiment.export.compare import (
     ExportError,
     FileComparison,
@@ -28,6 +32,7 @@ from experiment.export.compare import (
 from experiment.export.formats import FORMATS, missing
 from experiment.running.console import Console
 from experiment.running.store import Store
+from experiment.study.recommend import Limit, parse_limit
 from experiment.suite.chains import Chain, Step, plan
 from experiment.suite.messages import ConfigError, stop_at
 from experiment.suite.schema import load_suite
@@ -71,25 +76,33 @@ def export_command(arguments: list[str], console: Console) -> int:
     """Run the subcommand; returns the exit code: 1 where a file is not what it should be."""
     args = _parser().parse_args(arguments)
     _check_command(args)
+    limits = [parse_limit(part.strip(), FACTS, "export --if") for part in _parts(args.limits)]
     suite = load_suite(args.config, overrides=args.set, only=[args.experiment])
     chain = _chain([c for c in plan(suite) if c.experiment.name == args.experiment], args.seed)
     step = _step(chain, args.stage)
     store = Store(suite.model_dir, console.say)
     stored = store.load(step.key)
     if stored is None:
-        run = f"python main.py --config {args.config} --only {args.experiment}"
-        run += "".join(f" --set {override}" for override in args.set or [])
-        raise ConfigError([f"export: {step.label} is not in the store; run it first: {run}"])
+        what = f"export: {step.label} is not in the store; run it first: {_run(args)}"
+        raise ConfigError([what])
     state, record = stored
     _check_state(args, step, state)
     dataset = load_dataset(chain.experiment.dataset_args, suite.data_dir)
     about = describe(chain, step, state, record, dataset)
+
+    def subject_() -> Subject:
+        deployed = deploy(state)
+        test = deployed.loaders(Context(dataset, deployed.device, step.seed)).test
+        return Subject(deployed, test, about)
+
+    if args.bundle:
+        origin = _origin(args, step, record, store)
+        path = Path(args.output or suite.model_dir / "exports" / f"{step.checkpoint}_bundle")
+        return _bundle(args, limits, path.absolute(), step, origin, subject_, console)
     folder = Path(args.output) if args.output else suite.model_dir / "exports"
     wanted = _wanted(args, folder, step.checkpoint)
     there = {} if args.overwrite else {file: file.is_there(about) for file in wanted}
-    deployed = deploy(state)
-    test = deployed.loaders(Context(dataset, deployed.device, step.seed)).test
-    subject = Subject(deployed, test, about)
+    subject = subject_()
     expected = reference(subject)
     found: dict[Path, FileComparison] = {}
     for file in wanted:
@@ -113,46 +126,89 @@ def export_command(arguments: list[str], console: Console) -> int:
     return 0 if len(found) == len(wanted) else 1
 
 
-def describe(
-    chain: Chain, step: Step, state: ModelState, record: dict[str, Any], dataset: Dataset
-) -> dict[str, str]:
-    """What a file says of itself, as text; lists and dicts as JSON."""
-    info, args = dataset.info, state.model_args
-    position = [s.key for s in chain.steps].index(step.key) + 1
-    shape = ", ".join(map(str, (args["in_channels"], *args["image_size"])))
-    quantization = state.quant.settings() if state.quant is not None else None
-    return {
-        "experiment": step.experiment.name,
-        "stage": f"{step.stage} ({position} of {len(chain.steps)})",
-        "seed": str(step.seed),
-        "key": step.key,
-        "input": f"images: float32 [batch, {shape}], contiguous, 0 to 1",
-        "output": f"logits: float32 [batch, {args['num_classes']}]",
-        "channels": "RGB" if args["in_channels"] == 3 else "grey",
-        "image_size": json.dumps(args["image_size"]),
-        "fit": info.fit,
-        "resize": IN_WORDS[info.fit],
-        "normalization": "inside: (images - mean) / std",
-        "mean": json.dumps(dataset.mean),
-        "std": json.dumps(dataset.std),
-        "dataset": info.name,
-        "classes": json.dumps(info.classes, ensure_ascii=False),
-        "weights": "float32" if state.quant is None else "int8",
-        "quantization": json.dumps(quantization),
-        "reduce_range": json.dumps(state.quant.reduce_range if state.quant is not None else None),
-        "needs_vnni": json.dumps(state.quant is not None and needs_vnni(state.quant)),
-        "accuracy": f"{record['metrics']['accuracy']:.2f}",
-        "torch": torch.__version__,
-    }
+def _origin(args: Namespace, step: Step, record: dict[str, Any], store: Store) -> Origin:
+    """The chain behind a step, with the metrics of its two ends. Raises ConfigError."""
+    steps = [step]
+    while steps[0].before is not None:
+        steps.insert(0, steps[0].before)
+    first = store.record(steps[0].key) if len(steps) > 1 else record
+    if first is None:
+        raise ConfigError(
+            [f"export: {steps[0].label}, which {step.label} is compared with, is not in the "
+             f"store; run it again: {_run(args)}"]
+        )  # fmt: skip
+    baseline = first["metrics"] if first is not record else None
+    return Origin(steps, record["metrics"], baseline, _run(args))
+
+
+def _bundle(
+    args: Namespace,
+    limits: Sequence[Limit],
+    path: Path,
+    step: Step,
+    origin: Origin,
+    subject: Callable[[], Subject],
+    console: Console,
+) -> int:
+    """Write a bundle; returns the exit code: 1 where a condition or the comparison fails."""
+    engine = args.engine or origin.metrics["inference_time_ms"]["batch_1"].get("engine")
+    if engine is None:
+        raise ConfigError(
+            [f"export --bundle: {step.label} was measured by an earlier version, which tells no "
+             "fastest engine; name one with --engine, or run it again with --remeasure"]
+        )  # fmt: skip
+    there = held(path)
+    if there is not None and not (args.overwrite and there == BUNDLE):
+        remedy = "remove it, add --overwrite," if there == BUNDLE else "remove it"
+        raise ConfigError(
+            [f"export --bundle: {path} is there and holds {there}; {remedy} or choose another "
+             "folder with --output"]
+        )  # fmt: skip
+    lack = missing(FORMATS[kind(engine, step.leaving.int8).format])
+    if lack is not None:
+        raise ConfigError([f"export --bundle: {engine}: {lack}, or name another with --engine"])
+    known = facts(origin.metrics, origin.baseline)
+    for limit in limits:
+        value = known.get(limit.metric)
+        if value is None or not limit.allows(value):
+            has = "was not measured" if value is None else f"is {value:.4g} on the test split"
+            print(
+                f"export --if: {step.label}: {limit.metric} {has}, and {limit} was asked for; "
+                "nothing is written",
+                file=sys.stderr,
+            )
+            return 1
+    made = subject()
+    console.say(f"bundle for {engine}: writing {path}")
+    try:
+        found = write_bundle(made, reference(made), engine, origin, path)
+    except ExportError as error:
+        print(f"export --bundle: {path}: its network {error}; not kept", file=sys.stderr)
+        return 1
+    (file,) = (file for file in sorted(path.glob("network.*")) if file.suffix != ".bin")
+    wanted = Wanted(kind(engine, step.leaving.int8).format, None, file)
+    for warning in _warnings(wanted, made, found):
+        console.warn(warning)
+    console.rich.print(_table({file: found}, made.int8_layers))
+    return 0
+
+
+def _run(args: Namespace) -> str:
+    """The command that runs the experiment."""
+    run = f"python main.py --config {args.config} --only {args.experiment}"
+    return run + "".join(f" --set {override}" for override in args.set or [])
 
 
 def _check_command(args: Namespace) -> None:
     problems = []
-    for name in args.format:
+    for option, given in (("--if", args.limits), ("--engine", args.engine)):
+        if given and not args.bundle:
+            problems.append(f"export {option}: is for --bundle")
+    for name in args.format or []:
         lack = missing(FORMATS[name])
         if lack is not None:
             problems.append(f"export --format {name}: {lack}")
-    if args.batch and not any(FORMATS[name].compiled for name in args.format):
+    if args.batch and not any(FORMATS[name].compiled for name in args.format or []):
         problems.append("export --batch: is for --format aoti; the others take any batch size")
     stop_at(problems)
 
@@ -186,7 +242,7 @@ def _check_state(args: Namespace, step: Step, state: ModelState) -> None:
             "without cast, and have its runtime compute in it (OpenVINO: "
             "INFERENCE_PRECISION_HINT 'bf16')"
         )
-    for name in args.format:
+    for name in args.format or []:
         if name == "onnx-int8" and state.quant is None:
             problems.append(
                 f"export --format onnx-int8: {step.label} is float32; name an experiment with ptq "
@@ -263,24 +319,42 @@ def _parser() -> Parser:
         parents=[suite_options()],
     )
     parser.add_argument("experiment", help="a baseline or a chain that was run")
-    parser.add_argument(
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
         "--format",
         nargs="+",
-        required=True,
         choices=FORMATS,
         help="onnx: float32; onnx-int8: quantize/dequantize pairs; aoti: machine code for torch; "
         "openvino: its IR",
+    )
+    what.add_argument(
+        "--bundle",
+        action="store_true",
+        help="a folder that classifies pictures without this project, by the fastest engine",
+    )
+    parser.add_argument(
+        "--if",
+        dest="limits",
+        metavar="LIMITS",
+        help='for --bundle: only within limits, as "accuracy_drop<=0.5, speedup>=2"',
+    )
+    parser.add_argument(
+        "--engine", choices=ENGINES, help="for --bundle: another than the fastest at batch 1"
     )
     parser.add_argument("--stage", type=int, metavar="N", help="number of a stage; default: last")
     parser.add_argument("--seed", type=int, help="where it was run with several; default: first")
     parser.add_argument(
         "--batch", nargs="+", type=_size, metavar="B", help="aoti: batch sizes, a file each; 1"
     )
-    parser.add_argument("--output", metavar="FOLDER", help="default: MODEL_SAVE_DIR/exports")
+    parser.add_argument("--output", metavar="FOLDER", help="default: in MODEL_SAVE_DIR/exports")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace files that hold something else"
     )
     return parser
+
+
+def _parts(text: str | None) -> list[str]:
+    return [] if text is None else text.split(",")
 
 
 def _size(text: str) -> int:

@@ -53,7 +53,7 @@ def measure(
     """
     args = args or DeploymentArgs()
     if deployed.emulated:
-        rival = None  # beside which it would have a speed that no machine has
+        rival = None  # which it would be compared with at a speed that no machine has
     found = race(deployed, args, _spread(test, images_for(args)), rival)
     network, times = found.deployed.network, found.times
     on_validation = quality(network, validation)

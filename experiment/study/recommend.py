@@ -18,6 +18,7 @@ METRICS = (
     *("accuracy", "accuracy_drop", "latency_ms", *LATENCIES[1:]),
     *("model_size_mb", "bitops", "macs", "params", *FOOTPRINT),
 )
+WISH = "--recommend"
 SIGNS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt
 }  # fmt: skip
@@ -34,8 +35,11 @@ class Limit:
     def __str__(self) -> str:
         return f"{self.metric}{self.sign}{self.bound:g}"
 
+    def allows(self, value: float) -> bool:
+        return SIGNS[self.sign](value, self.bound)
+
     def met(self, row: dict[str, Any]) -> bool:
-        return SIGNS[self.sign](figure(row, self.metric), self.bound)
+        return self.allows(figure(row, self.metric))
 
     def excess(self, row: dict[str, Any]) -> float:
         """How far a chain is beyond the limit, as a share of it; points where it is a drop."""
@@ -73,19 +77,27 @@ def parse_wish(text: str) -> Wish:
     limits, aims = [], []
     for part in (part.strip() for part in text.split(",")):
         aim = re.fullmatch(r"(min|max)\s+(\w+)", part)
-        limit = re.fullmatch(r"(\w+)\s*(<=|>=|<|>)\s*(\S+)", part)
-        if aim is None and limit is None:
-            raise _wrong(f"{short(part)} should read like accuracy_drop<=0.5 or min latency_ms")
-        name = aim[2] if aim else limit[1] if limit else ""
-        if name not in METRICS:
-            raise _wrong(unknown(name, METRICS, "a metric"))
-        if aim:
-            aims.append((name, aim[1] == "max"))
-        elif limit:
-            limits.append(Limit(name, limit[2], _number(limit[3])))
+        if aim is None:
+            limits.append(parse_limit(part, METRICS, WISH, " or min latency_ms"))
+        elif aim[2] not in METRICS:
+            raise _wrong(WISH, unknown(aim[2], METRICS, "a metric"))
+        else:
+            aims.append((aim[2], aim[1] == "max"))
     if len(aims) != 1:
-        raise _wrong(f"{short(text)} has {len(aims)} objectives; give one, such as min latency_ms")
+        why = f"{short(text)} has {len(aims)} objectives; give one, such as min latency_ms"
+        raise _wrong(WISH, why)
     return Wish(tuple(limits), *aims[0])
+
+
+def parse_limit(text: str, metrics: Sequence[str], option: str, or_else: str = "") -> Limit:
+    """Read a constraint on one of `metrics`. Raises ConfigError with one line of `option`."""
+    found = re.fullmatch(r"(\w+)\s*(<=|>=|<|>)\s*(\S+)", text)
+    if found is None:
+        raise _wrong(option, f"{short(text)} should read like accuracy_drop<=0.5{or_else}")
+    name, sign, bound = found.groups()
+    if name not in metrics:
+        raise _wrong(option, unknown(name, metrics, "a metric"))
+    return Limit(name, sign, _number(bound, option))
 
 
 def holds(row: dict[str, Any], name: str) -> bool:
@@ -139,15 +151,15 @@ def _told(row: dict[str, Any], name: str) -> str:
     return f"{name} {figure(row, name):.4g}" + (f" by {engine}" if engine else "")
 
 
-def _number(text: str) -> float:
+def _number(text: str, option: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise _wrong(f"{short(text)} is not a number")
+        raise _wrong(option, f"{short(text)} is not a number")
     return value
 
 
-def _wrong(reason: str) -> ConfigError:
-    return ConfigError([f"--recommend: {reason}"])
+def _wrong(option: str, reason: str) -> ConfigError:
+    return ConfigError([f"{option}: {reason}"])

@@ -19,12 +19,12 @@ from onnx import numpy_helper
 from PIL import Image
 
 from dataset import Dataset
+from experiment.export.bundle import SCRIPT
 from experiment.export.compare import export, reference
 from experiment.export.formats import FORMATS
 from methods.quantization.record import quantizable_layers
 from stages.stage import Context
 from stages.state import build
-from tests.support import docs
 from tests.support.exporting import ABOUT, subject
 from tests.support.home import HOME
 from tests.support.tiny import FUSIONS
@@ -128,7 +128,7 @@ def test_aoti_packages_run_without_this_project(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By the script of docs/export.md, in a process that cannot import the project."""
+    """By the script of a bundle, in a process that cannot import the project."""
     made = subject(ctx, backend, cnn_channels=[8], cnn_pools=[2])
     classes = [f"digit {i}" for i in range(10)]
     about = {
@@ -137,17 +137,20 @@ def test_aoti_packages_run_without_this_project(
         "image_size": "[8, 8]",
         "channels": "grey",
         "fit": "crop",
+        "bits": "16",
+        "needs_vnni": "false",
     }
-    made, path, expected = replace(made, about=about), tmp_path / "n.pt2", reference(made)
+    made, path, expected = replace(made, about=about), tmp_path / "network.pt2", reference(made)
     export(made, FORMATS["aoti"], path, 1, expected)
     assert FORMATS["aoti"].read(path).about["batch"] == "1"
-    (tmp_path / "classify.py").write_text(docs.block("docs/export.md", "# classify.py"))
+    (tmp_path / "classify.py").write_bytes(SCRIPT.read_bytes())
+    (tmp_path / "labels.txt").write_text("\n".join(classes))
     image = Image.fromarray(digits.arrays.test_images[7, 0].numpy())
     image.save(tmp_path / "image.png")
-    command = [sys.executable, "-I", "classify.py", "n.pt2", "image.png"]
+    command = [sys.executable, "-I", "classify.py", "image.png"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == classes[int(expected.logits[7].argmax())]
+    assert done.stdout.split("\t")[1] == classes[int(expected.logits[7].argmax())]
     monkeypatch.setenv("AOTI_RUNTIME_CHECK_INPUTS", "1")  # as the script does
     with pytest.raises(RuntimeError, match="expected: 1, but got: 2"):
         FORMATS["aoti"].read(path).run(torch.zeros(2, 1, 8, 8))
