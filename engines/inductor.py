@@ -25,7 +25,7 @@ from machine import compiler
 from machine.cache import cache_folder
 from machine.files import sha256, tensor_bytes
 from machine.noise import silence
-from machine.processor import has_vnni
+from machine.processor import bf16_is_fast, has_vnni
 from methods.quantization import graph_rewrites
 from methods.quantization.graph_rewrites import convolutions_as_products
 
@@ -58,6 +58,8 @@ def unavailable() -> str | None:
 
 
 def unfit(program: Program) -> str | None:
+    if program.precision != "float32" and not bf16_is_fast("cpu"):
+        return "would only emulate bfloat16 on this processor"
     return None
 
 
