@@ -66,13 +66,13 @@ def unfit(program: Program) -> str | None:
 def ready(program: Program, batch: int | None, threads: int) -> Ready:
     """Compiled where it is not in the cache folder: 10 to 20 s on two cores."""
     assert batch is not None
-    path = _package(program, batch, threads)
+    path = package(program, batch, threads)
     try:
-        run = _load(path)
+        run = load(path)
     except RuntimeError:  # damaged: what was compiled can be compiled again
         path.unlink()
-        path = _package(program, batch, threads)
-        run = _load(path)
+        path = package(program, batch, threads)
+        run = load(path)
 
     def placed(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         found = [_placed(value) for value in inputs]
@@ -131,7 +131,7 @@ def placed_examples(program: Program, batch: int) -> list[Tensor]:
     return [_placed(value) for value in program.examples(batch)]
 
 
-def _package(program: Program, batch: int, threads: int) -> Path:
+def package(program: Program, batch: int, threads: int) -> Path:
     """The package for a batch size, compiled unless it is in the cache folder."""
     folder = cache_folder() / "packages"
     folder.mkdir(exist_ok=True)
@@ -206,7 +206,7 @@ def _own_products_are_fast() -> bool:
     return "AVX512" in torch.backends.cpu.get_cpu_capability() and has_vnni()
 
 
-def _load(path: Path) -> Runner:
+def load(path: Path) -> Runner:
     """The package as a function, past the argument checks of its Python wrapper."""
     return torch._inductor.aoti_load_package(str(path)).loader.run
 
