@@ -6,6 +6,7 @@ when it is opened.
 
 from __future__ import annotations
 
+import copy
 import functools
 import platform
 import re

@@ -158,7 +158,7 @@ def test_what_cannot_be_compiled_is_one_line(
     program = int8_program()
     program = replace(program, graph=torch.fx.symbolic_trace(nn.Identity()))
     monkeypatch.setattr(torch.export, "export", lambda *about: Refused()(*about[1]))
-    with pytest.raises(EngineError, match="^Inductor cannot compile this network: of this kind$"):
+    with pytest.raises(EngineError, match=r"^Inductor cannot compile this network: of this kind$"):
         inductor.ready(program, 4, 1)
     assert not list(own_cache.glob("packages/*.pt2"))
 
