@@ -37,6 +37,7 @@ class Trial(NamedTuple):
     name: str
     found: dict[str, Any]  # as it stands in results: 'left_out', 'int8_layers', ...
     parts: list[EngineNetwork] | None
+    sizes: Sequence[int] = ()  # batch sizes that it was made ready for
 
 
 @torch.inference_mode()
@@ -115,7 +116,7 @@ def tried(
         "images": count,
         "ready_seconds": seconds,
     }
-    return Trial(name, found, parts if left_out is None else None)
+    return Trial(name, found, parts if left_out is None else None, sizes)
 
 
 def _compared(

@@ -60,15 +60,15 @@ class Deployed:
     @cached_property
     def float_form(self) -> Deployed:
         """The same in float32, left early at the same thresholds."""
-        return _in_float(
-            replace(self.state, quant=None, precision=FLOAT32), self.float_network, self.device
-        )
+        state = replace(self.state, quant=None, precision=FLOAT32)
+        return _in_float(state, self.float_network, self.device)
 
     @property
     def programs(self) -> list[Program]:
         """What engines take; about a second, once."""
         if not self.made:
-            self.made.extend(programs(self.float_network, self.state.quant, self.state.precision))
+            state = self.state
+            self.made.extend(programs(self.float_network, state.quant, state.precision))
         return self.made
 
     def on(self, engines: Mapping[int, str], threads: int | None = None) -> Deployed:
@@ -134,16 +134,16 @@ def calibrated(state: ModelState, ctx: Context) -> Deployed:
 
 
 def _deployed(state: ModelState, model: HybridCNNTransformer, device: torch.device) -> Deployed:
+    cpu = torch.device("cpu")
     if not state.is_rounded:
         return _in_float(state, _placed(model, device), device)
     if state.quant is None and device.type != "cpu":  # PyTorch runs the graph itself
         made = programs(model, None, state.precision)
-        parts = [program.graph.to(device) for program in made]
-        return Deployed(state, device, _placed(model, device), parts)
+        graphs = [program.graph.to(device) for program in made]
+        return Deployed(state, device, _placed(model, device), graphs, made)
     native = None
     if state.quant is not None and state.precision == FLOAT32:
         native = backends.native_int8(model, state.quant)
-    cpu = torch.device("cpu")
     deployed = Deployed(state, cpu, _placed(model, cpu), native or [])
     if native is not None:
         return deployed

@@ -197,6 +197,17 @@ def test_bfloat16_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatc
     assert openvino.unfit(program) is None
 
 
+@pytest.mark.parametrize("int8", [False, True])
+def test_the_form_of_a_bfloat16_network(int8: bool) -> None:
+    """Here computed in float32, which is what the graph's rounding must be near to."""
+    model, images = tiny(), torch.randn(64, 1, 8, 8)
+    quant = calibrated_on(model, images) if int8 else None
+    (program,) = programs(model, quant, "bfloat16")
+    ready = openvino.ready(replace(program, precision="float32"), 64, 1)
+    assert off(ready.run([images])[0], outputs(program, (images,))[0]) < 0.03
+    assert ready.int8_layers == program.int8_layers
+
+
 def test_an_unknown_operation_is_named() -> None:
     graph = fx.Graph()
     graph.output(graph.call_function(torch.ops.aten.sin.default, (graph.placeholder("images"),)))
