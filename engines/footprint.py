@@ -66,7 +66,8 @@ def footprint(
 def _write_onnx(program: Program, batch: int, path: Path) -> None:
     from engines.onnx_file import onnx_model
 
-    path.write_bytes(onnx_model(program.graph, program.examples(2)).SerializeToString())
+    model = onnx_model(program.graph, program.examples(2), for_onnxruntime=True)
+    path.write_bytes(model.SerializeToString())
 
 
 def _write_ir(program: Program, batch: int, path: Path) -> None:
