@@ -6,6 +6,7 @@ when it is opened.
 
 from __future__ import annotations
 
+import copy
 import functools
 import platform
 import re
@@ -25,9 +26,13 @@ from machine import compiler
 from machine.cache import cache_folder
 from machine.files import sha256, tensor_bytes
 from machine.noise import silence
-from machine.processor import has_vnni
+from machine.processor import bf16_is_fast, has_vnni
 from methods.quantization import graph_rewrites
-from methods.quantization.graph_rewrites import convolutions_as_products
+from methods.quantization.graph_rewrites import (
+    convolutions_as_products,
+    products_give_bf16,
+    subtract_what_must_stay,
+)
 
 FIXED_BATCH = True
 # Without freezing, weights are dequantized at every call and int8 layers run in float, unsaid.
@@ -46,6 +51,7 @@ INT8_CALLS = (
     re.compile(r"aoti_torch_cpu__q(?:conv|linear)_pointwise.*"),
     re.compile(r"cpp_\w+\(\(const uint8_t\*\)[^;]*\(const int8_t\*\)[^;]*;"),
 )
+INLINED = 8  # values of a tensor, at most, that has no name in the source: it stands there itself
 Runner = Callable[[list[Tensor]], list[Tensor]]
 
 
@@ -58,19 +64,21 @@ def unavailable() -> str | None:
 
 
 def unfit(program: Program) -> str | None:
+    if program.precision != "float32" and not bf16_is_fast("cpu"):
+        return "would only emulate bfloat16 on this processor"
     return None
 
 
 def ready(program: Program, batch: int | None, threads: int) -> Ready:
     """Compiled where it is not in the cache folder: 10 to 20 s on two cores."""
     assert batch is not None
-    path = _package(program, batch, threads)
+    path = package(program, batch, threads)
     try:
-        run = _load(path)
+        run = load(path)
     except RuntimeError:  # damaged: what was compiled can be compiled again
         path.unlink()
-        path = _package(program, batch, threads)
-        run = _load(path)
+        path = package(program, batch, threads)
+        run = load(path)
 
     def placed(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         found = [_placed(value) for value in inputs]
@@ -110,6 +118,9 @@ def compile_package(
     compiler.keep_inductors_code()
     try:
         with torch.no_grad(), silence():
+            graph = copy.deepcopy(graph)
+            subtract_what_must_stay(graph)
+            products_give_bf16(graph)
             exported = torch.export.export(graph, tuple(inputs))
             if _own_products_are_fast():
                 shaped = exported.module()
@@ -129,7 +140,7 @@ def placed_examples(program: Program, batch: int) -> list[Tensor]:
     return [_placed(value) for value in program.examples(batch)]
 
 
-def _package(program: Program, batch: int, threads: int) -> Path:
+def package(program: Program, batch: int, threads: int) -> Path:
     """The package for a batch size, compiled unless it is in the cache folder."""
     folder = cache_folder() / "packages"
     folder.mkdir(exist_ok=True)
@@ -168,12 +179,17 @@ def _int8_layers(program: Program, path: Path) -> tuple[str, ...]:
         for node in program.graph.graph.nodes
         if node.target in LAYERS and layer_name(node) in program.int8_layers
     }
-    found, scales = [], set(waiting.values())
+    found, nameless, scales = [], 0, set(waiting.values())
     for call in (call for kind in INT8_CALLS for call in kind.findall(text)):
-        scale = next(word for word in re.findall(r"\w+", call) if word in scales)
-        same = [n for n, own in waiting.items() if torch.equal(tensors[own], tensors[scale])]
-        found += same[:1]  # equal scales may share one name
-        waiting.pop(same[0])
+        scale = next((word for word in re.findall(r"\w+", call) if word in scales), None)
+        if scale is None:
+            nameless += 1
+            continue
+        same = [name for name, own in waiting.items() if torch.equal(tensors[own], tensors[scale])]
+        for name in same[:1]:  # equal scales may share one name
+            found.append(name)
+            del waiting[name]
+    found += [name for name, own in waiting.items() if tensors[own].numel() <= INLINED][:nameless]
     return tuple(name for name in program.int8_layers if name in found)
 
 
@@ -204,7 +220,7 @@ def _own_products_are_fast() -> bool:
     return "AVX512" in torch.backends.cpu.get_cpu_capability() and has_vnni()
 
 
-def _load(path: Path) -> Runner:
+def load(path: Path) -> Runner:
     """The package as a function, past the argument checks of its Python wrapper."""
     return torch._inductor.aoti_load_package(str(path)).loader.run
 
