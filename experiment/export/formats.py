@@ -13,15 +13,11 @@ from pathlib import Path
 import torch
 from torch import fx
 
+from engines.inductor import compile_package
 from experiment.export.compare import Format, Runtime, Subject
 from machine import compiler
 from methods.exported import LARGEST_BATCH
-from methods.quantization.compiled import compile_package
-from methods.quantization.graph_rewrites import (
-    features_as_tokens,
-    scales_that_biases_fit,
-    subtract_what_must_stay,
-)
+from methods.quantization.graph_rewrites import features_as_tokens, scales_that_biases_fit
 
 
 def missing(format_: Format) -> str | None:
@@ -95,9 +91,9 @@ def _write_aoti(subject: Subject, path: Path, batch: int | None) -> None:
     images = torch.zeros(batch, *subject.shape)
     with torch.no_grad():
         graph = torch.export.export(subject.module(torch.channels_last), (images,)).module()
-    subtract_what_must_stay(graph)
-    about = {**subject.about, "batch": str(batch), "threads": str(torch.get_num_threads())}
-    compile_package(graph, [images], path, about)
+    threads = torch.get_num_threads()
+    about = {**subject.about, "batch": str(batch), "threads": str(threads)}
+    compile_package(graph, [images], path, threads, about)
 
 
 def _read_aoti(path: Path) -> Runtime:
