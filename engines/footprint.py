@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from engines import openvino, peak_memory
+from engines import inductor, openvino, peak_memory
 from engines.program import Program
 
 SECONDS = 30.0  # longest time that the process may take; importing torch takes 4 s, others 1 s
@@ -35,12 +35,11 @@ def footprint(
     runtime alone, reads the network from a file and runs batches of `batch` images: what this
     process holds, and what it took to write the file, is not counted.
     """
-    if engine not in WRITERS:
-        return Footprint(None, None, f"no process of its own runs a network by {engine}")
     with tempfile.TemporaryDirectory(prefix="footprint-") as folder:
-        files = [Path(folder) / f"{number}.xml" for number in range(len(programs))]
-        for program, path in zip(programs, files, strict=True):
-            WRITERS[engine](program, batch, path)
+        files = [
+            FILES[engine](program, batch, threads, Path(folder) / f"{number}.xml")
+            for number, program in enumerate(programs)
+        ]
         job = {
             "engine": engine,
             "files": list(map(str, files)),
@@ -63,23 +62,35 @@ def footprint(
     return Footprint(found["peak"] / 1e6, found["runtime"] / 1e6)
 
 
-def _write_onnx(program: Program, batch: int, path: Path) -> None:
+def _pickled(program: Program, batch: int, threads: int, path: Path) -> Path:
+    torch.save(program.native, path)
+    return path
+
+
+def _onnx(program: Program, batch: int, threads: int, path: Path) -> Path:
     from engines.onnx_file import onnx_model
 
     path.write_bytes(onnx_model(program.graph, program.examples(2)).SerializeToString())
+    return path
 
 
-def _write_ir(program: Program, batch: int, path: Path) -> None:
+def _ir(program: Program, batch: int, threads: int, path: Path) -> Path:
     import openvino
 
     from engines.openvino_graph import openvino_model
 
     openvino.save_model(openvino_model(program, batch), path, compress_to_fp16=False)
+    return path
+
+
+def _compiled(program: Program, batch: int, threads: int, path: Path) -> Path:
+    return inductor.package(program, batch, threads)  # in the cache folder since it was measured
 
 
 # What the script's function of that name reads; OpenVINO takes no other ending than .xml.
-WRITERS: dict[str, Callable[[Program, int, Path], None]] = {
-    "eager": lambda program, batch, path: torch.save(program.native, path),
-    "onnxruntime": _write_onnx,
-    "openvino": _write_ir,
+FILES: dict[str, Callable[[Program, int, int, Path], Path]] = {
+    "eager": _pickled,
+    "inductor": _compiled,
+    "onnxruntime": _onnx,
+    "openvino": _ir,
 }

@@ -26,7 +26,7 @@ from machine import compiler
 from machine.cache import cache_folder
 from machine.files import sha256, tensor_bytes
 from machine.noise import silence
-from machine.processor import has_vnni
+from machine.processor import bf16_is_fast, has_vnni
 from methods.quantization import graph_rewrites
 from methods.quantization.graph_rewrites import (
     convolutions_as_products,
@@ -64,19 +64,21 @@ def unavailable() -> str | None:
 
 
 def unfit(program: Program) -> str | None:
+    if program.precision != "float32" and not bf16_is_fast("cpu"):
+        return "would only emulate bfloat16 on this processor"
     return None
 
 
 def ready(program: Program, batch: int | None, threads: int) -> Ready:
     """Compiled where it is not in the cache folder: 10 to 20 s on two cores."""
     assert batch is not None
-    path = _package(program, batch, threads)
+    path = package(program, batch, threads)
     try:
-        run = _load(path)
+        run = load(path)
     except RuntimeError:  # damaged: what was compiled can be compiled again
         path.unlink()
-        path = _package(program, batch, threads)
-        run = _load(path)
+        path = package(program, batch, threads)
+        run = load(path)
 
     def placed(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         found = [_placed(value) for value in inputs]
@@ -138,7 +140,7 @@ def placed_examples(program: Program, batch: int) -> list[Tensor]:
     return [_placed(value) for value in program.examples(batch)]
 
 
-def _package(program: Program, batch: int, threads: int) -> Path:
+def package(program: Program, batch: int, threads: int) -> Path:
     """The package for a batch size, compiled unless it is in the cache folder."""
     folder = cache_folder() / "packages"
     folder.mkdir(exist_ok=True)
@@ -218,7 +220,7 @@ def _own_products_are_fast() -> bool:
     return "AVX512" in torch.backends.cpu.get_cpu_capability() and has_vnni()
 
 
-def _load(path: Path) -> Runner:
+def load(path: Path) -> Runner:
     """The package as a function, past the argument checks of its Python wrapper."""
     return torch._inductor.aoti_load_package(str(path)).loader.run
 

@@ -29,6 +29,7 @@ aten = torch.ops.aten
 quantized = torch.ops.quantized_decomposed
 
 OPSET, IR_VERSION = 20, 10  # the first with Gelu; what every runtime of the last years reads
+ORT_DOMAIN = "com.microsoft"
 BATCHES = (2, 3)  # a size that differs between these is the batch's
 
 
@@ -42,6 +43,7 @@ def onnx_model(
     output_names: Sequence[str] = (),
     *,
     integer_convolutions: bool = True,
+    for_onnxruntime: bool = False,
 ) -> onnx.ModelProto:
     """`graph` for any batch size; `examples` are a batch of what it takes, two images or more.
 
@@ -49,14 +51,17 @@ def onnx_model(
     ...). int8 layers are QuantizeLinear and DequantizeLinear around a Conv or MatMul (QDQ), in the
     form that ONNX Runtime computes in int8: its optimizer goes by patterns. As it has none for an
     int8 convolution whose output stays float, such a one is a ConvInteger, which OpenVINO would
-    take for a float one (`integer_convolutions` False: QDQ all the same). A layer's weight is named
-    `LAYER.weight`, so that who looks at an optimised graph can tell which layers are int8.
+    take for a float one (`integer_convolutions` False: QDQ all the same). `for_onnxruntime` takes
+    operations that ONNX Runtime alone has, where these do what would be several. A layer's weight
+    is named `LAYER.weight`, so that who looks at an optimised graph can tell which are int8.
     """
     graph = copy.deepcopy(graph)
     scales_that_biases_fit(graph)
-    features_as_tokens(graph)
+    if not for_onnxruntime:
+        features_as_tokens(graph)
     try:
-        return _Writer(graph, examples, integer_convolutions).model(output_names)
+        writer = _Writer(graph, examples, integer_convolutions, for_onnxruntime)
+        return writer.model(output_names)
     except UnknownOperation:
         return _by_torch(graph, examples, output_names)
 
@@ -109,9 +114,14 @@ class _Writer:
     """Nodes and constants of an ONNX graph, as WRITERS add them."""
 
     def __init__(
-        self, graph: fx.GraphModule, examples: Sequence[Tensor], integer_convolutions: bool
+        self,
+        graph: fx.GraphModule,
+        examples: Sequence[Tensor],
+        integer_convolutions: bool,
+        for_onnxruntime: bool,
     ):
         self.graph, self.integer_convolutions = graph, integer_convolutions
+        self.for_onnxruntime = for_onnxruntime
         self.shapes: list[dict[fx.Node, tuple[int, ...]]] = []
         for batch in BATCHES:
             shapes = _Shapes(graph)
@@ -121,6 +131,8 @@ class _Writer:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, np.ndarray] = {}
         self.names: dict[fx.Node, str] = {}  # of values; those of constants are their own
+        self.whole: dict[fx.Node, int] = {}  # attention as one operation: its heads
+        self.unmoved: set[fx.Node] = set()  # moves that such an operation has made as well
 
     def model(self, output_names: Sequence[str]) -> onnx.ModelProto:
         inputs = [node for node in self.graph.graph.nodes if node.op == "placeholder"]
@@ -132,6 +144,8 @@ class _Writer:
                 results = [*_flat(node.args[0])]
             elif node.op == "call_function":
                 write = WRITERS.get(node.target)
+                if node in self.unmoved:
+                    write = _same
                 if write is None:
                     raise UnknownOperation(f"{node.target}")
                 self.names[node] = write(self, node)
@@ -146,8 +160,10 @@ class _Writer:
             outputs,
             [numpy_helper.from_array(value, name) for name, value in self.constants.items()],
         )
-        opset = helper.make_opsetid("", OPSET)
-        return helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION)
+        opsets = [helper.make_opsetid("", OPSET)]
+        if any(node.domain for node in self.nodes):
+            opsets.append(helper.make_opsetid(ORT_DOMAIN, 1))
+        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
 
     def _outputs(self, results: list[fx.Node], names: list[str]) -> list[onnx.ValueInfoProto]:
         """Give results their names; what is also an input, or given twice, is handed on."""
@@ -272,6 +288,18 @@ def _linear(writer: _Writer, node: fx.Node) -> str:
     values, weight, bias = _arguments(node, None)
     layer, source = layer_name(node), writer.value(values)
     is_int8 = _is(weight, quantized.dequantize_per_channel.default)
+    if is_int8 and writer.for_onnxruntime and _is(values, quantized.dequantize_per_tensor.default):
+        levels, scales = (writer.array(one) for one in weight.args[:2])
+        scale, zero_point = _place(writer, values.args[1:])
+        inputs = [
+            writer.value(values.args[0]),
+            writer.constant(levels.T.copy(), f"{layer}.weight"),
+            scale,
+            writer.constant(scales.astype(np.float32), f"{layer}.weight_scale"),
+            zero_point,
+        ]
+        inputs += ["", writer.value(bias)] if bias is not None else []
+        return writer.add("MatMulIntegerToFloat", inputs, layer, domain=ORT_DOMAIN)
     if writer.rank(values) == 2 and not is_int8:
         inputs = [source, _weight(writer, node, False)]
         inputs += [writer.value(bias)] if bias is not None else []
@@ -553,11 +581,39 @@ def _unbind(writer: _Writer, node: fx.Node) -> str:
         return writer.value(permuted)
     source = viewed.args[0]
     _, count, three, heads, size = writer.sizes(viewed)
+    if _whole_attention(writer, node, heads):
+        value = writer.value(source)
+        return writer.add("Split", [value], node.name, three, axis=2, num_outputs=three)
     after = [-1, count, three * heads, size]
     name = f"{node.name}_heads"
     rows = writer.reshaped(writer.value(source), writer.sizes(source), after, f"{name}_rows")
     moved = writer.add("Transpose", [rows], name, perm=[0, 2, 1, 3])
     return writer.add("Split", [moved], node.name, outputs=three, axis=1, num_outputs=three)
+
+
+def _whole_attention(writer: _Writer, node: fx.Node, heads: int) -> bool:
+    """Whether ONNX Runtime's own operation takes all between the unbound node and the tokens that
+    attention gives; if so, it is noted for `_attention`."""
+    cores = {user for item in node.users for user in item.users}
+    if not writer.for_onnxruntime or len(cores) != 1:
+        return False
+    (core,) = cores
+    if not _is(core, aten.scaled_dot_product_attention.default) or len(node.users) != 3:
+        return False
+    if [value.args[1] for value in core.args[:3]] != [0, 1, 2]:  # type: ignore[union-attr]
+        return False
+    last = core
+    while len(last.users) == 1:
+        (last,) = last.users
+        if _is(last, aten.transpose.int) and last.args[1:] == (1, 2) and len(last.users) == 1:
+            (flat,) = last.users
+            if _is(flat, aten.flatten.using_ints) and flat.args[1:] == (2,):
+                writer.whole[core] = heads
+                writer.unmoved |= {last, flat}
+                return True
+        if not _is(last, quantized.quantize_per_tensor.default):
+            break
+    return False
 
 
 def _item(writer: _Writer, node: fx.Node) -> str:
@@ -607,6 +663,12 @@ def _attention(writer: _Writer, node: fx.Node) -> str:
     query, key, value, mask, dropout, causal = _arguments(node, None, 0.0, False)
     if mask is not None or dropout or causal:
         raise UnknownOperation("attention with a mask")
+    if node in writer.whole:
+        inputs = [writer.value(one) for one in (query, key, value)]
+        heads = writer.whole[node]
+        return writer.add(
+            "MultiHeadAttention", inputs, node.name, domain=ORT_DOMAIN, num_heads=heads
+        )
     name, scale = node.name, writer.constant(np.float32(writer.sizes(query)[-1] ** -0.5))
     order = [*range(writer.rank(key) - 2), writer.rank(key) - 1, writer.rank(key) - 2]
     keys = writer.add("Transpose", [writer.value(key)], f"{name}_keys", perm=order)

@@ -93,8 +93,24 @@ def _eager(threads: int, settings: dict[str, str]) -> Callable[[str], Run]:
     return make
 
 
+def _inductor(threads: int, settings: dict[str, str]) -> Callable[[str], Run]:
+    import torch
+
+    from engines.eager import placed
+    from engines.inductor import load
+
+    torch.set_num_threads(threads)
+
+    def make(path: str) -> Run:
+        run = load(Path(path))
+        return lambda inputs: run([placed(torch.from_numpy(each)) for each in inputs])
+
+    return make
+
+
 RUNTIMES: dict[str, Callable[[int, dict[str, str]], Callable[[str], Run]]] = {  # → file → network
     "eager": _eager,
+    "inductor": _inductor,
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
 }

@@ -94,9 +94,7 @@ def test_without_freezing_no_layer_is_told_to_be_int8(
     assert inductor.ready(int8_program(), 4, 1).int8_layers == ()
 
 
-def test_threads_are_those_that_were_asked_for(
-    kept: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_threads_are_those_that_were_asked_for(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While it runs; torch's own are as before, also after an error."""
     seen = []
 
@@ -160,7 +158,7 @@ def test_what_cannot_be_compiled_is_one_line(
     program = int8_program()
     program = replace(program, graph=torch.fx.symbolic_trace(nn.Identity()))
     monkeypatch.setattr(torch.export, "export", lambda *about: Refused()(*about[1]))
-    with pytest.raises(EngineError, match="^Inductor cannot compile this network: of this kind$"):
+    with pytest.raises(EngineError, match=r"^Inductor cannot compile this network: of this kind$"):
         inductor.ready(program, 4, 1)
     assert not list(own_cache.glob("packages/*.pt2"))
 
