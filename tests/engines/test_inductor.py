@@ -136,7 +136,7 @@ def test_damaged_code_is_compiled_again(
 
 def test_keys_tell_networks_batches_and_threads_apart(own_cache: Path) -> None:
     program = int8_program()
-    other = int8_program(reduce_range=True)
+    other = int8_program(float_layers=["head"])
     keys = {
         inductor.key(program, 4, 1),
         inductor.key(int8_program(), 4, 1),
