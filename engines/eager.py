@@ -32,6 +32,8 @@ def ready(program: Program, batch: int | None, threads: int) -> Ready:
         return outputs if program.is_part else (outputs,)
 
     kinds = nnq.Conv2d, nnq.Linear  # those with a ReLU are subclasses
+    if native is program.graph:  # an emulation, in which nothing is what it stands for
+        return Ready(run, program.precision, torch.get_num_threads(), None)
     int8 = [name for name, module in native.named_modules() if isinstance(module, kinds)]
     return Ready(run, program.precision, torch.get_num_threads(), tuple(int8))
 

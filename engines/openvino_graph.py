@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import openvino as ov
@@ -19,6 +19,7 @@ from torch import Tensor, fx
 
 from engines.program import LAYERS, EngineError, Program, layer_name
 from machine.processor import has_vnni
+from methods.exported import CONVERSION
 
 aten = torch.ops.aten
 quantized = torch.ops.quantized_decomposed
@@ -109,76 +110,64 @@ def _output(value: Value) -> Value:
 # --- layers ------------------------------------------------------------------------------------
 
 
-class _Int8(tuple[Tensor, Tensor]):
-    """An int8 weight's levels and its scales, one an output channel."""
+class _Int8(NamedTuple):
+    """An int8 weight: its levels `[O, ...]`, and a scale for each output channel."""
+
+    levels: Tensor
+    scales: Tensor
 
 
 def _int8_weight(levels: Tensor, scales: Tensor, zero_points: Tensor, *place: Any) -> _Int8:
     if zero_points.any():
         raise EngineError("openvino: int8 weights with zero points are not known here")
-    return _Int8((levels, scales.float()))
+    return _Int8(levels, scales)
 
 
-def _weight(weight: Value, *shape: int) -> Any:
-    """A weight in another shape, which begins with its output channels."""
+def _weight(weight: Tensor | _Int8, groups: int = 1) -> ov.Node:
+    """`[O, ...]`, or with groups `[groups, O / groups, ...]`."""
+    levels = weight.levels if isinstance(weight, _Int8) else weight
+    leading = (len(levels),) if groups == 1 else (groups, len(levels) // groups)
+    shaped = levels.reshape(*leading, *levels.shape[1:])
     if not isinstance(weight, _Int8):
-        return _constant(weight.reshape(shape))
-    levels, scales = weight
-    outputs = len(levels)
-    lengths = [
-        n for n in np.cumprod(shape) if n <= outputs
-    ]  # [O, ...] or [groups, O / groups, ...]
-    leading = shape[: len(lengths)]
-    each = scales.reshape(*leading, *[1] * (len(shape) - len(leading)))
-    levels_ = ops.convert(ops.constant(levels.reshape(shape).contiguous().numpy()), np.float32)
-    return ops.multiply(levels_, _constant(each))
-
-
-def _size(weight: Value) -> tuple[int, ...]:
-    return tuple((weight[0] if isinstance(weight, _Int8) else weight).shape)
+        return _constant(shaped)
+    scales = weight.scales.reshape(*leading, *[1] * (shaped.ndim - len(leading)))
+    values = ops.convert(ops.constant(shaped.contiguous().numpy()), np.float32)
+    return ops.multiply(values, _constant(scales))
 
 
 def _convolution(
     name: str,
     maps: Value,
-    weight: Value,
-    bias: Value = None,
+    weight: Tensor | _Int8,
+    bias: Tensor | None = None,
     stride: Sequence[int] = (1, 1),
     padding: Sequence[int] = (0, 0),
     dilation: Sequence[int] = (1, 1),
     groups: int = 1,
 ) -> Value:
-    size = _size(weight)
+    write = ops.convolution if groups == 1 else ops.group_convolution
     where = list(stride), list(padding), list(padding), list(dilation)
-    if groups == 1:
-        found = ops.convolution(maps, _weight(weight, *size), *where)
-    else:
-        split = _weight(weight, groups, size[0] // groups, *size[1:])
-        found = ops.group_convolution(maps, split, *where)
+    found = write(maps, _weight(weight, groups), *where)
     found.set_friendly_name(name)
     return found if bias is None else ops.add(found, _constant(bias.reshape(1, -1, 1, 1)))
 
 
-def _linear(name: str, values: Value, weight: Value, bias: Value = None) -> Value:
+def _linear(name: str, values: Value, weight: Tensor | _Int8, bias: Tensor | None = None) -> Value:
     """An int8 layer on tokens `[B, N, C]` is a 1×1 convolution where the CPU has no VNNI.
 
     OpenVINO (seen in 2026.4 on AVX2) multiplies int8 matrices more slowly than float ones, but its
-    convolutions are fast: a network of the default size takes 0.64 of the time, at batch 1 and 64.
+    convolutions are fast: a network of the default size takes 0.7 of the time, at batch 1 and 64.
     What moves the tokens moves nothing in memory, where convolutions have their channels last.
     """
     if isinstance(weight, _Int8) and _rank(values) == 3 and not has_vnni():
         maps = ops.transpose(ops.unsqueeze(values, _integers(1)), _integers([0, 3, 1, 2]))
-        maps = ops.convolution(maps, _weight(weight, *_size(weight), 1, 1), [1, 1], *_NOTHING)
-        maps.set_friendly_name(name)
-        if bias is not None:
-            maps = ops.add(maps, _constant(bias.reshape(1, -1, 1, 1)))
+        maps = _convolution(
+            name, maps, weight._replace(levels=weight.levels[..., None, None]), bias
+        )
         return ops.squeeze(ops.transpose(maps, _integers([0, 2, 3, 1])), _integers(1))
-    found = ops.matmul(values, _weight(weight, *_size(weight)), False, True)
+    found = ops.matmul(values, _weight(weight), False, True)
     found.set_friendly_name(name)
     return found if bias is None else ops.add(found, _constant(bias))
-
-
-_NOTHING = [0, 0], [0, 0], [1, 1]  # padding before and after, and dilation
 
 
 def _rounded(values: Value, scale: float, zero_point: int, low: int, high: int, _: Any) -> Value:
@@ -316,10 +305,12 @@ OPERATIONS: dict[Any, Callable[..., Value]] = {
     aten.sum.dim_IntList: _reduced(ops.reduce_sum),
     aten.add.Tensor: _elementwise(ops.add),
     aten.sub.Tensor: _elementwise(ops.subtract),
+    aten.div.Tensor: _elementwise(ops.divide),
     aten.mul.Tensor: _elementwise(ops.multiply),
     aten.neg.default: _elementwise(ops.negative),
     aten.cat.default: lambda values, axis=0: ops.concat([*map(_constant, values)], axis),
     aten.dropout.default: _itself,
+    CONVERSION: _itself,  # the type that is computed in is a setting
     aten.sym_size.int: lambda values, axis: _lengths(values)[axis],
     aten.view.default: _reshaped,
     aten.flatten.using_ints: _flatten,

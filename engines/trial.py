@@ -18,6 +18,7 @@ from model import every_logits
 FLOAT_TOLERANCE = (1e-3, 0.005)
 ROUNDED_TOLERANCE = (0.1, 0.02)  # the same for int8 and bfloat16
 CALLS = 32  # by which each batch size is compared, at most
+OF_BFLOAT16 = 2**-7  # what bfloat16 everywhere, sums and heads too, moves the logits by
 ROUNDING = 2.0  # and at most so many times what rounding itself moves the float logits by
 
 
@@ -36,6 +37,7 @@ class Trial(NamedTuple):
     name: str
     found: dict[str, Any]  # as it stands in results: 'left_out', 'int8_layers', ...
     parts: list[EngineNetwork] | None
+    sizes: Sequence[int] = ()  # batch sizes that it was made ready for
 
 
 @torch.inference_mode()
@@ -51,6 +53,8 @@ def reference(programs: Sequence[Program], plain: nn.Module, images: Tensor) -> 
     exact = plain.every_logits(images) if programs[0].is_part else plain(images)  # type: ignore[operator]
     relative, other_class = ROUNDED_TOLERANCE
     moved = ROUNDING * relative_norm(logits, exact)
+    if any(p.precision != "float32" for p in programs):  # runtimes choose what else they round
+        moved = max(moved, OF_BFLOAT16)
     return Reference(images, logits, min(relative, moved), other_class)
 
 
@@ -112,7 +116,7 @@ def tried(
         "images": count,
         "ready_seconds": seconds,
     }
-    return Trial(name, found, parts if left_out is None else None)
+    return Trial(name, found, parts if left_out is None else None, sizes)
 
 
 def _compared(

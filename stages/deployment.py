@@ -43,8 +43,7 @@ class Deployed:
         """The network as it is deployed, but never left early."""
         if not self.state.model_args["exits"]:
             return self.parts[0]
-        in_float = self.state.quant is None and self.state.precision == FLOAT32
-        return self.float_network if in_float else SplitNetwork(self.parts)
+        return SplitNetwork(self.parts) if self.state.is_rounded else self.float_network
 
     @cached_property
     def network(self) -> nn.Module:
@@ -136,14 +135,15 @@ def calibrated(state: ModelState, ctx: Context) -> Deployed:
 
 def _deployed(state: ModelState, model: HybridCNNTransformer, device: torch.device) -> Deployed:
     cpu = torch.device("cpu")
-    if state.precision != FLOAT32:
-        device = device if state.quant is None else cpu
-        made = programs(model, state.quant, state.precision)
+    if not state.is_rounded:
+        return _in_float(state, _placed(model, device), device)
+    if state.quant is None and device.type != "cpu":  # PyTorch runs the graph itself
+        made = programs(model, None, state.precision)
         graphs = [program.graph.to(device) for program in made]
         return Deployed(state, device, _placed(model, device), graphs, made)
-    if state.quant is None:
-        return _in_float(state, _placed(model, device), device)
-    native = backends.native_int8(model, state.quant)
+    native = None
+    if state.quant is not None and state.precision == FLOAT32:
+        native = backends.native_int8(model, state.quant)
     deployed = Deployed(state, cpu, _placed(model, cpu), native or [])
     if native is not None:
         return deployed

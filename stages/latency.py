@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from engines import ENGINES
+from engines import ENGINES, kept
 from engines.deployment_args import DeploymentArgs
+from engines.network import EngineNetwork
 from engines.trial import Trial, reference, tried
 from machine import timing
 from machine.timing import BLOCK_SECONDS, BUDGET_SECONDS, fitting, latencies
+from methods.costs import count_macs
 from methods.early_exit.exits import EarlyExitNetwork
 from stages.deployment import Deployed
 from stages.stage import StageError
@@ -69,7 +71,8 @@ def race(
     with _threads(args.threads):
         trials = _trials(deployed, args, sizes, images)
         running = {t.name: deployed.of(t.parts) for t in trials if t.parts is not None}
-        if deployed.device.type != "cpu":
+        sizes_of = {trial.name: trial.sizes for trial in trials if trial.sizes}
+        if _by_pytorch(deployed, args):
             running = {"eager": deployed}
         if not running:
             whys = "; ".join(f"{trial.name} {trial.found['left_out']}" for trial in trials)
@@ -84,10 +87,12 @@ def race(
         for size in sizes:
             if times and fitting(size * single) < 1:
                 break
-            found = times[f"batch_{size}"] = _at(size, running, beside, images)
+            able = {n: r for n, r in running.items() if n not in sizes_of or size in sizes_of[n]}
+            found = times[f"batch_{size}"] = _at(size, able, beside, images)
             taken = [ms for name, ms in found.items() if name.endswith("median")]
             single = single or sum(taken) / 1e3 / size
-        if deployed.device.type == "cpu":
+            _remember(deployed, size, found["by_engine"])
+        if running != {"eager": deployed}:
             deployed = _on_fastest(deployed, fastest_engines(times), args.threads, trials)
     return Race(deployed, times, {trial.name: trial.found for trial in trials})
 
@@ -146,11 +151,47 @@ def _trials(
     deployed: Deployed, args: DeploymentArgs, sizes: Sequence[int], images: Tensor
 ) -> list[Trial]:
     names = list(ENGINES) if args.engines == "auto" else args.engines
-    if deployed.device.type != "cpu":
+    if _by_pytorch(deployed, args):
         why = f"runs on the CPU, and the network on {deployed.device.type}"
         return [Trial(name, {"left_out": None if name == "eager" else why}, None) for name in names]
     expected = reference(deployed.programs, deployed.float_network, images[:AGREEING])
-    return [tried(name, deployed.programs, sizes, args.threads, expected) for name in names]
+    trials = []
+    for name in names:
+        whys = {size: _why_not(name, deployed, size) for size in sizes}
+        wanted = [size for size in sizes if args.engines != "auto" or whys[size] is None]
+        if wanted:
+            trials.append(tried(name, deployed.programs, wanted, args.threads, expected))
+        else:
+            trials.append(Trial(name, {"left_out": whys[sizes[-1]]}, None))
+    return trials
+
+
+def _why_not(engine: str, deployed: Deployed, size: int) -> str | None:
+    """Why an engine that has to compile is not tried unless it is asked for by name."""
+    if not ENGINES[engine].FIXED_BATCH or ENGINES[engine].unavailable() is not None:
+        return None
+    if len(deployed.programs) > 1:
+        return "is not compiled for the parts between exits; name it in 'engines' to see"
+    return kept.why_not(engine, _kind(deployed, size))
+
+
+def _remember(deployed: Deployed, size: int, by_engine: dict[str, Any]) -> None:
+    """Keep times where one of them took a compilation, so that the next may know better."""
+    if any(ENGINES[name].FIXED_BATCH for name in by_engine) and len(by_engine) > 1:
+        times = {name: time["median"] for name, time in by_engine.items()}
+        kept.remember(_kind(deployed, size), times)
+
+
+def _kind(deployed: Deployed, size: int) -> kept.Kind:
+    precision = "int8" if deployed.state.quant is not None else deployed.state.precision
+    macs = count_macs(deployed.float_network)[0]
+    return kept.Kind(precision, size, torch.get_num_threads(), macs)
+
+
+def _by_pytorch(deployed: Deployed, args: DeploymentArgs) -> bool:
+    """Whether it runs as it is deployed: on a GPU, or where no other engine is asked for."""
+    as_it_is = not any(isinstance(part, EngineNetwork) for part in deployed.parts)
+    return as_it_is and (deployed.device.type != "cpu" or args.engines == ["eager"])
 
 
 def _beside(deployed: Deployed, rival: Rival | None) -> dict[str, tuple[Deployed, dict[int, str]]]:

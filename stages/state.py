@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from machine.files import canonical_json, sha256
 from methods.casting import FLOAT32
 from methods.early_exit.exits import Exits, exits_of
 from methods.quantization.record import Quant
@@ -61,6 +62,17 @@ def build(state: ModelState) -> HybridCNNTransformer:
     model = HybridCNNTransformer(**state.model_args)
     model.load_state_dict(state.weights)
     return model.eval()
+
+
+def form(state: ModelState) -> str:
+    """Digest of all but its weights: networks of one form run the same code in the same memory."""
+    parts = {
+        "model_args": state.model_args,
+        "quant": state.quant.settings() if state.quant else None,
+        "exits": state.exits.plain() if state.exits else None,
+        "precision": state.precision,
+    }
+    return sha256(canonical_json(parts))
 
 
 def to_plain(state: ModelState) -> dict[str, Any]:

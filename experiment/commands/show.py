@@ -191,7 +191,7 @@ def _found(entry: StageEntry) -> list[str]:
     lines = [f"{name}: {old} → {new}" for name, (old, new) in widths.items()]
     if entry.quant is not None:
         kept = ", ".join(entry.quant["float_layers"]) or "none"
-        lines.append(f"int8 by {entry.quant['backend']}, layers kept float: {kept}")
+        lines.append(f"int8 by backend {entry.quant['backend']}, layers kept float: {kept}")
     if "float32_layers" in entry.details:
         kept = ", ".join(entry.details["float32_layers"])
         lines.append(f"bfloat16, layers kept float32: {kept}")

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from experiment.report.reader import Result, StageEntry, said
 from experiment.running.metrics import final_metrics
 from experiment.suite.messages import ConfigError
+from methods.quantization.record import present_name
 
 ENDING = "_results.json"
 NAMED = 12  # experiments at most, where none is close to what was asked for
@@ -47,8 +48,12 @@ def read_result(name: str, folder: Path) -> Result:
 
 
 def specs(result: Result) -> list[tuple[str, dict[str, Any]]]:
-    """Name and options of every stage, whether or not it ran."""
-    return [pair for item in result.config["sequence"] for pair in item.items()]
+    """Name and options of every stage, whether or not it ran; backends by their present names."""
+    return [
+        (name, {**spec, "backend": present_name(spec["backend"])} if "backend" in spec else spec)
+        for item in result.config["sequence"]
+        for name, spec in item.items()
+    ]
 
 
 def at(result: Result, position: int) -> list[StageEntry]:

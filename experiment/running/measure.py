@@ -13,6 +13,8 @@ from torch import nn
 
 from data_sets.batches import BatchLoader
 from engines.deployment_args import DeploymentArgs
+from engines.footprint import Footprint, footprint
+from machine.energy import energy
 from machine.files import tensor_bytes
 from machine.timing import onednn_kernels
 from methods.casting import FLOAT32, cast_layers
@@ -23,6 +25,7 @@ from model import HybridCNNTransformer
 from stages.casting import NO_BFLOAT16
 from stages.deployment import Deployed
 from stages.latency import (
+    Race,
     Rival,
     engine_warnings,
     images_for,
@@ -31,9 +34,11 @@ from stages.latency import (
     untimed,
     varying,
 )
-from stages.state import ModelState
+from stages.state import ModelState, form
 from train_eval import evaluate
 
+# What networks of a form took of memory, in this process: making one to be measured takes a second.
+_FOOTPRINTS: dict[tuple[str, str, int, int | None], Footprint] = {}
 UNEQUAL = 1.5  # times as many images in one class as in another: accuracy alone would hide classes
 
 
@@ -64,6 +69,7 @@ def measure(
         "inference_time_ms": times,
         "engine": found.fastest[max(found.fastest)],
         "engines": found.engines,
+        **memory_and_energy(found, args, _spread(test, max(args.batch_sizes))),
     }
     warnings = [*untimed(times, args.batch_sizes), *varying(times)]
     warnings += [*engine_warnings(found.engines), *slow_warnings(times)]
@@ -75,9 +81,32 @@ def measure(
             f"bfloat16 is emulated, as {NO_BFLOAT16}: its accuracy holds, its times are those of "
             "the emulation; measure it, by --remeasure, on a machine that has it"
         )
+    if (why := metrics.pop("memory_unknown", None)) is not None:
+        warnings.append(f"its peak memory is not known: {why}")
     if "exits" in metrics:
         warnings += exit_warnings(metrics["exits"])
     return {**metrics, "warnings": warnings} if warnings else metrics
+
+
+def memory_and_energy(found: Race, args: DeploymentArgs, images: torch.Tensor) -> dict[str, Any]:
+    """Peak resident memory in 10⁶ bytes and joules an image, at the largest batch size and on its
+    fastest engine; where one is not known it is None, and why is said beside it."""
+    deployed, size = found.deployed, max(found.fastest)
+    network, batch = deployed.network, images[:size]
+    if deployed.device.type != "cpu":
+        why = "the network runs on a GPU, whose memory and counters are not read"
+        return {"peak_memory_mb": None, "joules_per_image": None, "energy_unknown": why}
+    key = form(deployed.state), found.fastest[size], size, args.threads
+    if key not in _FOOTPRINTS:
+        threads = args.threads or torch.get_num_threads()
+        _FOOTPRINTS[key] = footprint(deployed.programs, found.fastest[size], size, threads)
+    memory, joules = _FOOTPRINTS[key], energy(lambda: network(batch), size)
+    return {
+        "peak_memory_mb": memory.peak_mb,
+        "joules_per_image": joules.joules_per_image,
+        **({} if memory.unknown is None else {"memory_unknown": memory.unknown}),
+        **({} if joules.unknown is None else {"energy_unknown": joules.unknown}),
+    }
 
 
 def quality(network: nn.Module, split: BatchLoader) -> dict[str, float]:

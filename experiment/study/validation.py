@@ -23,13 +23,12 @@ from experiment.study.plan import Study
 from experiment.study.statistics import Array
 from experiment.suite.chains import Chain, plan
 from machine.errors import Interrupted
-from machine.files import canonical_json, sha256
 from machine.stop_signal import StopSignal
 from machine.waiting import considerate_waiting
 from stages.deployment import deploy
 from stages.latency import Rival, fastest_engines
 from stages.stage import Context
-from stages.state import ModelState
+from stages.state import ModelState, form
 from training.losses import final_logits
 
 
@@ -93,7 +92,7 @@ def on_validation(
         found = _measured(state, record, dataset(), device, root[0])
         kept.save(found)
     bits = np.unpackbits(found["correct"].numpy(), count=found["images"])
-    return OnValidation(bits.astype(bool), found["metrics"], _form(state))
+    return OnValidation(bits.astype(bool), found["metrics"], form(state))
 
 
 @torch.inference_mode()
@@ -125,17 +124,6 @@ def _measured(
         "images": len(correct),
         "metrics": metrics,
     }
-
-
-def _form(state: ModelState) -> str:
-    """Digest of all that decides how long a network takes."""
-    parts = {
-        "model_args": state.model_args,
-        "quant": state.quant.settings() if state.quant else None,
-        "exits": state.exits.plain() if state.exits else None,
-        "precision": state.precision,
-    }
-    return sha256(canonical_json(parts))
 
 
 def with_shared_latency(found: Mapping[str, list[OnValidation]]) -> dict[str, list[OnValidation]]:

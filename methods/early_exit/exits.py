@@ -125,7 +125,9 @@ class EarlyExitNetwork(nn.Module):
             if threshold is not None:
                 certain = certainty(logits, criterion, before)
                 gone = leaves(certain, criterion, threshold)
-            count = len(logits) if gone is None else int(gone.sum())
+            count = len(logits)
+            if gone is not None:  # of one image, without the sum: 3 of 9 µs that deciding takes
+                count = int(gone if count == 1 else gone.sum())
             self.left[index] += count
             if count == len(logits):
                 if where is None:

@@ -112,13 +112,13 @@ def test_int8_that_nothing_would_run_is_refused(
         ))
         """
     told = "needs another engine than 'eager', which would only simulate it; "
-    (line,) = suites.refused(text % ("pt2e", {}))
+    (line,) = suites.refused(text % ("pt2e", {"engines": "auto"}))
     assert line == f"C.compression_args.sequence[1]: qat {told}other {LACKING}"
     load_suite(suites.write(text % ("x86", {"engines": ["eager"]})))
     monkeypatch.setattr(ENGINES["other"], "unavailable", lambda: None)
     (line,) = suites.refused(text % ("pt2e", {"engines": ["eager"]}))
     assert line.endswith(f"{told}allow one in deployment_args.engines: 'other'")
-    load_suite(suites.write(text % ("pt2e", {})))
+    load_suite(suites.write(text % ("pt2e", {"engines": "auto"})))
 
 
 def test_it_is_in_no_key(suites: Suites) -> None:
@@ -137,7 +137,7 @@ def test_auto_is_what_is_here() -> None:
 def test_results_have_it(suites: Suites) -> None:
     assert suites.run("", "--quiet", "--set", "deployment_args.threads=1") == 0
     told = results(suites, "Base")["config"]["deployment_args"]
-    assert told == {"engines": "auto", "batch_sizes": [1, 64], "threads": 1}
+    assert told == {"engines": ["eager"], "batch_sizes": [1, 64], "threads": 1}
 
 
 def test_configs_made_before_go_on_working(
@@ -150,7 +150,7 @@ def test_configs_made_before_go_on_working(
     old.write_text(before + rest.partition("}\n")[2])
     monkeypatch.setattr("experiment.suite.config_file.HOME", tmp_path)
     assert config_values(old)["DEFAULT_DEPLOYMENT_PARAMS"] == {}
-    (base,) = load_suite(suites.write()).experiments
+    (base,) = load_suite(suites.write("del DEFAULT_DEPLOYMENT_PARAMS")).experiments
     assert base.deployment == DeploymentArgs()
 
 

@@ -17,6 +17,7 @@ from torch import fx
 from engines import openvino
 from engines.program import EngineError, Program
 from engines.programs import programs
+from machine.processor import bf16_is_fast
 from networks.args import exit_places
 from tests.support.int8 import calibrated_on, off
 from tests.support.tiny import FUSIONS, tiny
@@ -44,6 +45,28 @@ def outputs(program: Program, inputs: tuple[torch.Tensor, ...]) -> list[torch.Te
     with torch.inference_mode():
         found = program.graph(*inputs)
     return list(found) if program.is_part else [found]
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("int8", [False, True])
+def test_cast_networks_are_written_as_the_graph_that_is_to_be_rounded(
+    fusion: str, int8: bool
+) -> None:
+    """Computed in float32, which is as exact: what rounds in bfloat16 is told by a hint."""
+    model = tiny(fusion=fusion)
+    quant = (
+        calibrated_on(model, torch.randn(64, 1, 8, 8), float_layers=["cnn.blocks.1.*"])
+        if int8
+        else None
+    )
+    (program,) = programs(model, quant, "bfloat16")
+    if not bf16_is_fast("cpu"):
+        assert openvino.unfit(program) == "computes in bfloat16 only where the processor does"
+    inputs = program.examples(3)
+    ready = openvino.ready(replace(program, precision="float32"), 3, 1)
+    (found,), (expected,) = ready.run(inputs), outputs(program, inputs)
+    assert off(found, expected) < 0.02
+    assert ready.int8_layers == program.int8_layers
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -172,6 +195,17 @@ def test_bfloat16_only_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatc
     assert "bfloat16" in str(openvino.unfit(program))
     monkeypatch.setattr(openvino, "bf16_is_fast", lambda device: True)
     assert openvino.unfit(program) is None
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_the_form_of_a_bfloat16_network(int8: bool) -> None:
+    """Here computed in float32, which is what the graph's rounding must be near to."""
+    model, images = tiny(), torch.randn(64, 1, 8, 8)
+    quant = calibrated_on(model, images) if int8 else None
+    (program,) = programs(model, quant, "bfloat16")
+    ready = openvino.ready(replace(program, precision="float32"), 64, 1)
+    assert off(ready.run([images])[0], outputs(program, (images,))[0]) < 0.03
+    assert ready.int8_layers == program.int8_layers
 
 
 def test_an_unknown_operation_is_named() -> None:

@@ -22,6 +22,7 @@ DEFAULT_MODEL_PARAMS = {{
     "cnn_channels": [8, 16], "cnn_pools": [1, 2], "embed_dim": 16, "num_layers": 1,
     "num_heads": 2, "ffn_dim": 24,
 }}
+DEFAULT_DEPLOYMENT_PARAMS = {{"engines": ["eager"]}}  # which takes no time to make ready
 DEFAULT_TRAINING_PARAMS = {{
     "initial_train_epochs": 2, "batch_size": 128, "learning_rate": 5e-3, "precision": "fp32",
 }}

@@ -37,7 +37,12 @@ def test_a_stop_while_a_compiler_works(
     number: signal.Signals, to_all: bool, suites: Suites
 ) -> None:
     """A terminal's Ctrl-C goes to the compiler as well; `kill` to the run alone."""
-    path = suites.write('EXPERIMENT_CONFIGS += [chain("Q", {"ptq": {"backend": "inductor"}})]\n')
+    path = suites.write(
+        """
+        by = {"engines": ["inductor"]}
+        EXPERIMENT_CONFIGS += [chain("Q", {"ptq": {"backend": "pt2e"}}, deployment_args=by)]
+        """
+    )
     env = {k: v for k, v in os.environ.items() if k != "TORCHINDUCTOR_COMPILE_THREADS"}
     command = [sys.executable, "main.py", "--config", str(path)]
     log_file = suites.folder / "log.txt"

@@ -37,6 +37,23 @@ def test_compare_gives_stages_and_differing_settings(ran: Ran, command: Any) -> 
     assert "the configurations are the same" in command("compare", "PF", "PF")[1]
 
 
+def test_a_file_made_before_differs_in_nothing_that_has_only_another_name(
+    ran: Ran, command: Any, tmp_path: Path
+) -> None:
+    """Its backend was called otherwise; that it was measured otherwise is told."""
+    paths = []
+    for name in ("inductor", "pt2e"):
+        result = ran.result("PFQat")
+        result["config"]["sequence"][-1]["qat"]["backend"] = name
+        if name == "inductor":
+            del result["config"]["deployment_args"]
+        paths.append(tmp_path / name / "PFQat_results.json")
+        paths[-1].parent.mkdir()
+        paths[-1].write_text(json.dumps(result))
+    told = rows(command("compare", *map(str, paths))[1])
+    assert "qat.backend" not in told and told["deployment_args.batch_sizes"] == ["–", "[1, 64]"]
+
+
 def test_compare_says_that_machines_differ(ran: Ran, command: Any, tmp_path: Path) -> None:
     other = ran.result("PF")
     other["environment"]["threads"] = 77

@@ -141,7 +141,9 @@ def test_metrics_are_those_of_the_deployed_network(ctx: Context) -> None:
     with torch.inference_mode():
         logits = deployed.network(loader.normalize(images))
     assert metrics["accuracy"] == pytest.approx(100 * (logits.argmax(1) == labels).float().mean())
-    assert metrics["loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item())
+    assert metrics["loss"] == pytest.approx(
+        nn.functional.cross_entropy(logits, labels).item(), rel=1e-4
+    )
     for batch in ("batch_1", "batch_64"):
         timing = metrics["inference_time_ms"][batch]
         assert 0 < timing["median"] <= timing["p95"]

@@ -21,7 +21,7 @@ def test_without_a_compiler_and_by_either_name(
     for options in ({}, {"backend": "inductor"}, {"backend": "pt2e"}):
         path = suites.write(
             f"""
-            del DEFAULT_COMPRESSION_PARAMS["quantization_backend"]
+            del DEFAULT_COMPRESSION_PARAMS["quantization_backend"], DEFAULT_DEPLOYMENT_PARAMS
             for name in ("ptq", "qat"):
                 EXPERIMENT_CONFIGS.append(chain(name, {{name: {options}}}))
             """
