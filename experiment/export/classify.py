@@ -7,6 +7,7 @@ names, and nothing else. Exit code 1 where a picture cannot be read; the others 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import sys
@@ -195,6 +196,8 @@ def openvino_ir(path: Path) -> Network:
 def inductor_package(path: Path) -> Network:
     """Machine code, for the number of threads that it was made for."""
     os.environ["AOTI_RUNTIME_CHECK_INPUTS"] = "1"  # else a wrong shape gives wrong logits, unsaid
+    # Where there is an nvcc and no GPU it says so.
+    logging.getLogger("torch.utils.cpp_extension").addFilter(lambda record: False)
     import torch
 
     package = torch._inductor.aoti_load_package(str(path))

@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import main
 from dataset import Dataset
 from experiment.export import bundle, formats
 from experiment.export.bundle import NAMES
+from experiment.running.store import Store
 from tests.support.exporting import altered
 from tests.support.ran import rows
-from tests.support.suites import Ran
+from tests.support.suites import CHAINS, Ran, Suites, results
 
 FILES = ["README.md", "classify.py", "labels.txt", "requirements.txt"]
 
@@ -125,6 +127,33 @@ def test_the_card_says_what_the_results_say(ran: Ran, command: Any, tmp_path: Pa
     ]  # fmt: skip
     assert f"Store key `{last['key']}`" in card and f"--config {ran.config} --only PFQat" in card
     assert "## Licence" in card and "It does not need VNNI" in card  # x86's have 7 bits
+
+
+def test_the_fastest_engine_is_taken_where_none_is_named(
+    run_before: Suites, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the record has it; one of an earlier version has none."""
+    path = run_before.folder / "bundle"
+    config = str(run_before.write(CHAINS))
+    arguments = ["export", "Base", "--bundle", "--output", str(path), "--config", config]
+    key = results(run_before, "Base")["stages"][-1]["key"]
+    store = Store(run_before.models)
+    record = store.record(key)
+    assert record is not None
+    for engine, file in (("eager", "network.onnx"), ("openvino", "network.xml"), (None, None)):
+        time = record["metrics"]["inference_time_ms"]["batch_1"]
+        time.pop("engine")
+        if engine is not None:
+            time["engine"] = engine
+        store.put_record(key, record)
+        capsys.readouterr()
+        code = main.main([*arguments, "--overwrite"])
+        out, said = capsys.readouterr()
+        if file is None:
+            assert code == 2 and said.count("\n") == 1
+            assert "tells no fastest engine; name one with --engine, or run it again" in said
+        else:
+            assert code == 0 and f"bundle for {engine}" in out and (path / file).exists()
 
 
 def test_conditions(ran: Ran, command: Any, tmp_path: Path) -> None:
