@@ -6,6 +6,7 @@ A suite that was run and a compiled int8 network are made once for all tests.
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 import main
 from data_sets.source import DatasetArgs
 from dataset import Dataset, load_dataset
+from machine.cache import VARIABLE
 from stages.stage import Context
 from tests.support import ran as ran_suite
 from tests.support.hurried import hurry
@@ -27,6 +29,11 @@ from tests.support.once import copy_with_links, made_once
 from tests.support.suites import CHAINS, Ran, Suites, run_in
 
 torch.set_num_threads(1)
+
+# What tests compile and measure has no say in the runs of who runs them. Processes that pytest
+# starts get the folder of the first one, which removes it.
+_cache = tempfile.TemporaryDirectory(prefix="compression-tests-")
+os.environ.setdefault(VARIABLE, _cache.name)
 
 
 @pytest.fixture(autouse=True)

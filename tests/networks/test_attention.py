@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from machine import cache
 from networks import attention
 from networks.attention import (
     Attention,
@@ -63,14 +64,14 @@ def test_the_choice_of_a_path_outlives_the_process(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The paths differ in the last bits: a run that goes on must not choose anew."""
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "kept"))
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "kept"))
     choose, shape = trains_faster_written_out, torch.Size((4, 2, 9, 8))
     for answer in (True, False):
         monkeypatch.setattr(attention, "_written_out_wins", lambda *_, answer=answer: answer)
         choose.cache_clear()  # as a new process has it
         assert choose(shape, torch.float32, 1) is True
     assert choose(shape, torch.float32, 2) is False
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", "/proc/none")  # nothing can be kept there
+    monkeypatch.setenv(cache.VARIABLE, "/proc/none")  # nothing can be kept there
     choose.cache_clear()
     assert choose(shape, torch.float32, 1) is False
     choose.cache_clear()

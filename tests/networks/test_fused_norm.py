@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from machine import cache
 from networks import fused_norm
 from tests.support.compiler import needs_compiler
 
@@ -59,13 +60,13 @@ def test_kernels_are_kept_and_made_again_when_damaged(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     make = fused_norm.library.__wrapped__
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "one"))
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "one"))
     assert make() is not None
     (kept,) = (tmp_path / "one").glob("fused_norm_*.so")
     written = kept.stat().st_mtime_ns
     assert make() is not None and kept.stat().st_mtime_ns == written
     damaged = tmp_path / "other" / kept.name
-    damaged.parent.mkdir()
+    damaged.parent.mkdir(mode=0o700)
     damaged.write_bytes(b"damaged")
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(damaged.parent))
+    monkeypatch.setenv(cache.VARIABLE, str(damaged.parent))
     assert make() is not None and damaged.stat().st_size > 1000
