@@ -6,6 +6,7 @@ when it is opened.
 
 from __future__ import annotations
 
+import copy
 import functools
 import platform
 import re
@@ -27,7 +28,11 @@ from machine.files import sha256, tensor_bytes
 from machine.noise import silence
 from machine.processor import bf16_is_fast, has_vnni
 from methods.quantization import graph_rewrites
-from methods.quantization.graph_rewrites import convolutions_as_products
+from methods.quantization.graph_rewrites import (
+    convolutions_as_products,
+    products_give_bf16,
+    subtract_what_must_stay,
+)
 
 FIXED_BATCH = True
 # Without freezing, weights are dequantized at every call and int8 layers run in float, unsaid.
@@ -46,6 +51,7 @@ INT8_CALLS = (
     re.compile(r"aoti_torch_cpu__q(?:conv|linear)_pointwise.*"),
     re.compile(r"cpp_\w+\(\(const uint8_t\*\)[^;]*\(const int8_t\*\)[^;]*;"),
 )
+INLINED = 8  # values of a tensor, at most, that has no name in the source: it stands there itself
 Runner = Callable[[list[Tensor]], list[Tensor]]
 
 
@@ -112,6 +118,9 @@ def compile_package(
     compiler.keep_inductors_code()
     try:
         with torch.no_grad(), silence():
+            graph = copy.deepcopy(graph)
+            subtract_what_must_stay(graph)
+            products_give_bf16(graph)
             exported = torch.export.export(graph, tuple(inputs))
             if _own_products_are_fast():
                 shaped = exported.module()
@@ -170,12 +179,17 @@ def _int8_layers(program: Program, path: Path) -> tuple[str, ...]:
         for node in program.graph.graph.nodes
         if node.target in LAYERS and layer_name(node) in program.int8_layers
     }
-    found, scales = [], set(waiting.values())
+    found, nameless, scales = [], 0, set(waiting.values())
     for call in (call for kind in INT8_CALLS for call in kind.findall(text)):
-        scale = next(word for word in re.findall(r"\w+", call) if word in scales)
-        same = [n for n, own in waiting.items() if torch.equal(tensors[own], tensors[scale])]
-        found += same[:1]  # equal scales may share one name
-        waiting.pop(same[0])
+        scale = next((word for word in re.findall(r"\w+", call) if word in scales), None)
+        if scale is None:
+            nameless += 1
+            continue
+        same = [name for name, own in waiting.items() if torch.equal(tensors[own], tensors[scale])]
+        for name in same[:1]:  # equal scales may share one name
+            found.append(name)
+            del waiting[name]
+    found += [name for name, own in waiting.items() if tensors[own].numel() <= INLINED][:nameless]
     return tuple(name for name in program.int8_layers if name in found)
 
 

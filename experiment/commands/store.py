@@ -126,7 +126,8 @@ def _verify(store: Store, console: Console) -> int:
 def _collect(store: Store, named: set[str], yes: bool, console: Console) -> int:
     """Remove what no suite names and no run is at, after showing it and asking.
 
-    Compiled int8 code goes too: it is made again, in seconds, when a network is next deployed.
+    So it does with machine code that earlier versions kept beside checkpoints. Nothing reads that
+    any more: it could be somebody else's.
     """
     files = [p for p in sorted(store.entries.glob("*")) if not p.name.startswith(".")]
     keys = {p.name.split(".")[0] for p in files} - named
@@ -137,7 +138,11 @@ def _collect(store: Store, named: set[str], yes: bool, console: Console) -> int:
         for link in sorted(store.folder.glob("*.pth"))
         if any(p.suffix == ".pth" and link.samefile(p) for p in doomed)
     ]
-    doomed += sorted(p for p in store.compiled.glob("*") if p.suffix != ".lock")
+    compiled = store.folder / "compiled"
+    unread = sorted(path for path in compiled.glob("*") if path.is_symlink() or path.is_file())
+    if unread:
+        console.say(f"{compiled} holds machine code of an earlier version, which nothing runs:")
+    doomed += unread
     if not doomed:
         console.say("nothing to remove: every stored stage is named by a suite")
         return 0

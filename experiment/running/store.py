@@ -37,7 +37,6 @@ class Store:
     def __init__(self, folder: Path | str, say: Callable[[str], None] = print):
         self.folder = Path(folder)
         self.entries = self.folder / "store"
-        self.compiled = self.folder / "compiled"  # machine code of int8 networks, made anew if lost
         self.say = say
 
     def path(self, key: str) -> Path:

@@ -22,10 +22,12 @@ def test_store_ls_verify_and_gc(run_before: Suites, monkeypatch: pytest.MonkeyPa
     assert main.main(["store", "verify", "--config", path]) == 0
     assert main.main(["store", "gc", "--config", path]) == 2  # no terminal to ask on
     assert "add --yes" in run_before.capsys.readouterr().err
-    package = Store(run_before.models).compiled / "0123.pt2"
-    package.parent.mkdir(exist_ok=True)
+    package = run_before.models / "compiled" / "0123.pt2"  # as earlier versions kept them
+    package.parent.mkdir()
     package.touch()
     assert main.main(["store", "gc", "--config", path, "--yes"]) == 0
+    said = run_before.capsys.readouterr().out.replace("\n", " ")
+    assert f"{package.parent} holds machine code of an earlier version" in said
     assert not package.exists()
     left = {p.name for p in run_before.models.glob("*.pth")}
     assert left == {"Base_fp32_baseline.pth", "QatPF_quantized_qat_int8.pth"}

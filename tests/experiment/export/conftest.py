@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from methods.quantization import compiled
+from engines import inductor
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without autotuning, which takes most of the compiling."""
-    monkeypatch.setattr(compiled, "SMALL_SETTINGS", {})
+    monkeypatch.setattr(inductor, "SMALL_SETTINGS", {})

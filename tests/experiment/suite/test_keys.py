@@ -174,7 +174,6 @@ def test_what_measures_or_reads_and_other_stages_renew_nothing(
          {"F 1", "F 2", "F 3", "E 1", "E 2", "C 1"}),
         ("methods/quantization/fx.py", "OBSERVERS =", "ALL_OBSERVERS = OBSERVERS =",
          {"F 2", "F 3", "Q 0", "Q 1"}),
-        ("methods/quantization/aligned_constants.h", "\n", "\n\n", {"F 2", "F 3", "Q 0", "Q 1"}),
         ("methods/early_exit/thresholds.py", "CANDIDATES = 101", "CANDIDATES = 11",
          {"E 1", "E 2", "C 1"}),
         ("methods/casting.py", "HEADS = (", "HEADS = 1 * (", {"C 0", "C 1"}),
