@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from methods.early_exit.exits import CRITERIA, Exits, certainty
+from methods.early_exit.exits import CRITERIA, Exits, certainty, leaves, leaves_alone
 from methods.early_exit.thresholds import all_certainties, exit_taken
 from stages.state import build
 from tests.support.exits import learned, network_of, some_digits, with_exits
@@ -68,6 +68,39 @@ def test_each_sample_gets_the_logits_of_its_exit(fusion: str, criterion: str) ->
     assert network.left == left
     several = fusion != "parallel" or criterion != "patience"  # one exit cannot agree with another
     assert sum(n > 0 for n in left) > 1 or not several
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_a_single_image_gets_what_it_gets_among_others(fusion: str, criterion: str) -> None:
+    state, images = learned(fusion), some_digits()
+    with torch.inference_mode():
+        every = build(state).every_logits(images)
+    limits = (2.0,) * (len(every) - 1)
+    if criterion != "patience":
+        limits = tuple(all_certainties(every, criterion).quantile(0.706, dim=1).tolist())
+    network = network_of(replace(state, exits=Exits(criterion, limits)))
+    with torch.inference_mode():
+        together, left = network(images), list(network.left)
+        network.reset()
+        apart = torch.cat([network(image) for image in images.split(1)])
+    torch.testing.assert_close(apart, together)
+    assert network.left == left
+
+
+@pytest.mark.parametrize("criterion", ["confidence", "entropy"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_number_is_compared_as_a_tensor_is(criterion: str, dtype: torch.dtype) -> None:
+    """Thresholds are float64; 0.9 as float32 is less, 0.7 as float32 is more, than itself."""
+    for threshold in (0.9, 0.7, 0.1):
+        limit = torch.tensor([threshold], dtype=dtype)
+        for certain in (
+            limit,
+            torch.nextafter(limit, limit + 1),
+            torch.nextafter(limit, limit - 1),
+        ):
+            expected = bool(leaves(certain, criterion, threshold))
+            assert leaves_alone(certain, criterion, threshold) == expected
 
 
 def test_layers_are_really_skipped() -> None:
