@@ -110,9 +110,7 @@ def test_files_run_in_int8(
     layers = quantizable_layers(build(made.deployed.state)) if backend is not None else []
     assert int8_layers(made.deployed.whole) == set(layers)
     assert made.int8_layers == len(layers)
-    # ONNX Runtime has no int8 convolution with a float output, which patch embedding is.
-    in_float = 1 if (network, format_, backend) == ("patches", "onnx-int8", "pt2e") else 0
-    assert found.int8_layers == made.int8_layers - in_float
+    assert found.int8_layers == made.int8_layers
 
 
 # --- (b) channels that are zero, constant, or almost ---------------------------------------------
