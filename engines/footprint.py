@@ -70,7 +70,8 @@ def _pickled(program: Program, batch: int, threads: int, path: Path) -> Path:
 def _onnx(program: Program, batch: int, threads: int, path: Path) -> Path:
     from engines.onnx_file import onnx_model
 
-    path.write_bytes(onnx_model(program.graph, program.examples(2)).SerializeToString())
+    model = onnx_model(program.graph, program.examples(2), for_onnxruntime=True)
+    path.write_bytes(model.SerializeToString())
     return path
 
 

@@ -305,6 +305,7 @@ OPERATIONS: dict[Any, Callable[..., Value]] = {
     aten.sum.dim_IntList: _reduced(ops.reduce_sum),
     aten.add.Tensor: _elementwise(ops.add),
     aten.sub.Tensor: _elementwise(ops.subtract),
+    aten.div.Tensor: _elementwise(ops.divide),
     aten.mul.Tensor: _elementwise(ops.multiply),
     aten.neg.default: _elementwise(ops.negative),
     aten.cat.default: lambda values, axis=0: ops.concat([*map(_constant, values)], axis),

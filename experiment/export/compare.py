@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_sets.batches import BatchLoader
+from engines.program import Program
 from machine.noise import silence
 from machine.processor import int8_saturates
 from methods.quantization.record import float_layer_names, needs_vnni, quantizable_layers
@@ -79,6 +80,22 @@ class Subject:
             return 0
         kept = float_layer_names(model, quant.float_layers)
         return len(quantizable_layers(model)) - len(kept)
+
+    @property
+    def program(self) -> Program:
+        """The network as engines take it, but images in 0..1, which it normalises itself."""
+        program = self.deployed.programs[0]
+        graph = copy.deepcopy(program.graph)
+        graph.register_buffer("_mean", self.test.mean.cpu().clone())
+        graph.register_buffer("_std", self.test.std.cpu().clone())
+        images = next(node for node in graph.graph.nodes if node.op == "placeholder")
+        with graph.graph.inserting_before(images.next):
+            mean, std = map(graph.graph.get_attr, ("_mean", "_std"))
+            centred = graph.graph.call_function(torch.ops.aten.sub.Tensor, (images, mean))
+            normal = graph.graph.call_function(torch.ops.aten.div.Tensor, (centred, std))
+        images.replace_all_uses_with(normal, delete_user_cb=lambda user: user is not centred)
+        graph.recompile()
+        return replace(program, graph=graph)
 
     def module(self, layout: torch.memory_format) -> nn.Module:
         """Images in 0..1 → logits, as operations that exporters read, computed in `layout`."""

@@ -102,7 +102,7 @@ def test_threads_are_those_that_were_asked_for(kept: Path, monkeypatch: pytest.M
         seen.append(torch.get_num_threads())
         raise RuntimeError("on purpose")
 
-    monkeypatch.setattr(inductor, "_load", lambda path: failing)
+    monkeypatch.setattr(inductor, "load", lambda path: failing)
     torch.set_num_threads(2)
     try:
         with pytest.raises(RuntimeError, match="on purpose"):

@@ -244,8 +244,8 @@ def test_the_example_of_a_metric(suites: Suites, monkeypatch: pytest.MonkeyPatch
     exec(docs.block("docs/extending.md", "# in experiment/running/measure.py"), space)
     plain = measure.static_metrics
 
-    def static_metrics(deployed: Deployed) -> dict[str, Any]:
-        return {**plain(deployed), "zero_share": space["zero_share"](deployed.float_network)}
+    def static_metrics(deployed: Deployed, *ran: Any) -> dict[str, Any]:
+        return {**plain(deployed, *ran), "zero_share": space["zero_share"](deployed.float_network)}
 
     monkeypatch.setattr(measure, "static_metrics", static_metrics)
     monkeypatch.setitem(FIGURES, "zero_share", space["ZEROS"])
