@@ -51,7 +51,7 @@ FILES = [
     ("openvino", None),
     *(
         (format_, backend)
-        for backend in ("x86", "inductor")
+        for backend in ("x86", "pt2e")
         for format_ in ("onnx-int8", "openvino")
     ),
 ]
@@ -97,7 +97,7 @@ def exported(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Expor
 # --- (a), (f) every int8 layer runs in int8, depthwise ones too ----------------------------------
 
 
-@pytest.mark.parametrize("backend", [name for name in here() if name != "inductor"])
+@pytest.mark.parametrize("backend", [name for name in here() if name != "pt2e"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_layer_is_deployed_in_int8(network: str, backend: str) -> None:
     model, images = tiny(**NETWORKS[network]), torch.randn(16, 1, 8, 8)
@@ -115,7 +115,7 @@ def test_files_run_in_int8(
     assert int8_layers(made.deployed.whole) == set(layers)
     assert made.int8_layers == len(layers)
     # ONNX Runtime has no int8 convolution with a float output, which patch embedding is.
-    in_float = 1 if (network, format_, backend) == ("patches", "onnx-int8", "inductor") else 0
+    in_float = 1 if (network, format_, backend) == ("patches", "onnx-int8", "pt2e") else 0
     assert found.int8_layers == made.int8_layers - in_float
 
 
@@ -140,8 +140,8 @@ def odd_channels(model: HybridCNNTransformer) -> HybridCNNTransformer:
 
 @pytest.mark.parametrize(
     ("network", "backend"),
-    [(network, b) for network in NETWORKS for b in ("x86", "inductor")]
-    + [("serial", b) for b in here() if b not in ("x86", "inductor")],
+    [(network, b) for network in NETWORKS for b in ("x86", "pt2e")]
+    + [("serial", b) for b in here() if b not in ("x86", "pt2e")],
 )
 def test_odd_channels_are_deployed_as_simulated(network: str, backend: str) -> None:
     if backend == "onednn" and not has_vnni():
@@ -153,7 +153,7 @@ def test_odd_channels_are_deployed_as_simulated(network: str, backend: str) -> N
     backends.observe(prepared, backend, [(images, images)], 1)
     quant = backends.with_trained_ranges(quant, prepared)
     deployed = to_int8(model, quant)
-    if backend == "inductor":
+    if backend == "pt2e":
         fake_quant.set_quantizing(prepared, True)
     else:
         prepared.apply(enable_fake_quant).apply(disable_observer).eval()
@@ -177,13 +177,13 @@ def test_odd_channels_are_exported(
 # --- (c) parts between exits share weights -------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["x86", "inductor"])
+@pytest.mark.parametrize("backend", ["x86", "pt2e"])
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_parts_are_folded_once(fusion: str, backend: str) -> None:
     """A norm that is folded into a shared weight twice would give other logits."""
     state = with_exits(fusion, Exits(thresholds=None))
     model, images = build(state), torch.randn(32, 1, 8, 8)
-    quant = Quant("ptq", backend, reduce_range=backend == "inductor")
+    quant = Quant("ptq", backend, reduce_range=backend == "pt2e")
     quant = backends.with_calibrated_ranges(model, quant, [(images, images)])
     split = to_int8(model, quant)
     for name, value in model.state_dict().items():
@@ -203,7 +203,7 @@ def test_parts_are_folded_once(fusion: str, backend: str) -> None:
 # --- (d) an image alone and among others ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("backend", ["x86", "inductor"])
+@pytest.mark.parametrize("backend", ["x86", "pt2e"])
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_after_training_an_image_alone_has_its_logits(
     fusion: str, backend: str, ctx: Context
@@ -238,7 +238,7 @@ def test_files_answer_any_number_of_images(
 @pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 2, 3, 65])
 def test_packages_answer_their_number_of_images(batch: int, ctx: Context, tmp_path: Path) -> None:
-    made = subject(ctx, "inductor", cnn_channels=[8], cnn_pools=[2])
+    made = subject(ctx, "pt2e", cnn_channels=[8], cnn_pools=[2])
     path, aoti = tmp_path / "network.pt2", FORMATS["aoti"]
     found = export(made, aoti, path, batch, reference(made))  # raises where they differ
     assert aoti.read(path).about["batch"] == str(batch)
@@ -252,13 +252,13 @@ def test_packages_answer_their_number_of_images(batch: int, ctx: Context, tmp_pa
 @pytest.mark.parametrize("scheme", ["ptq", "qat"])
 def test_what_needs_vnni_is_what_passes_16_bits(scheme: str, backend: str) -> None:
     """By the largest level of the deployed weights and of the activations' ranges."""
-    for reduce_range in (False, True) if backend == "inductor" else (False,):
+    for reduce_range in (False, True) if backend == "pt2e" else (False,):
         model, images = tiny(num_layers=1), torch.randn(16, 1, 8, 8)
         quant = Quant(scheme, backend, reduce_range=reduce_range)
         prepared = backends.prepare(model, quant)
         backends.observe(prepared, backend, [(images, images)], 1)
         network = to_int8(model, backends.with_trained_ranges(quant, prepared))
-        if backend == "inductor":
+        if backend == "pt2e":
             weights = [v for v in network.state_dict().values() if v.dtype == torch.int8]
             activation = fake_quant.ACTIVATION_RANGE[1]
         else:
@@ -314,13 +314,13 @@ def test_files_say_whether_they_need_vnni(suites: Suites) -> None:
 GOLDEN = HOME / "tests" / "golden" / "int8_accuracy.json"
 
 
-@pytest.mark.parametrize("backend", ["x86", "inductor"])
+@pytest.mark.parametrize("backend", ["x86", "pt2e"])
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_int8_has_the_golden_accuracy(fusion: str, backend: str, ctx: Context) -> None:
     """Of trained networks that lie beside the figures, so that no training luck is in them."""
     golden = json.loads(GOLDEN.read_text())
     states = torch.load(GOLDEN.with_suffix(".pth"), weights_only=True)
-    spec = PtqSpec(backend=backend, calibration_batches=2, reduce_range=backend == "inductor")
+    spec = PtqSpec(backend=backend, calibration_batches=2, reduce_range=backend == "pt2e")
     state = calibrated(ptq(from_plain(states[fusion]), spec, ctx), ctx).state
     network, correct, count = runnable(deploy(state).network), 0, 0
     with torch.inference_mode():

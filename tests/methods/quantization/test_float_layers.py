@@ -43,9 +43,9 @@ def cases() -> list[Any]:
         every = names if network != "exits" else few
         found += [(network, "x86", layer) for layer in every]
         found += [
-            (network, "inductor", layer) for layer in (few if network == "serial" else few[:1])
+            (network, "pt2e", layer) for layer in (few if network == "serial" else few[:1])
         ]
-    others = [backend for backend in BACKENDS if backend not in ("x86", "inductor")]
+    others = [backend for backend in BACKENDS if backend not in ("x86", "pt2e")]
     return found + [("serial", b, layer) for b in others for layer in ("cnn.blocks.0.conv", "head")]
 
 
@@ -72,7 +72,7 @@ def test_one_layer_stays_float(network: str, backend: str, layer: str) -> None:
             expected, logits = prepared(images), deployed(images)
             moved = off(logits, expected)  # while it observes, nothing is rounded
             assert 0 < moved < 0.05
-            if backend == "inductor":
+            if backend == "pt2e":
                 fake_quant.set_quantizing(prepared, True)
                 assert off(prepared(images), logits) < min(0.006, moved)
             elif scheme == "qat":
@@ -80,7 +80,7 @@ def test_one_layer_stays_float(network: str, backend: str, layer: str) -> None:
                 assert off(prepared.eval()(images), logits) < 0.75 * moved
 
 
-@pytest.mark.parametrize("backend", ["x86", "inductor"])
+@pytest.mark.parametrize("backend", ["x86", "pt2e"])
 @pytest.mark.parametrize("pattern", ["cnn.*", "*.fc?", "transformer.layers.[01].*", "*[!d]"])
 def test_patterns_keep_layers_float(pattern: str, backend: str) -> None:
     model, images = tiny(), torch.randn(32, 1, 8, 8)
