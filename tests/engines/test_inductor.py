@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -82,6 +83,24 @@ def test_every_int8_layer_is_told_and_those_in_float_are_not(kept: Path, tmp_pat
     assert found.int8_layers == program.int8_layers
     assert set(program.int8_layers) == set(quantizable_layers(tiny(num_layers=1)))
     assert (found.precision, found.threads) == ("float32", 1)
+
+
+def test_layers_are_told_by_the_calls_that_a_package_makes(tmp_path: Path) -> None:
+    """Of oneDNN's kernels, and of Inductor's own products, which only AVX512-VNNI gets."""
+    program = int8_program()
+    own = "cpp_fused_view_1((const uint8_t*)(buf1.data_ptr()), (const int8_t*)(c.data_ptr()), {});"
+    calls = [
+        "aoti_torch_cpu__qconv_pointwise_tensor(buf0, x_scale, x_zp, _frozen_param8, buf2, buf3);",
+        "aoti_torch_cpu__qconv_pointwise_tensor(buf4, x_scale_0, x_zp_0, _param9, _scale_1);",
+        own.format("(const float*)(_scale_3.data_ptr())"),
+        own.replace("const uint8_t*", "const float*").format("(const float*)(_scale_4)"),
+        "aoti_torch_cpu_mkldnn__linear_pointwise(buf5, weight, bias, _scale_5);",
+    ]
+    with zipfile.ZipFile(tmp_path / "network.pt2", "w") as package:
+        package.writestr("model/one.wrapper.cpp", "\n".join(calls))
+    layers = program.int8_layers
+    found = inductor._int8_layers(program, tmp_path / "network.pt2")
+    assert found == (layers[0], layers[1], layers[3])
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ LARGE = kept.Kind("int8", 64, 2, 115_000_000)
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(kept, "cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(kept, "has_vnni", lambda: True)
     return tmp_path
 
 
@@ -32,6 +33,13 @@ def test_where_nothing_is_kept_only_much_int8_is_worth_it(
     why = kept.why_not("inductor", LARGE._replace(**change))  # type: ignore[arg-type]
     assert (why is None) == worth
     assert worth or "name it in 'engines'" in str(why)
+
+
+def test_where_the_processor_has_no_vnni_nothing_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "has_vnni", lambda: False)
+    assert kept.why_not("inductor", LARGE) is not None
+    kept.remember(LARGE, {"openvino": 1.0, "inductor": 0.9})
+    assert kept.why_not("inductor", LARGE) is None  # unless it has won
 
 
 @pytest.mark.parametrize(("took", "worth"), [(80.0, True), (102.0, True), (104.0, False)])
