@@ -49,11 +49,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 FILES = [
     ("onnx", None),
     ("openvino", None),
-    *(
-        (format_, backend)
-        for backend in ("x86", "pt2e")
-        for format_ in ("onnx-int8", "openvino")
-    ),
+    *((format_, backend) for backend in ("x86", "pt2e") for format_ in ("onnx-int8", "openvino")),
 ]
 ON_NETWORKS = [
     (network, *file)

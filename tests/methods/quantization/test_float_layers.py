@@ -42,9 +42,7 @@ def cases() -> list[Any]:
         few = [fused, next(name for name in names if name.endswith("head"))]
         every = names if network != "exits" else few
         found += [(network, "x86", layer) for layer in every]
-        found += [
-            (network, "pt2e", layer) for layer in (few if network == "serial" else few[:1])
-        ]
+        found += [(network, "pt2e", layer) for layer in (few if network == "serial" else few[:1])]
     others = [backend for backend in BACKENDS if backend not in ("x86", "pt2e")]
     return found + [("serial", b, layer) for b in others for layer in ("cnn.blocks.0.conv", "head")]
 
