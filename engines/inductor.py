@@ -45,12 +45,10 @@ SMALL_BATCH = 8
 SMALL_SETTINGS: dict[str, Any] = {"max_autotune": True, "max_autotune_gemm_backends": "CPP"}
 ALIGNED = Path(__file__).with_name("aligned")  # a header that AOTInductor's runtime includes
 
-# Calls of int8 kernels in a package's source: oneDNN's, and those of Inductor's own products, which
-# take levels of both sides; float layers have none, or only a weight's that they dequantize.
-INT8_CALLS = (
-    re.compile(r"aoti_torch_cpu__q(?:conv|linear)_pointwise.*"),
-    re.compile(r"cpp_\w+\(\(const uint8_t\*\)[^;]*\(const int8_t\*\)[^;]*;"),
-)
+# Calls in a package's source: of oneDNN's int8 kernels, and of Inductor's own with levels of values
+# and weight. Of these some only dequantize both; those that multiply have a '_micro_gemm'.
+ONEDNN_CALL = re.compile(r"aoti_torch_cpu__q(?:conv|linear)_pointwise.*")
+OWN_CALL = re.compile(r"(cpp_\w+)\(\(const uint8_t\*\)[^;]*\(const int8_t\*\)[^;]*;")
 INLINED = 8  # values of a tensor, at most, that has no name in the source: it stands there itself
 Runner = Callable[[list[Tensor]], list[Tensor]]
 
@@ -171,8 +169,9 @@ def key(program: Program, batch: int, threads: int) -> str:
 def _int8_layers(program: Program, path: Path) -> tuple[str, ...]:
     """The layers that a package computes in int8, by the calls in its source, which it carries."""
     with zipfile.ZipFile(path) as package:
-        sources = [name for name in package.namelist() if name.endswith("wrapper.cpp")]
+        sources = [name for name in package.namelist() if name.endswith(".cpp")]
         text = "".join(package.read(name).decode() for name in sources)
+    own_calls = [call[0] for call in OWN_CALL.finditer(text) if f"{call[1]}_micro_gemm" in text]
     tensors = {_name(name): value for name, value in program.graph.state_dict().items()}
     waiting = {
         layer_name(node): _name(node.args[1].args[1].target)  # by the scale of its weight
@@ -180,7 +179,7 @@ def _int8_layers(program: Program, path: Path) -> tuple[str, ...]:
         if node.target in LAYERS and layer_name(node) in program.int8_layers
     }
     found, nameless, scales = [], 0, set(waiting.values())
-    for call in (call for kind in INT8_CALLS for call in kind.findall(text)):
+    for call in [*ONEDNN_CALL.findall(text), *own_calls]:
         scale = next((word for word in re.findall(r"\w+", call) if word in scales), None)
         if scale is None:
             nameless += 1
