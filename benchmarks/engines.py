@@ -21,6 +21,7 @@ from torch import Tensor
 from engines import ENGINES
 from machine.noise import silence
 from machine.processor import has_vnni
+from methods.casting import BFLOAT16
 from methods.early_exit.exits import Exits
 from methods.early_exit.thresholds import calibrate, exit_macs
 from methods.quantization import backends
@@ -69,6 +70,10 @@ class Subject:
     @cached_property
     def ours_float(self) -> Deployed:
         return deploy(self.state)
+
+    @cached_property
+    def ours_bf16(self) -> Deployed:
+        return deploy(replace(self.state, precision=BFLOAT16))
 
     @cached_property
     def ours_int8(self) -> Deployed:
@@ -164,9 +169,9 @@ class Subject:
         )
 
 
-def ours(subject: Subject, batch: int, engine: str, *, int8: bool) -> Engine:
-    """A network of ours on an engine, as it is deployed."""
-    deployed = subject.ours_int8 if int8 else subject.ours_float
+def ours(subject: Subject, batch: int, engine: str, form: str) -> Engine:
+    """A network of ours on an engine, as it is deployed; `form` names a property of Subject."""
+    deployed = getattr(subject, form)
     return Engine(torch.Tensor.contiguous, deployed.on({batch: engine}, subject.threads).network)
 
 
@@ -233,12 +238,17 @@ PEERS = {
     "int8 NNCF, rest fp32": Variant(INT8, lambda s, b: openvino(s, b, "openvino_int8", "f32")),
     "int8 NNCF, transformer": Variant(INT8, lambda s, b: openvino(s, b, "openvino_transformer")),
 }
+FORMS = {  # a property of Subject, and how far it may be off
+    "float": ("ours_float", FP32),
+    "bf16": ("ours_bf16", BF16),
+    "int8 ours": ("ours_int8", INT8),
+}
 OURS = {
-    f"{kind}, {name}": Variant(
-        tolerance, lambda s, b, name=name, int8=int8: ours(s, b, name, int8=int8)
+    f"{kind}, {engine}": Variant(
+        tolerance, lambda s, b, engine=engine, form=form: ours(s, b, engine, form)
     )
-    for kind, tolerance, int8 in (("float", FP32, False), ("int8 ours", INT8, True))
-    for name in ENGINES
+    for kind, (form, tolerance) in FORMS.items()
+    for engine in ENGINES
 }
 VARIANTS = {**OURS, **PEERS}
 

@@ -30,12 +30,13 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from benchmarks.engines import PEERS, TODAY, VARIANTS, Engine, Subject, Variant, quiet
+from benchmarks.engines import FORMS, PEERS, TODAY, VARIANTS, Engine, Subject, Variant, quiet
 from config import DEFAULT_MODEL_PARAMS
 from dataset import DataLoaders
 from engines import ENGINES
 from machine.environment import environment
 from machine.files import write_json
+from machine.processor import bf16_is_fast
 from machine.timing import latencies
 from methods import costs
 from model import HybridCNNTransformer
@@ -116,7 +117,9 @@ def missing(name: str, subject: Subject) -> str | None:
         lacks = importlib.util.find_spec(needed) is None
         return f"not installed: pip install {needed}" if lacks else None
     kind, _, engine = name.partition(", ")
-    deployed = subject.ours_int8 if kind == "int8 ours" else subject.ours_float
+    if kind == "bf16" and not bf16_is_fast("cpu"):
+        return "this processor would only emulate it"
+    deployed = getattr(subject, FORMS[kind][0])
     unfit = (ENGINES[engine].unfit(program) for program in deployed.programs)
     return ENGINES[engine].unavailable() or next(filter(None, unfit), None)
 

@@ -28,6 +28,7 @@ SHARE = 0.2  # of the time that a network is timed for, for each engine, to find
 ENGINE_BLOCK = 0.01  # seconds that an engine is timed before the next has its turn
 ENGINE_REST = 0.006  # seconds between: a runtime's idle threads wait actively for up to 5 ms
 UNSTEADY = 2.0  # times: a median ratio whose 95 % interval is wider tells nothing
+QUANTILES = ("median", "p95", "p99")
 SCATTERED = 3.0  # times the median: a p95 beyond it is not the network's
 
 
@@ -88,10 +89,9 @@ def race(
             if times and fitting(size * single) < 1:
                 break
             able = {n: r for n, r in running.items() if n not in sizes_of or size in sizes_of[n]}
-            found = times[f"batch_{size}"] = _at(size, able, beside, images)
+            found = times[f"batch_{size}"] = _at(size, deployed, able, beside, images)
             taken = [ms for name, ms in found.items() if name.endswith("median")]
             single = single or sum(taken) / 1e3 / size
-            _remember(deployed, size, found["by_engine"])
         if running != {"eager": deployed}:
             deployed = _on_fastest(deployed, fastest_engines(times), args.threads, trials)
     return Race(deployed, times, {trial.name: trial.found for trial in trials})
@@ -111,8 +111,8 @@ def in_turn(networks: Sequence[nn.Module], images: Tensor, size: int) -> list[di
     """
     found = timed(networks, images, size)
     for time in found:
-        over, (least, most) = time.pop("over_first"), time.pop("over_first_interval")
-        time["speedup"] = over if most < UNSTEADY * least else None
+        over, interval = time.pop("over_first"), time.pop("over_first_interval")
+        time["speedup"] = over if _agreed(*interval) else None
     del found[0]["speedup"]
     return found
 
@@ -138,7 +138,7 @@ def timed(
     count = len(images)
     found = latencies(singles, images, **turns)
     for times in found:
-        times |= {name: times[name] / count for name in ("median", "p95", "p99")}
+        times |= {name: times[name] / count for name in QUANTILES}
         times |= {"runs": times["runs"] * count, "images": count}
     return found
 
@@ -175,11 +175,18 @@ def _why_not(engine: str, deployed: Deployed, size: int) -> str | None:
     return kept.why_not(engine, _kind(deployed, size))
 
 
-def _remember(deployed: Deployed, size: int, by_engine: dict[str, Any]) -> None:
-    """Keep times where one of them took a compilation, so that the next may know better."""
-    if any(ENGINES[name].FIXED_BATCH for name in by_engine) and len(by_engine) > 1:
+def _remember(deployed: Deployed, size: int, by_engine: dict[str, dict[str, Any]]) -> None:
+    """Keep times where one of them took a compilation and rounds agree, so that the next may know
+    better."""
+    steady = all(_agreed(*time["over_first_interval"]) for time in by_engine.values())
+    if steady and any(ENGINES[name].FIXED_BATCH for name in by_engine):
         times = {name: time["median"] for name, time in by_engine.items()}
         kept.remember(_kind(deployed, size), times)
+
+
+def _agreed(least: float, most: float) -> bool:
+    """Whether the ends of a ratio's interval tell the same."""
+    return most < UNSTEADY * least
 
 
 def _kind(deployed: Deployed, size: int) -> kept.Kind:
@@ -207,6 +214,7 @@ def _beside(deployed: Deployed, rival: Rival | None) -> dict[str, tuple[Deployed
 
 def _at(
     size: int,
+    deployed: Deployed,
     running: dict[str, Deployed],
     beside: dict[str, tuple[Deployed, dict[int, str]]],
     images: Tensor,
@@ -217,13 +225,14 @@ def _at(
     if len(names) > 1:
         seconds = SHARE * timing.LATENCY_SECONDS
         times = timed([running[name].network for name in names], images, size, seconds)
-        kept = ("median", "p95", "p99")
-        found = {n: {k: time[k] for k in kept} for n, time in zip(names, times, strict=True)}
+        found = dict(zip(names, times, strict=True))
+        _remember(deployed, size, found)
+        found = {n: {name: time[name] for name in QUANTILES} for n, time in found.items()}
     fastest = min(names, key=lambda name: found[name]["median"]) if found else names[0]
     there = {what: side for what, side in beside.items() if size in side[1]}
     networks = [running[fastest].network, *(other.network for other, _ in there.values())]
     mine, *others = in_turn(networks, images, size)
-    own = {name: mine[name] for name in ("median", "p95", "p99")}
+    own = {name: mine[name] for name in QUANTILES}
     mine |= {"engine": fastest, "by_engine": {**found, fastest: own}}
     for (what, (_, engines)), its in zip(there.items(), others, strict=True):
         mine[f"{what}_median"], mine[f"{what}_engine"] = its["median"], engines[size]

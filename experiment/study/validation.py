@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from dataset import Dataset, load_dataset
+from engines import ENGINES
 from engines.deployment_args import DeploymentArgs
 from experiment.running.console import Console
 from experiment.running.measure import measure
@@ -109,10 +110,16 @@ def _measured(
     What a network costs does not depend on the images, unless some leave early: then it is
     measured anew, in turn with the network `root` that its chain began from.
     """
-    metrics, args = record["metrics"], DeploymentArgs(**record["deployment"])
+    metrics = record["metrics"]
+    args = DeploymentArgs.model_construct(**record["deployment"])  # checked, on another machine too
     deployed = deploy(state, device)
     loader = deployed.loaders(Context(dataset, device, seed=0)).validation
-    network = deployed.on(fastest_engines(metrics["inference_time_ms"]), args.threads).network
+    here = {
+        size: name
+        for size, name in fastest_engines(metrics["inference_time_ms"]).items()
+        if ENGINES[name].unavailable() is None
+    }
+    network = (deployed.on(here, args.threads) if here else deployed).network
     right = [final_logits(network(images)).argmax(1) == labels for images, labels in loader]
     correct = torch.cat(right).cpu().numpy()
     if state.exits is not None:

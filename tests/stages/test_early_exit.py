@@ -47,7 +47,8 @@ def test_heads_learn_on_a_frozen_trunk(trained: ModelState, ctx: Context) -> Non
         every = build(state).every_logits(images)
         right = every.argmax(2).eq(labels).double().mean(1)
     assert right[1] > 0.4
-    metrics = measure.measure(deployed, deployed.loaders(ctx).test)
+    loaders = deployed.loaders(ctx)
+    metrics = measure.measure(deployed, loaders.test, loaders.validation)
     assert metrics["macs"] < metrics["exits"]["macs"][-1]
 
 

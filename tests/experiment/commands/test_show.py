@@ -60,7 +60,8 @@ def test_exits_of_every_seed_are_shown(ran: Ran, command: Any, tmp_path: Path) -
     path = tmp_path / "EQ_results.json"
     path.write_text(json.dumps(twice))
     _, out, _ = command("show", str(path))
-    first, second = out.split("at the end, seed 0")[1].split("at the end, seed 1")
+    title = "Early exits by confidence, at the end, seed "
+    first, second = (out.split(f"{title}{seed}")[1].split("└")[0] for seed in (0, 1))
     assert "12.3" in second and "12.3" not in first
 
 
@@ -114,7 +115,7 @@ def test_a_baseline_that_is_not_the_one_a_chain_began_from(
     assert "×" not in rows(out)["end"][-1] and "→" in rows(out)["end"][-1]
     _, out, _ = command("compare", "Base", "PFQat")
     ratio = ran.result("PFQat")["stages"][-1]["metrics"]["inference_time_ms"]["batch_64"]
-    assert rows(out)["end"][-1].endswith(f"(×{1 / ratio['speedup_over_baseline']:.2f})")
+    assert rows(out)["end"][-1].endswith(f"(×{1 / ratio['speedup']:.2f})")
 
 
 def test_names_and_files_that_are_wrong(ran: Ran, command: Any, tmp_path: Path) -> None:
