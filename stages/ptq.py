@@ -10,10 +10,10 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from methods.quantization import backends
+from methods.quantization.names import present_name
 from methods.quantization.record import (
     Quant,
     check_something_is_int8,
-    present_name,
     quantizable_layers,
     reduced_range,
 )

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from experiment.report.reader import Result, StageEntry, said
 from experiment.running.metrics import final_metrics
 from experiment.suite.messages import ConfigError
-from methods.quantization.record import present_name
+from methods.quantization.names import present_name
 
 ENDING = "_results.json"
 NAMED = 12  # experiments at most, where none is close to what was asked for

@@ -23,7 +23,8 @@ from machine.processor import int8_saturates
 from methods.exported import Inputs
 from methods.quantization import fake_quant, pt2e
 from methods.quantization import fx as fx_backend
-from methods.quantization.record import Quant, float_layer_names, present_name
+from methods.quantization.names import present_name
+from methods.quantization.record import Quant, float_layer_names
 from model import HybridCNNTransformer
 
 BACKENDS: dict[str, ModuleType] = {

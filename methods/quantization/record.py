@@ -10,9 +10,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from machine.processor import int8_saturates
-
-# Names of backends that configs and files made before may have → what they are called now.
-EARLIER_NAMES = {"inductor": "pt2e"}
+from methods.quantization.names import present_name
 
 
 @dataclass(frozen=True)
@@ -44,11 +42,6 @@ class Quant:
             "observer": self.observer,
             "reduce_range": self.reduce_range,
         }
-
-
-def present_name(backend: str) -> str:
-    """What a backend is called now."""
-    return EARLIER_NAMES.get(backend, backend)
 
 
 def reduced_range(backend: str, asked: bool | Literal["auto"]) -> bool:

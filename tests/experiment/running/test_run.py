@@ -68,7 +68,7 @@ def test_a_suite_runs_end_to_end(finished: Ran) -> None:
     assert change["accuracy_points"] == pytest.approx(last["accuracy"] - base["accuracy"])
     assert change["bitops_ratio"] == pytest.approx(last["bitops"] / base["bitops"])
     printed = finished.printed()
-    for part in ("Results (change against the baseline;", "PFQat", "prune → finetune → qat"):
+    for part in ("Results (change against the float baseline;", "PFQat", "prune → finetune → qat"):
         assert part in printed
 
 
