@@ -10,7 +10,7 @@ install: $(VENV)/.installed
 run: install
 	$(BIN)/python main.py --config configs/quickstart.py
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n $(WORKERS) --dist loadfile --max-worker-restart 0
 test-slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m slow
 lint: $(VENV)/.installed-dev
