@@ -199,6 +199,8 @@ def openvino(subject: Subject, batch: int, model: str, precision: str | None = N
     """Latency hint, a fixed batch size; `precision` None leaves OpenVINO's choice for this CPU."""
     import openvino as ov
 
+    from engines.openvino import core
+
     graph = getattr(subject, model).clone()
     graph.reshape([batch, *subject.calibration.shape[1:]])
     settings: dict[str, Any] = {
@@ -207,7 +209,7 @@ def openvino(subject: Subject, batch: int, model: str, precision: str | None = N
     }
     if precision is not None:
         settings["INFERENCE_PRECISION_HINT"] = precision
-    request = ov.Core().compile_model(graph, "CPU", settings).create_infer_request()
+    request = core().compile_model(graph, "CPU", settings).create_infer_request()
 
     def place(images: Tensor) -> Any:
         return ov.Tensor(images.contiguous().numpy(), shared_memory=True)

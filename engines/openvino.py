@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Sequence
 from typing import Any
@@ -29,16 +30,27 @@ def unfit(program: Program) -> str | None:
     return None
 
 
+@functools.cache
+def core() -> Any:
+    """OpenVINO, once and for as long as the process lives.
+
+    Its CPU plugin moves the signal stack of the thread that compiles into memory of its own, which
+    goes with the last network. Where another thread lets go of that one, as garbage collection
+    does, the process would end at its next signal, Ctrl-C above all (2026.4, on Linux).
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 def ready(program: Program, batch: int | None, threads: int) -> Ready:
     """For one batch size. Raises EngineError for what OpenVINO refuses."""
     assert batch is not None
-    import openvino as ov
-
     from engines.openvino_graph import openvino_model
 
     try:
         model = openvino_model(program, batch)
-        compiled = ov.Core().compile_model(model, "CPU", settings(program, threads))
+        compiled = core().compile_model(model, "CPU", settings(program, threads))
         request = compiled.create_infer_request()
     except RuntimeError as error:
         raise EngineError(f"openvino: {str(error).splitlines()[0]}") from None

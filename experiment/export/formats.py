@@ -86,12 +86,11 @@ def _write_openvino(subject: Subject, path: Path, batch: int | None) -> None:
 
 def _read_openvino(path: Path) -> Runtime:
     """In float32: where a CPU has bfloat16, OpenVINO would compute in that by default."""
-    import openvino
+    from engines.openvino import core
 
-    core = openvino.Core()
-    model = core.read_model(path)
+    model = core().read_model(path)
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = core.compile_model(model, "CPU", settings)
+    compiled = core().compile_model(model, "CPU", settings)
     request = compiled.create_infer_request()
     layers = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
     about = model.get_rt_info(["model_info"]).value if model.has_rt_info(["model_info"]) else {}

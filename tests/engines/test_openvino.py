@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -19,6 +20,7 @@ from engines.program import EngineError, Program
 from engines.programs import programs
 from machine.processor import bf16_is_fast
 from networks.args import exit_places
+from tests.support.home import HOME
 from tests.support.int8 import calibrated_on, off
 from tests.support.tiny import FUSIONS, tiny
 
@@ -112,13 +114,11 @@ def test_every_int8_layer_of_other_networks_is_int8(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_file_for_any_batch_size(kind: str) -> None:
     """What is exported is compiled once and takes each size that comes."""
-    import openvino as ov
-
     from engines.openvino_graph import openvino_model
 
     (program,) = programs(tiny(fusion="serial", **KINDS[kind]))
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = ov.Core().compile_model(openvino_model(program, None), "CPU", settings)
+    compiled = openvino.core().compile_model(openvino_model(program, None), "CPU", settings)
     for batch in (1, 3):
         inputs = program.examples(batch)
         found = torch.from_numpy(compiled([inputs[0].numpy()])[0])
@@ -215,3 +215,24 @@ def test_an_unknown_operation_is_named() -> None:
     with pytest.raises(EngineError, match=r"openvino: .*aten.sin.default") as error:
         openvino.ready(program, 1, 1)
     assert "\n" not in str(error.value)
+
+
+LET_GO = """
+import gc, os, signal, threading
+from engines import openvino
+from engines.programs import programs
+from tests.support.tiny import tiny
+
+(program,) = programs(tiny())
+held = [openvino.ready(program, 1, 1)]
+elsewhere = threading.Thread(target=lambda: (held.clear(), gc.collect()))
+elsewhere.start()
+elsewhere.join()
+signal.signal(signal.SIGINT, lambda number, frame: print("saved"))
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+def test_a_network_that_another_thread_lets_go_of_takes_no_signal_with_it() -> None:
+    done = subprocess.run([sys.executable, "-c", LET_GO], cwd=HOME, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "saved\n")

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime
-import openvino
 import pytest
 import torch
 from onnx import numpy_helper
 from PIL import Image
 
 from dataset import Dataset
+from engines.openvino import core
 from experiment.export.bundle import SCRIPT
 from experiment.export.compare import export, reference
 from experiment.export.formats import FORMATS
@@ -59,12 +59,11 @@ def test_nncf_quantizes_the_float_file_as_a_transformer(
 
     made, path = subject(ctx, pooling=pooling), tmp_path / "network.xml"
     export(made, FORMATS["openvino"], path, None, reference(made))
-    core = openvino.Core()
-    model = core.read_model(path)
+    model = core().read_model(path)
     kept = [op.get_keep_dims() for op in model.get_ops() if "Reduce" in op.get_type_name()]
     assert kept == [True]
     settings = {"INFERENCE_PRECISION_HINT": "f32"}
-    expected = core.compile_model(model, "CPU", settings)([pixels(digits, 360)])[0]
+    expected = core().compile_model(model, "CPU", settings)([pixels(digits, 360)])[0]
     nncf.set_log_level(logging.ERROR)
     quantized = nncf.quantize(
         model,
@@ -75,7 +74,7 @@ def test_nncf_quantizes_the_float_file_as_a_transformer(
             overflow_fix=nncf.quantization.advanced_parameters.OverflowFix.ENABLE
         ),
     )
-    found = core.compile_model(quantized, "CPU", settings)([pixels(digits, 360)])[0]
+    found = core().compile_model(quantized, "CPU", settings)([pixels(digits, 360)])[0]
     assert np.linalg.norm(found - expected) < 0.1 * np.linalg.norm(expected)
 
 
@@ -108,10 +107,10 @@ def test_openvino(backend: str | None, ctx: Context, digits: Dataset, tmp_path: 
     path, expected = tmp_path / "network.xml", reference(made)
     export(made, FORMATS["openvino"], path, None, expected)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["network.bin", "network.xml"]
-    model = openvino.Core().read_model(path)
+    model = core().read_model(path)
     for key, value in ABOUT.items():
         assert model.get_rt_info(["model_info", key]).astype(str) == value
-    network = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    network = core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     logits = network([pixels(digits, 360)])[0]
     assert (logits.argmax(1) == expected.logits.argmax(1).numpy()).mean() > 0.98
     assert FORMATS["openvino"].read(path).about == ABOUT
