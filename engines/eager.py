@@ -11,6 +11,7 @@ from torch import Tensor
 from engines.program import Program, Ready
 
 FIXED_BATCH = False
+COMPILES = False
 
 
 def unavailable() -> str | None:

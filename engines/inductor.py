@@ -35,6 +35,7 @@ from methods.quantization.graph_rewrites import (
 )
 
 FIXED_BATCH = True
+COMPILES = True
 # Without freezing, weights are dequantized at every call and int8 layers run in float, unsaid.
 SETTINGS: dict[str, Any] = {"freezing": True}
 

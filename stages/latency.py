@@ -168,7 +168,7 @@ def _trials(
 
 def _why_not(engine: str, deployed: Deployed, size: int) -> str | None:
     """Why an engine that has to compile is not tried unless it is asked for by name."""
-    if not ENGINES[engine].FIXED_BATCH or ENGINES[engine].unavailable() is not None:
+    if not ENGINES[engine].COMPILES or ENGINES[engine].unavailable() is not None:
         return None
     if len(deployed.programs) > 1:
         return "is not compiled for the parts between exits; name it in 'engines' to see"
@@ -179,7 +179,7 @@ def _remember(deployed: Deployed, size: int, by_engine: dict[str, dict[str, Any]
     """Keep times where one of them took a compilation and rounds agree, so that the next may know
     better."""
     steady = all(_agreed(*time["over_first_interval"]) for time in by_engine.values())
-    if steady and any(ENGINES[name].FIXED_BATCH for name in by_engine):
+    if steady and any(ENGINES[name].COMPILES for name in by_engine):
         times = {name: time["median"] for name, time in by_engine.items()}
         kept.remember(_kind(deployed, size), times)
 

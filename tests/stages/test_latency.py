@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -99,7 +100,7 @@ def sleepers(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             return inner._replace(run=run, threads=torch.get_num_threads())
 
         plain = {"unavailable": lambda: None, "unfit": lambda program: None}
-        return SimpleNamespace(**plain, FIXED_BATCH=False, ready=ready)
+        return SimpleNamespace(**plain, FIXED_BATCH=False, COMPILES=False, ready=ready)
 
     return install
 
@@ -126,6 +127,20 @@ def test_each_batch_size_runs_on_its_fastest_engine(sleepers: Callable[..., None
     assert 0.2 < eight["speedup"] < 5
     network = found.deployed.network
     assert network.engines == found.fastest and network.made  # as it was made for the trial
+
+
+def test_all_engines_are_tried_but_those_that_compile_for_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("machine.timing.LATENCY_SECONDS", 0.01)
+    monkeypatch.setattr("engines.kept.cache_folder", lambda: tmp_path)
+    found = latency.race(deploy(state_of(tiny())), DeploymentArgs(), torch.randn(256, 1, 8, 8))
+    left_out = {name: trial["left_out"] for name, trial in found.engines.items()}
+    assert left_out.pop("inductor").startswith("is not compiled: nothing it could win")
+    assert left_out == dict.fromkeys(("eager", "onnxruntime", "openvino"))
+    for time_ in found.times.values():
+        assert time_["by_engine"].keys() == left_out.keys()
+    assert not list(tmp_path.iterdir())  # what no compilation depends on is not kept
 
 
 def test_a_baseline_not_known_yet_is_raced_first(sleepers: Callable[..., None]) -> None:
