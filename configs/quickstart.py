@@ -26,7 +26,6 @@ DEFAULT_COMPRESSION_PARAMS = {
     "finetune_learning_rate": 2e-3,
     "qat_epochs": 6,
     "qat_learning_rate": 2e-3,
-    "quantization_backend": "x86",  # torch's own; the default is 'pt2e'
 }
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 
 import torch
 from torch import Tensor, fx, nn
 
-from model import HybridCNNTransformer
+from model import HybridCNNTransformer, ModelPart
 
 aten = torch.ops.aten
 LARGEST_BATCH = 65536
@@ -18,11 +19,38 @@ CUTTING = {aten.view.default, aten.unbind.int, operator.getitem}
 Inputs = tuple[Tensor, ...]  # of a network, or of a part of one between exits
 
 
+# The last graphs, by what networks are made of: exporting takes a second, whatever the weights.
+_EXPORTED: dict[str, fx.GraphModule] = {}
+KEPT = 16
+
+
 def export(network: nn.Module, inputs: Inputs) -> fx.GraphModule:
-    """The operations of `network` for any batch size, in channels_last."""
+    """The operations of `network` for any batch size, in channels_last, with its own weights."""
     placed = network.eval().to(memory_format=torch.channels_last)
+    if type(network) not in (HybridCNNTransformer, ModelPart):
+        return _exported(placed, inputs)
+    plain = {name: value for name, value in vars(network).items() if not name.startswith("_")}
+    key = f"{plain} {network}"
+    if key not in _EXPORTED:
+        if len(_EXPORTED) >= KEPT:
+            del _EXPORTED[next(iter(_EXPORTED))]
+        _EXPORTED[key] = _exported(placed, inputs)
+    kept = _EXPORTED[key]
+    graph = copy.deepcopy(
+        kept, {id(weight): weight for weight in kept.state_dict(keep_vars=True).values()}
+    )
+    own = {**dict(placed.named_parameters()), **dict(placed.named_buffers())}
+    for owner, module in graph.named_modules():
+        for held in (module._parameters, module._buffers):
+            for leaf in held:
+                name = f"{owner}.{leaf}".removeprefix(".")
+                held[leaf] = own.get(name, held[leaf])
+    return graph
+
+
+def _exported(network: nn.Module, inputs: Inputs) -> fx.GraphModule:
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
-    exported = torch.export.export(placed, inputs, dynamic_shapes=({0: batch},) * len(inputs))
+    exported = torch.export.export(network, inputs, dynamic_shapes=({0: batch},) * len(inputs))
     graph = exported.module()
     assert isinstance(graph, fx.GraphModule)
     return graph
