@@ -1,8 +1,10 @@
 """Handwritten digits, one baseline, six chains in different orders. Offline, nothing to download.
 
 Run: python main.py --config configs/quickstart.py
-About a minute on 2 CPU cores with torch 2.14; seed 0: the baseline 99.2 %, prune → finetune → QAT
-97.8 % at 0.42 of its size. Backend 'x86' gains such a small network no speed.
+A minute and a half on 2 CPU cores (AVX2) with torch 2.14; seed 0: the baseline 99.4 %, prune →
+finetune → QAT 98.6 % at 0.32 of its size. Each on its fastest engine, int8 is 1.2 times as fast as
+the baseline in batches of 64, and a tenth slower alone: so small a network saves less than rounding
+its values costs.
 """
 
 DEFAULT_DATASET_CONFIG = {"name": "Digits"}
