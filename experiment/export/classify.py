@@ -45,7 +45,7 @@ def main() -> int:
     parser = ArgumentParser(description="Classes of pictures, with their probabilities.")
     parser.add_argument("images", nargs="+", metavar="IMAGE")
     parser.add_argument("--top", type=int, default=1, metavar="N", help="classes a picture; 1")
-    args = parser.parse_args()
+    args = parser.parse_intermixed_args()
     if args.top < 1:
         parser.error(f"--top {args.top} should be a whole number from 1")
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
