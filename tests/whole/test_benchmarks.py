@@ -77,3 +77,16 @@ def test_qat_steps_sides_are_what_they_say(qat_step: Any) -> None:
     graph = [str(node.target) for node in peer.graph.nodes]
     fakes = [target for target in graph if target.startswith("activation_post_process")]
     assert len(fakes) > sum(p.ndim > 1 for p in plain.parameters())  # weights, and their inputs
+
+
+def test_the_inference_benchmarks_exits_are_left(tmp_path: Path) -> None:
+    """Some images early and some not, in the network as it is: else its cells would be no news."""
+    inference = importlib.import_module("benchmarks.inference")
+    engines = importlib.import_module("benchmarks.engines")
+    calibration = inference.digits(64)
+    model = inference.network(inference.EXITS, calibration)
+    deployed = engines.Subject(model, calibration, tmp_path, 1).ours_float
+    with torch.inference_mode():
+        deployed.network(calibration)
+    early, end = sum(deployed.network.left[:-1]), deployed.network.left[-1]
+    assert early and end and early + end == len(calibration)
