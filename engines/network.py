@@ -14,7 +14,10 @@ from engines.program import EngineError, Program, Ready
 from model import check_images
 
 PREFERENCE = ("onnxruntime", "openvino", "inductor", "eager")  # where nothing was measured
-PART_SIZES = (1, 16)  # batch sizes of a part between exits, where batches get smaller
+PART_SIZES = (
+    4,
+    16,
+)  # batch sizes that a part between exits is made for as well: batches get smaller
 CHECKED = 4  # images of noise by which a new engine is compared with the graph
 FARTHEST = 0.05  # ‖difference‖ / ‖values‖ from the graph: a few values round to the other side
 
@@ -40,7 +43,8 @@ class EngineNetwork(nn.Module):
         super().__init__()
         if program.is_part:
             last = engines[max(engines)]
-            engines = {1: engines[min(engines)], **dict.fromkeys(PART_SIZES[1:], last)}
+            more = () if ENGINES[last].COMPILES else PART_SIZES
+            engines = {1: engines[min(engines)], **dict.fromkeys(more, last), **engines}
         self.program, self.engines = program, dict(sorted(engines.items()))
         self.graph = program.graph  # whose weights are the network's size
         self.threads, self.checked = threads, checked
@@ -70,17 +74,32 @@ class EngineNetwork(nn.Module):
         return self.made[engine, batch]
 
     def _run(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
-        count, largest = len(inputs[0]), max(self.engines)
-        if count in self.engines or not ENGINES[self.engines[largest]].FIXED_BATCH:
+        count = len(inputs[0])
+        if count in self.engines or not ENGINES[self.engines[max(self.engines)]].FIXED_BATCH:
             return self.ready(count).run([value.contiguous() for value in inputs])
-        if count > largest:
-            pieces = zip(*(value.split(largest) for value in inputs), strict=True)
-            found = [self._run(piece) for piece in pieces]
-            return [torch.cat(values) for values in zip(*found, strict=True)]
-        size = min(s for s in self.engines if s >= count)
-        lacking = size - count
-        padded = [F.pad(value, (0, 0) * (value.ndim - 1) + (0, lacking)) for value in inputs]
-        return [value[:count] for value in self._run(padded)]
+        found, start = [], 0
+        for size in self._sizes(count):
+            pieces = [value[start : start + size] for value in inputs]
+            lacking = size - len(pieces[0])
+            padded = [F.pad(v, (0, 0) * (v.ndim - 1) + (0, lacking)).contiguous() for v in pieces]
+            found.append([v[: size - lacking] for v in self.ready(size).run(padded)])
+            start += size
+        return [torch.cat(values) for values in zip(*found, strict=True)]
+
+    def _sizes(self, count: int) -> list[int]:
+        """Which batch sizes make up `count` images, the last one filled up with black ones.
+
+        A part between exits gets few images of many: no size is filled up by half or more.
+        """
+        sizes: list[int] = []
+        while count > 0:
+            larger = min((size for size in self.engines if size >= count), default=None)
+            if larger is None or (self.program.is_part and larger >= 2 * count):
+                sizes.append(max(size for size in self.engines if size <= count))
+            else:
+                sizes.append(larger)
+            count -= sizes[-1]
+        return sizes
 
     @torch.inference_mode()
     def _verify(self, made: Ready, engine: str, size: int) -> None:

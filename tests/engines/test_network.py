@@ -31,7 +31,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
 
             return inner._replace(run=run)
 
-        return SimpleNamespace(FIXED_BATCH=fixed, ready=ready)
+        return SimpleNamespace(FIXED_BATCH=fixed, COMPILES=False, ready=ready)
 
     for name in seen:
         monkeypatch.setitem(ENGINES, name, made(name, name == "fixed"))
@@ -51,6 +51,28 @@ def test_batches_are_padded_and_cut(asked: dict[str, list[int]]) -> None:
             assert torch.allclose(network(images[:count]), expected, atol=1e-5)
             assert asked["fixed"] == sizes
             asked["fixed"].clear()
+
+
+def test_what_is_left_of_a_batch_between_exits_is_cut_small(asked: dict[str, list[int]]) -> None:
+    """Nothing is filled up by half or more, and a whole batch is not filled up at all."""
+    model = tiny(exits=["cnn"])
+    first, rest = (EngineNetwork(part, {1: "fixed", 64: "fixed"}) for part in programs(model))
+    with torch.inference_mode():
+        for part in (first, rest):
+            for size in part.engines:
+                part.ready(size)
+        images = torch.randn(64, 1, 8, 8)
+        for count, sizes in (
+            (1, [1]), (2, [1, 1]), (3, [4]), (8, [4, 4]), (9, [16]), (18, [16, 1, 1]), (40, [64]),
+            (64, [64]),
+        ):  # fmt: skip
+            asked["fixed"].clear()
+            logits, stream, *pooled = first(images[:count])
+            assert asked["fixed"] == sizes
+            (found,) = rest(stream, *pooled)
+            assert asked["fixed"] == sizes * 2
+            expected = model.every_logits(images[:count])
+            assert torch.allclose(torch.stack([logits, found]), expected, atol=1e-5)
 
 
 def test_each_size_goes_to_its_engine(asked: dict[str, list[int]]) -> None:
