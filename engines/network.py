@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from engines import ENGINES
 from engines.program import EngineError, Program, Ready
+from machine.waiting import one_thread
 from model import check_images
 
 PREFERENCE = ("onnxruntime", "openvino", "inductor", "eager")  # where nothing was measured
@@ -76,15 +77,18 @@ class EngineNetwork(nn.Module):
     def _run(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         count = len(inputs[0])
         if count in self.engines or not ENGINES[self.engines[max(self.engines)]].FIXED_BATCH:
-            return self.ready(count).run([value.contiguous() for value in inputs])
+            return self.ready(count).run(_contiguous(inputs))
         found, start = [], 0
         for size in self._sizes(count):
-            pieces = [value[start : start + size] for value in inputs]
-            lacking = size - len(pieces[0])
-            padded = [F.pad(v, (0, 0) * (v.ndim - 1) + (0, lacking)).contiguous() for v in pieces]
-            found.append([v[: size - lacking] for v in self.ready(size).run(padded)])
+            pieces: Sequence[Tensor] = [value[start : start + size] for value in inputs]
+            if lacking := size - len(pieces[0]):
+                with one_thread():
+                    pieces = [F.pad(v, (0, 0) * (v.ndim - 1) + (0, lacking)) for v in pieces]
+            values = self.ready(size).run(_contiguous(pieces))
+            found.append([value[: size - lacking] for value in values])
             start += size
-        return [torch.cat(values) for values in zip(*found, strict=True)]
+        with one_thread():
+            return [torch.cat(values) for values in zip(*found, strict=True)]
 
     def _sizes(self, count: int) -> list[int]:
         """Which batch sizes make up `count` images, the last one filled up with black ones.
@@ -114,6 +118,13 @@ class EngineNetwork(nn.Module):
             raise EngineError(
                 f"{engine}: values at batch {size} differ from the graph's by {off:.1%}"
             )
+
+
+def _contiguous(inputs: Sequence[Tensor]) -> list[Tensor]:
+    if all(value.is_contiguous() for value in inputs):
+        return list(inputs)
+    with one_thread():
+        return [value.contiguous() for value in inputs]
 
 
 def preferred(program: Program) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from machine.waiting import one_thread
 from model import check_images, every_logits
 
 CRITERIA = ("confidence", "entropy", "patience")
@@ -135,8 +136,9 @@ class EarlyExitNetwork(nn.Module):
             logits, *carried = part(*carried)
             gone = None
             if threshold is not None:
-                certain = certainty(logits, criterion, before)
-                gone = leaves(certain, criterion, threshold)
+                with one_thread():
+                    certain = certainty(logits, criterion, before)
+                    gone = leaves(certain, criterion, threshold)
             count = len(logits) if gone is None else int(gone.sum())
             self.left[index] += count
             if count == len(logits):
@@ -153,7 +155,8 @@ class EarlyExitNetwork(nn.Module):
             else:
                 answers[where] = logits
             stay = ~gone
-            where, carried = where[stay], [value[stay] for value in carried]
+            with one_thread():  # the parts may be another runtime's, with threads of its own
+                where, carried = where[stay], [value[stay] for value in carried]
             before = before[stay] if before is not None else None
         raise AssertionError("the last part lets everything leave")
 
