@@ -122,3 +122,15 @@ def test_a_quota_of_any_group_above_counts(tmp_path: Path, monkeypatch: pytest.M
     assert waiting._quota.__wrapped__() == 1.5
     (tmp_path / "own").write_text("0::/\n")
     assert waiting._quota.__wrapped__() == math.inf
+
+
+def test_one_thread_for_a_while() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ZeroDivisionError), waiting.one_thread():
+            assert torch.get_num_threads() == 1
+            raise ZeroDivisionError
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
