@@ -233,7 +233,7 @@ def _at(
     networks = [running[fastest].network, *(other.network for other, _ in there.values())]
     mine, *others = in_turn(networks, images, size)
     own = {name: mine[name] for name in QUANTILES}
-    mine |= {"engine": fastest, "by_engine": {**found, fastest: own}}
+    mine |= {"engine": fastest, "by_engine": found or {fastest: own}}  # as they raced
     for (what, (_, engines)), its in zip(there.items(), others, strict=True):
         mine[f"{what}_median"], mine[f"{what}_engine"] = its["median"], engines[size]
         mine["speedup" if what == "baseline" else "speedup_over_float"] = its["speedup"]

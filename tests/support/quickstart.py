@@ -13,6 +13,7 @@ def quickstart(folder: Path) -> Path:
     text += f"""
 DEVICE = "cpu"
 DATA_DIR, MODEL_SAVE_DIR, RESULTS_DIR = "{folder}/data", "{folder}/models", "{folder}/results"
+DEFAULT_DEPLOYMENT_PARAMS = {{"engines": ["onnxruntime"]}}  # whichever is fastest, sums differ
 DEFAULT_MODEL_PARAMS.update(cnn_channels=[8, 16], embed_dim=16, ffn_dim=24)
 DEFAULT_MODEL_PARAMS.update(num_layers=1, num_heads=2)
 DEFAULT_TRAINING_PARAMS["initial_train_epochs"] = 4
