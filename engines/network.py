@@ -15,10 +15,7 @@ from machine.waiting import one_thread
 from model import check_images
 
 PREFERENCE = ("onnxruntime", "openvino", "inductor", "eager")  # where nothing was measured
-PART_SIZES = (
-    4,
-    16,
-)  # batch sizes that a part between exits is made for as well: batches get smaller
+PART_SIZES = (4, 16)  # what a part between exits is made for as well: batches get smaller there
 CHECKED = 4  # images of noise by which a new engine is compared with the graph
 FARTHEST = 0.05  # ‖difference‖ / ‖values‖ from the graph: a few values round to the other side
 

@@ -65,10 +65,8 @@ def run_step(
             # Of a version that did not take all metrics, or on other engines.
             lacking = found.get("deployment") != args
             if (remeasure or lacking) and (loaded := store.load(step.key)) is not None:
-                deployed = deploy(loaded[0], device)
-                loaders = deployed.loaders(Context(dataset(), device, step.seed))
                 say("       measuring")
-                metrics = _measured(step, deployed, loaders, outcome)
+                metrics = _remeasured(step, loaded[0], outcome, dataset(), device)
                 found = store.put_record(
                     step.key, {**found, "metrics": metrics, "deployment": args}
                 )
@@ -112,6 +110,17 @@ def run_step(
         record = store.put(step.key, deployed.state, record, preprocessing(ctx.dataset))
         store.name(step.key, step.checkpoint)
         return record, False
+
+
+def _remeasured(
+    step: Step,
+    state: ModelState,
+    outcome: Callable[[Step], Outcome],
+    dataset: Dataset,
+    device: torch.device,
+) -> dict[str, Any]:
+    deployed = deploy(state, device)
+    return _measured(step, deployed, deployed.loaders(Context(dataset, device, step.seed)), outcome)
 
 
 def _measured(

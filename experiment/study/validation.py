@@ -104,8 +104,8 @@ def _measured(
     device: torch.device,
     root: ModelState,
 ) -> dict[str, Any]:
-    """Which images it gets right, by the engine that counts, and its metrics; `record` has those on
-    the test split.
+    """Which images it gets right, by the engine that counts (where this machine lacks it, by the
+    preferred one), and its metrics; `record` has those on the test split.
 
     What a network costs does not depend on the images, unless some leave early: then it is
     measured anew, in turn with the network `root` that its chain began from.
