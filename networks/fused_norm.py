@@ -86,7 +86,7 @@ def applies(norm: nn.Module, activation: nn.Module, pool: nn.Module) -> bool:
         and (pool.padding, pool.dilation, pool.ceil_mode) == (0, 1, False)
     )
     return (
-        isinstance(norm, nn.BatchNorm2d)
+        type(norm) is nn.BatchNorm2d  # and not one whose statistics are frozen
         and norm.affine
         and norm.momentum is not None
         and norm.running_mean is not None

@@ -122,15 +122,20 @@ def calibrated(state: ModelState, ctx: Context) -> Deployed:
     network as it is deployed, int8 included. Raises StageError where a target cannot be met.
     """
     model = build(state)
-    if state.quant is not None and state.quant.ranges is None:
-        loader = ctx.loaders(batch_size=state.quant.calibration_batch_size).calibration
-        quant = backends.with_calibrated_ranges(model, state.quant, loader)
-        state = replace(state, quant=quant)
+    state = with_ranges(state, model, ctx)
     deployed = _deployed(state, model, ctx.device)
     if state.exits is None or state.exits.thresholds is not None:
         return deployed
     exits = _with_thresholds(deployed, state.exits, ctx)
     return replace(deployed, state=replace(state, exits=exits))
+
+
+def with_ranges(state: ModelState, model: HybridCNNTransformer, ctx: Context) -> ModelState:
+    """`state`, whose network is `model`, with int8 ranges observed where they are missing."""
+    if state.quant is None or state.quant.ranges is not None:
+        return state
+    loader = ctx.loaders(batch_size=state.quant.calibration_batch_size).calibration
+    return replace(state, quant=backends.with_calibrated_ranges(model, state.quant, loader))
 
 
 def _deployed(state: ModelState, model: HybridCNNTransformer, device: torch.device) -> Deployed:

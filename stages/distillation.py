@@ -43,6 +43,10 @@ class DistillSpec(FitSpec, TeacherSpec):
             raise ValueError("should say the student: width, depth or student (model_args)")
         return self
 
+    @property
+    def freezes(self) -> bool:
+        return False  # a student is new, and its weights have masters
+
     def tags(self) -> tuple[str, str]:
         return "d", "distilled"
 

@@ -24,7 +24,16 @@ from stages.ranks import RAISED_BY_ALL_RANKS, first_rank
 from stages.stage import Context, StageError
 from stages.state import ModelState, build, cpu_copy
 from stages.teaching import Distillation
-from stages.trainable import LastExit, freeze_trunk, masks_in, trainable, with_sparsity
+from stages.trainable import (
+    LastExit,
+    all_is_frozen,
+    freeze,
+    freeze_trunk,
+    frozen_in,
+    masks_in,
+    trainable,
+    with_sparsity,
+)
 from train_eval import (
     EpochProgress,
     Evaluation,
@@ -43,6 +52,7 @@ from training.team import current_team
 from training.whole_batch import Shard, part_of
 
 SAVING_SHARE = 0.05  # share of the training time that snapshots between epochs may take
+FROZEN = "an earlier stage froze the int8 weights, batch norms included"
 
 
 def fit(
@@ -58,13 +68,19 @@ def fit(
 
     Early exits are trained with it, or `exits_only`, all else frozen. A quantization-aware state
     (scheme 'qat') trains with fake quantization, its ranges moving in the first half of the epochs.
-    Whole channels that are zero stay zero. A `distillation` is the criterion; its own parameters
-    train along and are dropped. Saves itself to `ctx.snapshot` after an epoch, or after several
-    where saving would take more than SAVING_SHARE of the time, and goes on from there; on the CPU
-    the result is the same to the bit. The other processes of a torchrun take part, and may be
-    others when it goes on. Raises NonFiniteLossError and Interrupted, both with the last snapshot
-    kept, and TeamError.
+    Whole channels that are zero stay zero, and int8 weights that are frozen what they are. A
+    `distillation` is the criterion; its own parameters train along and are dropped. Saves itself to
+    `ctx.snapshot` after an epoch, or after several where saving would take more than SAVING_SHARE
+    of the time, and goes on from there; on the CPU the result is the same to the bit. The other
+    processes of a torchrun take part, and may be others when it goes on. Raises NonFiniteLossError
+    and Interrupted, both with the last snapshot kept, and TeamError.
     """
+    if frozen_in(state):
+        if all_is_frozen(state):
+            ctx.warn(f"{FROZEN}, and this network has nothing else: nothing was trained")
+            return state
+        if not exits_only:
+            ctx.warn(f"{FROZEN}: only what int8 leaves in float32, and exits, are trained")
     team = current_team()
     meeting = team.together(RAISED_BY_ALL_RANKS) if team is not None else nullcontext()
     with meeting, _fastest_convolutions():
@@ -119,6 +135,8 @@ class _Training:
         float_model = build(state)
         self.module, self.names = trainable(state, float_model, ctx.device)
         self.evaluated = self.module
+        frozen = {self.names[name] for name in frozen_in(state)}
+        freeze(self.module, frozen)
         if exits_only:
             freeze_trunk(self.module, self.names)
             self.evaluated = LastExit(self.module)
@@ -138,11 +156,10 @@ class _Training:
         trained = nn.ModuleList([m for m in (self.module, distillation) if m is not None])
         self.optimizer = get_optimizer(trained, recipe)
         self.schedule = get_scheduler(self.optimizer, recipe, epochs, len(self.loaders.train))
-        self.average = (
-            ExponentialMovingAverage(self.module, recipe.ema_decay, self.names.values())
-            if recipe.ema_decay
-            else None
-        )
+        self.average = None
+        if recipe.ema_decay:
+            moving = [name for name in self.names.values() if name not in frozen]
+            self.average = ExponentialMovingAverage(self.module, recipe.ema_decay, moving)
         # Where the training stands, and the clock by which it saves itself.
         self.epoch, self.progress = 0, EpochProgress()
         self.history: list[dict[str, float]] = []

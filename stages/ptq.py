@@ -10,6 +10,7 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from methods.quantization import backends
+from methods.quantization.freezing import put_on_grid
 from methods.quantization.names import present_name
 from methods.quantization.record import (
     Quant,
@@ -19,8 +20,9 @@ from methods.quantization.record import (
 )
 from methods.quantization.sensitivity import Choice, choose_float_layers
 from model import blueprint
+from stages.deployment import with_ranges
 from stages.stage import Context, StageError, StageSpec
-from stages.state import ModelState, build
+from stages.state import ModelState, build, state_of
 
 
 class QuantSpec(StageSpec):
@@ -39,6 +41,7 @@ class QuantSpec(StageSpec):
     # Weights in 7 of their 8 bits, for processors without VNNI, where 8 saturate. 'auto': if this
     # one has none; once checked, the value is a bool, the same wherever the stage runs.
     reduce_range: Literal["auto"] | bool = Field("auto", validate_default=True)
+    freeze: bool = False  # whether int8 weights lose their masters: no later stage trains them
 
     @field_validator("reduce_range")
     @classmethod
@@ -55,6 +58,25 @@ class QuantSpec(StageSpec):
         if why is not None:
             raise ValueError(why)
         return backend
+
+    @field_validator("freeze")
+    @classmethod
+    def _of_pt2e(cls, freeze: bool, info: ValidationInfo) -> bool:
+        backend = info.data.get("backend", "pt2e")
+        if freeze and backend != "pt2e":
+            raise ValueError(f"needs backend 'pt2e', not {backend!r}; set that, or remove the key")
+        return freeze
+
+    @property
+    def freezes(self) -> bool | None:
+        return True if self.freeze else None  # False does not bring masters back
+
+    def check_frozen(self) -> None:
+        if self.backend != "pt2e":
+            raise ValueError(
+                f"backend {self.backend!r} cannot quantize a network whose int8 weights an earlier "
+                "stage froze; choose 'pt2e', or remove freeze there"
+            )
 
     @property
     def keeps_float(self) -> list[str] | Literal["auto"]:
@@ -119,7 +141,7 @@ class PtqSpec(QuantSpec):
 
 
 def ptq(state: ModelState, spec: PtqSpec, ctx: Context) -> ModelState:
-    return quantized(state, spec, "ptq", ctx)
+    return frozen_as_said(quantized(state, spec, "ptq", ctx), spec, ctx)
 
 
 def quantized(state: ModelState, spec: QuantSpec, scheme: str, ctx: Context) -> ModelState:
@@ -134,7 +156,25 @@ def quantized(state: ModelState, spec: QuantSpec, scheme: str, ctx: Context) -> 
                 f"{_drop_of(spec):g}; raise it, or remove the stage"
             )
         quant = replace(quant, float_layers=choice.float_layers)
+    if state.quant is not None and state.quant.frozen:
+        quant = replace(quant, frozen=True)  # its masters are gone
     return state.changed(state.weights, quant=quant)
+
+
+def frozen_as_said(state: ModelState, spec: QuantSpec, ctx: Context) -> ModelState:
+    """`state` with its int8 weights on their grid, if `spec` or a stage before freezes them.
+
+    Ranges are observed before, so that what is deployed is the same to the bit.
+    """
+    assert state.quant is not None
+    if not (spec.freeze or state.quant.frozen):
+        return state
+    model = build(state)
+    observed = with_ranges(state, model, ctx)
+    assert observed.quant is not None
+    put_on_grid(model, observed.quant)
+    quant = replace(observed.quant, frozen=True)
+    return replace(observed, weights=state_of(model).weights, quant=quant)
 
 
 def search_float_layers(state: ModelState, spec: QuantSpec, ctx: Context) -> Choice:

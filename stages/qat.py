@@ -7,7 +7,7 @@ from typing import Any
 from methods.quantization import backends
 from stages.fit_spec import FitSpec
 from stages.fitting import fit
-from stages.ptq import QuantSpec, quantized
+from stages.ptq import QuantSpec, frozen_as_said, quantized
 from stages.stage import Context
 from stages.state import ModelState
 from stages.teaching import TeacherSpec, taught
@@ -45,4 +45,5 @@ class QatSpec(FitSpec, QuantSpec, TeacherSpec):
 
 def qat(state: ModelState, spec: QatSpec, ctx: Context) -> ModelState:
     criterion = taught(spec, state.model_args, state, ctx)
-    return fit(quantized(state, spec, "qat", ctx), spec, spec.epochs, ctx, criterion)
+    trained = fit(quantized(state, spec, "qat", ctx), spec, spec.epochs, ctx, criterion)
+    return frozen_as_said(trained, spec, ctx)

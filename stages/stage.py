@@ -44,7 +44,9 @@ class Context:
 
     def warn(self, text: str) -> None:
         """Note what the user should know of this run of the stage; shown and kept with it."""
-        self.details.setdefault("warnings", []).append(text)
+        warnings = self.details.setdefault("warnings", [])
+        if text not in warnings:  # a stage may train several times
+            warnings.append(text)
 
     @property
     def evaluation_batch(self) -> int:
@@ -130,6 +132,12 @@ class StageSpec(BaseModel):
         return None
 
     @property
+    def freezes(self) -> bool | None:
+        """Whether no later stage trains the int8 weights of what it returns; None where it decides
+        nothing of that."""
+        return None
+
+    @property
     def flips(self) -> Literal["auto"] | bool:
         """Whether it trains on mirrored images as well; 'auto': where the data set allows it."""
         return False
@@ -195,6 +203,10 @@ class StageSpec(BaseModel):
         `rounded`: it is deployed in int8 or bfloat16. `exact`: its arguments are these to the last
         width, not only as far as known.
         """
+
+    def check_frozen(self) -> None:
+        """Raise ValueError where the stage cannot be done to a network whose int8 weights are
+        frozen."""
 
     def check_leaving_early(self, model_args: dict[str, Any]) -> None:
         """Raise ValueError where a network of exactly these arguments, which the stage or a later

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from methods.pruning.masks import zero_channel_masks
 from methods.quantization import backends
-from model import HybridCNNTransformer
+from methods.quantization.freezing import frozen_tensors
+from model import HybridCNNTransformer, blueprint
 from stages.state import ModelState
 from training.losses import Criterion
 
@@ -43,6 +45,38 @@ def freeze_trunk(module: nn.Module, names: dict[str, str]) -> None:
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name in heads)
     module.register_forward_pre_hook(lambda module, inputs: module.eval() and None)
+
+
+class FrozenBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm by its running statistics in training too, which stay as they are."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return F.batch_norm(
+            images, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
+
+
+def frozen_in(state: ModelState) -> set[str]:
+    """Names of the master weights that an earlier stage froze."""
+    if state.quant is None or not state.quant.frozen:
+        return set()
+    return frozen_tensors(blueprint(state.model_args), state.quant)
+
+
+def all_is_frozen(state: ModelState) -> bool:
+    """Whether nothing of the network can be trained."""
+    return frozen_in(state) >= dict(blueprint(state.model_args).named_parameters()).keys()
+
+
+def freeze(module: nn.Module, tensors: set[str]) -> None:
+    """Of `module`, the parameters and statistics of these names stay as they are."""
+    for name, parameter in module.named_parameters():
+        if name in tensors:
+            parameter.requires_grad_(False)
+    for name, part in module.named_modules():
+        if isinstance(part, nn.BatchNorm2d) and f"{name}.running_mean" in tensors:
+            # Another class, not another module: its name, hooks and parameters stay what they are.
+            part.__class__ = FrozenBatchNorm2d
 
 
 class LastExit(nn.Module):

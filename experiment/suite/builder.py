@@ -301,6 +301,8 @@ def _checked(spec: StageSpec, entering: Outline) -> Outline:
     """The network that a stage leaves, in outline. Raises ValueError for what cannot be done."""
     spec.check(entering.model_args)
     spec.check_target(entering.model_args, entering.rounded, entering.exact)
+    if entering.frozen:
+        spec.check_frozen()
     leaving = entering.after(spec)
     if leaving.model_args is not entering.model_args and entering.kept_float != "auto":
         check_something_is_int8(blueprint(leaving.model_args), entering.kept_float)

@@ -65,6 +65,7 @@ class Outline(NamedTuple):
     exact: bool = True  # whether model_args are these to the last width
     exits_by: StageSpec | None = None  # the stage that says how it is left early
     bf16: bool = False  # whether what is not int8 is deployed in bfloat16
+    frozen: bool = False  # whether its int8 weights have no float masters
 
     @property
     def rounded(self) -> bool:
@@ -84,6 +85,7 @@ class Outline(NamedTuple):
             self.exact and not refused and spec.foresees(self.model_args),
             spec if spec.adds_exits else self.exits_by,
             self.bf16 or spec.casts,
+            self.frozen if spec.freezes is None else spec.freezes,
         )
 
 

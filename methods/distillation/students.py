@@ -108,7 +108,8 @@ def why_no_part(args: dict[str, Any], teacher_args: dict[str, Any]) -> str | Non
 
 
 def quant_of_student(quant: Quant, args: dict[str, Any]) -> Quant:
-    """The same quantization; of layers that were found to stay float, those that it has too."""
+    """The same quantization, with masters; of layers that were found to stay float, those that it
+    has too."""
     layers = quantizable_layers(blueprint(args))
     there = tuple(p for p in quant.float_layers if fnmatch.filter(layers, p))
-    return replace(quant, float_layers=there, ranges=None)
+    return replace(quant, float_layers=there, ranges=None, frozen=False)

@@ -147,6 +147,24 @@ def quantize_weight(weight: Tensor, levels: tuple[int, int] = WEIGHT_RANGE) -> T
     return torch.fake_quantize_per_channel_affine(weight, scale, zero_point, 0, low, high)
 
 
+def on_grid(weight: Tensor, gain: Tensor, levels: tuple[int, int] = WEIGHT_RANGE) -> Tensor:
+    """`weight` `[O, ...]` at the values that int8 gives it where `gain` `[O]` is folded into it.
+
+    The largest weights of an output channel keep their values, since its scale is taken of them:
+    so int8 weights and scales that are made of the result are those of `weight` to the bit.
+    """
+    low, high = levels
+    gain = gain.view(-1, *[1] * (weight.ndim - 1))
+    folded = weight * gain
+    largest = folded.abs().amax(tuple(range(1, weight.ndim)), keepdim=True)
+    scale = (largest / ((high - low) / 2)).clamp_min(SMALLEST_SCALE)
+    level = (folded * (1.0 / scale)).round().clamp(low, high)  # in the order of torch's own int8
+    rounded = level * (scale / gain)
+    # The lowest level lies beyond the largest weight, and a gain of 0 leaves nothing to round.
+    stays = (folded.abs() == largest) | ((rounded * gain).abs() >= largest) | ~rounded.isfinite()
+    return torch.where(stays, weight, rounded)
+
+
 def set_observing(faked: nn.Module, on: bool) -> None:
     """Whether what runs through the network moves its ranges."""
     for _, quantizer in quantizers(faked):

@@ -26,6 +26,7 @@ class Quant:
     observer: str = "histogram"  # of activations, for scheme 'ptq'
     ranges: dict[str, Tensor] | None = None  # place or observer name → [scale, zero point]
     reduce_range: bool = False  # weights in 7 of their 8 bits; files that do not say have 8
+    frozen: bool = False  # whether int8 weights have no float masters; files that do not say: no
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "backend", present_name(self.backend))
@@ -41,6 +42,7 @@ class Quant:
             "calibration_batch_size": self.calibration_batch_size,
             "observer": self.observer,
             "reduce_range": self.reduce_range,
+            "frozen": self.frozen,
         }
 
 

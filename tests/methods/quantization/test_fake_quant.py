@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 from methods.quantization import fake_quant
 from stages.ptq import PtqSpec
@@ -53,3 +54,35 @@ def test_observers_differ_as_they_should() -> None:
     assert spans["histogram"] < spans["minmax"]
     with pytest.raises(ValueError, match="'minmax' is not one of backend 'x86', which has hist"):
         PtqSpec(backend="x86", observer="minmax")
+
+
+@pytest.mark.parametrize("levels", [fake_quant.WEIGHT_RANGE, fake_quant.REDUCED_WEIGHT_RANGE])
+def test_weights_on_the_grid_give_the_same_int8(levels: tuple[int, int]) -> None:
+    """By torch's own operation, many of them within a rounding of the middle of two levels.
+
+    Channels include a zero one, one of gain 0, one that the least scale coarsens, and equal ones.
+    """
+
+    def int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+        folded = weight * gain[:, None]
+        scale = folded.abs().amax(1) / ((levels[1] - levels[0]) / 2)
+        scale = scale.clamp_min(fake_quant.SMALLEST_SCALE)
+        call = torch.ops.quantized_decomposed.quantize_per_channel
+        zeros = torch.zeros_like(scale, dtype=torch.int64)
+        return call(folded, scale, zeros, 0, *levels, torch.int8), scale
+
+    gain = torch.randn(64)
+    weight = torch.randn(64, 5000)
+    step = weight.abs().amax(1, keepdim=True) / ((levels[1] - levels[0]) / 2)
+    middles = ((weight / step).floor() + 0.5) * step
+    weight[:, ::2] = middles[:, ::2].clamp(weight.amin(1, True), weight.amax(1, True))
+    weight[0], gain[1], gain[2], weight[3] = 0, 0, 1e-6, -0.3
+    grid = fake_quant.on_grid(weight, gain, levels)
+    for one, other in zip(int8(grid), int8(weight), strict=True):
+        assert torch.equal(one, other)
+    assert torch.equal(fake_quant.on_grid(grid, gain, levels), grid)
+    unfolded = fake_quant.on_grid(weight, torch.ones(64), levels)  # what a shortcut would do
+    assert not torch.equal(int8(unfolded)[0], int8(weight)[0])
+    steps = (grid * gain[:, None] / int8(weight)[1][:, None])[4:]
+    off = (steps - steps.round()).abs() > 1e-3
+    assert 0 < off.sum() <= 3 * len(steps)  # the largest of a channel, alone, is between levels
