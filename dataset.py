@@ -80,27 +80,15 @@ def describe(args: DatasetArgs, data_dir: Path | str) -> DataInfo:
 
 
 def load_dataset(args: DatasetArgs, data_dir: Path | str) -> Dataset:
-    """Load (download, decode) a data set and split off its validation share.
+    """Load (download, decode) a data set, split off its validation share, keep `train_images`.
 
-    The split is stratified and the same for every seed. Raises DataError.
+    The split is stratified and the same for every seed; a share of the training images is a part
+    of any larger one. Raises DataError.
     """
-    from sklearn.model_selection import train_test_split  # two seconds of importing
-
     entry = _entry(args)
     info = entry.describe(args, Path(data_dir))
     arrays = entry.load(args, Path(data_dir))
-    try:
-        train, validation = train_test_split(
-            np.arange(len(arrays.train_labels)),
-            test_size=args.validation_share,
-            stratify=arrays.train_labels.numpy(),
-            random_state=0,
-        )
-    except ValueError as error:
-        raise DataError(
-            f"{args.name}: {len(arrays.train_labels)} training images cannot be split with "
-            f"validation_share={args.validation_share} ({error}); add images or change the share"
-        ) from None
+    train, validation = _split(args, arrays.train_labels.numpy())
     mean, std = channel_statistics(arrays.train_images)
     if info.listing is None:
         counts = (
@@ -117,6 +105,44 @@ def load_dataset(args: DatasetArgs, data_dir: Path | str) -> Dataset:
         std,
         entry.flip,
     )
+
+
+def _split(args: DatasetArgs, labels: np.ndarray[Any, Any]) -> tuple[Any, Any]:
+    """Positions of the images that are trained on, and of those that serve choices."""
+    from sklearn.model_selection import train_test_split  # two seconds of importing
+
+    try:
+        train, validation = train_test_split(
+            np.arange(len(labels)),
+            test_size=args.validation_share,
+            stratify=labels,
+            random_state=0,
+        )
+    except ValueError as error:
+        raise DataError(
+            f"{args.name}: {len(labels)} training images cannot be split with "
+            f"validation_share={args.validation_share} ({error}); add images or change the share"
+        ) from None
+    if args.train_images is None:
+        return train, validation
+    classes = len(np.unique(labels))
+    if not classes <= args.train_images <= len(train):
+        raise DataError(
+            f"{args.train_images} should be from {classes}, one a class, to the {len(train)} "
+            "training images that validation_share leaves",
+            "train_images",
+        )
+    return _shares(labels[train], train)[: args.train_images], validation
+
+
+def _shares(labels: np.ndarray[Any, Any], positions: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """`positions` in an order of which every beginning has the classes in their proportions."""
+    mixed = np.random.default_rng(0).permutation(len(labels))
+    place = np.empty(len(labels))  # of an image within its class, from 0 to 1
+    for label in np.unique(labels):
+        own = mixed[labels[mixed] == label]
+        place[own] = (np.arange(len(own)) + 0.5) / len(own)
+    return positions[np.lexsort((labels, place))]
 
 
 def get_dataloaders(

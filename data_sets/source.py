@@ -38,6 +38,8 @@ class DatasetArgs(BaseModel):
     fit: Fit = "crop"  # ImageFolder: how images of other proportions come to image_size
     in_channels: int | None = None  # ImageFolder: 3 colour (default), 1 grey
     validation_share: float = Field(0.1, gt=0, lt=1)  # of the training images, for all choices
+    # so many of the others are trained on, stratified and the same for every seed; None = all
+    train_images: int | None = Field(None, ge=1)
 
     @field_validator("image_size", mode="before")
     @classmethod
@@ -67,6 +69,11 @@ class DatasetArgs(BaseModel):
     def idle(self) -> dict[str, str]:
         """Options that another leaves without effect → why."""
         return {"fit": "without image_size"} if self.image_size is None else {}
+
+    def split(self) -> dict[str, float | int]:
+        """What says which training images are trained on and which serve choices, for a key."""
+        some = {"train_images": self.train_images} if self.train_images is not None else {}
+        return {"validation_share": self.validation_share, **some}
 
 
 class Listing(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from data_sets.source import DatasetArgs, Listing
+from data_sets.source import DataError, DatasetArgs, Listing
 from dataset import (
     DATASET_REGISTRY,
     Dataset,
@@ -27,6 +27,31 @@ def test_splits_do_not_overlap_and_are_stratified() -> None:
     assert len(train | validation) == len(loaded.arrays.train_labels) == 1437
     counts = loaded.arrays.train_labels[loaded.validation_index].bincount()
     assert counts.max() - counts.min() <= 3
+
+
+def test_train_images_is_a_stratified_part_of_what_validation_leaves() -> None:
+    whole = load_dataset(DatasetArgs(name="Digits"), "data")
+    labels = whole.arrays.train_labels
+    before: set[int] = set()
+    for count in (10, 100, 500, 1293):
+        part = load_dataset(DatasetArgs(name="Digits", train_images=count), "data")
+        chosen = set(part.train_index.tolist())
+        assert torch.equal(part.validation_index, whole.validation_index)
+        assert len(chosen) == count and before <= chosen <= set(whole.train_index.tolist())
+        expected = labels[whole.train_index].bincount() * count / 1293
+        found = labels[part.train_index].bincount(minlength=10)
+        assert (found - expected).abs().max() <= 1
+        before = chosen
+    assert torch.equal(part.train_index, whole.train_index)
+    sizes = [len(y) for _, y in get_dataloaders({"name": "Digits", "train_images": 100}, 32).train]
+    assert sum(sizes) <= 100
+
+
+@pytest.mark.parametrize("count", [9, 1294])
+def test_train_images_out_of_reach_are_refused(count: int) -> None:
+    expected = f"dataset_args.train_images: {count} should be from 10, one a class, to the 1293 "
+    with pytest.raises(DataError, match=expected):
+        load_dataset(DatasetArgs(name="Digits", train_images=count), "data")
 
 
 def test_loaders_are_deterministic_and_epochs_differ() -> None:

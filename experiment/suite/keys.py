@@ -64,7 +64,7 @@ def settings_of(
         "spec": passage.spec.settings() | ({"teacher": teacher} if teacher else {}),
         "data": {
             "fingerprint": experiment.data.fingerprint,
-            "validation_share": experiment.dataset_args.validation_share,
+            **experiment.dataset_args.split(),
         },
         "model_args": experiment.model_args if parent is None else None,
         "seed": seed,

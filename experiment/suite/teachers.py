@@ -115,18 +115,17 @@ def _taught(experiment: Experiment) -> Iterator[tuple[str, Passage]]:
             yield place, passage
 
 
-def _data(experiment: Experiment) -> tuple[Any, float]:
+def _data(experiment: Experiment) -> tuple[Any, dict[str, float | int]]:
     """What must be the same; files beside the images, as a copy may lack them, need not."""
-    return experiment.data._replace(
-        listing=None, warnings=()
-    ), experiment.dataset_args.validation_share
+    return experiment.data._replace(listing=None, warnings=()), experiment.dataset_args.split()
 
 
 def _described(experiment: Experiment) -> str:
     data, args = experiment.data, experiment.dataset_args
     where = f" in {args.root}" if args.root else ""
     where += f" by fit {args.fit!r}" if data.fit != "crop" else ""
+    split = ", ".join(f"{key} {value}" for key, value in args.split().items())
     return (
         f"{data.name}{where} ({len(data.classes)} classes, {data.in_channels}×"
-        f"{data.image_size[0]}×{data.image_size[1]}, validation_share {args.validation_share})"
+        f"{data.image_size[0]}×{data.image_size[1]}, {split})"
     )
