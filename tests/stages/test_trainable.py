@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,14 +18,18 @@ from stages.deployment import calibrated, deploy
 from stages.distillation import DistillSpec, distill
 from stages.early_exit import EarlyExitSpec, early_exit
 from stages.finetuning import FinetuneSpec, finetune
+from stages.fitting import fit
 from stages.pruning import PruneSpec, prune
 from stages.ptq import PtqSpec, ptq
 from stages.qat import QatSpec, qat
+from stages.ranks import take_part
 from stages.stage import Context
 from stages.state import ModelState, build, from_plain, state_of, to_plain
 from tests.support.memory import assert_same_bits, resumed, uninterrupted
+from tests.support.processes import in_team
 from tests.support.suites import Suites
 from tests.support.tiny import tiny
+from training.team import Team
 
 FAST: dict[str, Any] = {
     "epochs": 1,
@@ -184,6 +189,26 @@ def test_interrupted_and_resumed_equals_uninterrupted(scheme: str, digits: Datas
     expected, _ = uninterrupted(partial(_finetuned, scheme), digits)
     found, _ = resumed(partial(_finetuned, scheme), digits, stop_after=12)
     assert_same_bits(found, expected)
+
+
+@pytest.mark.parametrize("scheme", ["ptq", "qat"])
+def test_processes_together_move_what_is_float_alone(
+    scheme: str, digits: Dataset, ctx: Context, tmp_path: Path
+) -> None:
+    start = quantizing(scheme, True, ctx)
+    after, _ = in_team(2, tmp_path, _shared, start, digits)
+    assert moved(from_plain(after), start) == float_names(start)
+
+
+def _shared(team: Team, start: ModelState, dataset: Dataset) -> dict[str, Any] | None:
+    if team.rank > 0:
+        take_part(team, fit)
+        return None
+    ctx = Context(dataset, torch.device("cpu"), 0, say=lambda text: None)
+    after = finetune(start, FinetuneSpec(**FAST), ctx)
+    assert ctx.details["processes"] == 2
+    team.broadcast(None)
+    return to_plain(after)
 
 
 def test_files_say_it_and_older_ones_need_not(ctx: Context) -> None:
