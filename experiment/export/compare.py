@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from data_sets.batches import BatchLoader
 from engines.program import Program
+from engines.trial import of_another_class, relative_norm
 from machine.noise import silence
 from machine.processor import int8_saturates
 from methods.quantization.record import float_layer_names, needs_vnni, quantizable_layers
@@ -181,7 +182,7 @@ def compare_file(
     if not torch.allclose(first, run(images[:size]), atol=1e-5, equal_nan=True):
         raise ExportError("gives other logits when it is run again")
     relative = relative_norm(found, expected.logits)
-    other = float((found.argmax(1) != expected.logits.argmax(1)).double().mean())
+    other = float(of_another_class(found, expected.logits, relative).double().mean())
     if not (relative <= expected.relative and other <= expected.other_class):
         raise ExportError(
             f"differs from the network by {relative:.2%} of its logits (allowed "
@@ -196,11 +197,6 @@ def compare_file(
         network_accuracy=accuracy(expected.logits),
         int8_layers=runtime.int8_layers,
     )
-
-
-def relative_norm(found: Tensor, expected: Tensor) -> float:
-    """‖found - expected‖ / ‖expected‖ over all elements."""
-    return float((found - expected).norm() / expected.norm().clamp_min(1e-12))
 
 
 def _likely_cause(subject: Subject) -> str:

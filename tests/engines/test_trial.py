@@ -82,3 +82,30 @@ def test_layers_that_run_in_float_are_named(monkeypatch: pytest.MonkeyPatch) -> 
         assert (trial.found["int8_layers"], trial.found["int8_layers_wanted"]) == (layers, 12)
         assert trial.found["float_instead"] == lacking
         assert trial.found["images"] == 32 + 128
+
+
+def test_near_ties_of_a_network_that_cannot_tell_classes_are_no_disagreement(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All logits but for a hundredth are the same for every class; an error of 0.2 % turns some."""
+    model, images = tiny(), torch.randn(128, 1, 8, 8)
+    with torch.no_grad():
+        model.head.weight.mul_(0.01)
+        model.head.bias.fill_(1.0)
+    made = programs(model, calibrated_on(model, images, backend="x86"))
+    expected = reference(made, model, images)._replace(relative=0.01)
+    noise = torch.Generator().manual_seed(0)
+
+    def noisy(ready: Ready, size: float) -> Ready:
+        def run(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+            (logits,) = ready.run(inputs)
+            return [logits + size * torch.randn(logits.shape, generator=noise)]
+
+        return ready._replace(run=run)
+
+    for size, kept in ((0.002, True), (0.05, False)):
+        monkeypatch.setitem(ENGINES, "odd", engine(lambda r, size=size: noisy(r, size)))
+        trial = tried("odd", made, [1, 64], None, expected)
+        assert (trial.parts is not None) is kept, trial.found
+    flips = expected.logits.argmax(1) != (expected.logits + 0.002 * torch.randn(128, 10)).argmax(1)
+    assert flips.float().mean() > expected.other_class  # what was refused for that alone
