@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from machine.errors import Refused
 
 Model = TypeVar("Model", bound=BaseModel)
+
+OTHER_BRANCH = {"list_type", "model_type"}  # of a union, where the value is none of these
 
 
 class Mistake(NamedTuple):
@@ -52,24 +54,35 @@ def check(
 
 
 def explain(error: ValidationError, kind: type[BaseModel], where: str) -> list[Mistake]:
-    """One mistake a key; the branches of a union are joined by 'or'."""
+    """One mistake a key, also of a model that a key takes; branches of a union joined by 'or'."""
     details = error.errors(include_url=False)
+    models = _models_of_unions(kind)
+    inside = {
+        d["loc"][0] for d in details if len(d["loc"]) > 2
+    }  # values of which a branch is meant
     extra = [str(d["loc"][-1]) for d in details if d["type"] == "extra_forbidden"]
     misspelt = {closest(key, kind.model_fields) for key in extra}
     reasons: dict[str, tuple[Any, list[str]]] = {}
     for detail in details:
         location = detail["loc"]
-        if detail["type"] == "extra_forbidden":
-            key = f"{where}.{location[-1]}"
-            reasons[key] = (None, [unknown(str(location[-1]), kind.model_fields)])
+        if location and location[0] in inside and detail["type"] in OTHER_BRANCH:
             continue
-        key = f"{where}.{location[0]}" if location else where
+        own, place = kind, where
+        if len(location) > 2 and location[1] in models:
+            own, place = models[location[1]], f"{where}.{location[0]}"
+            location = location[2:]
+        if detail["type"] == "extra_forbidden":
+            key = f"{place}.{location[-1]}"
+            reasons[key] = (None, [unknown(str(location[-1]), own.model_fields)])
+            continue
+        key = f"{place}.{location[0]}" if location else place
         key += "".join(f"[{part}]" for part in location[1:] if isinstance(part, int))
         if detail["type"] == "missing":
             if location[-1] not in misspelt:
                 reasons[key] = (None, ["is missing"])
             continue
         message = detail["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        message = message.split(" or instance of ")[0]  # which only our own code has
         _, known = reasons.setdefault(key, (detail["input"], []))
         if message not in known:
             known.append(message)
@@ -79,6 +92,12 @@ def explain(error: ValidationError, kind: type[BaseModel], where: str) -> list[M
         Mistake(key, f"{f'{short(value)} ' if value is not None else ''}{' or '.join(messages)}")
         for key, (value, messages) in reasons.items()
     ]
+
+
+def _models_of_unions(kind: type[BaseModel]) -> dict[int | str, type[BaseModel]]:
+    """By name, as a place has them."""
+    branches = [b for field in kind.model_fields.values() for b in get_args(field.annotation)]
+    return {b.__name__: b for b in branches if isinstance(b, type) and issubclass(b, BaseModel)}
 
 
 def short(value: Any) -> str:
