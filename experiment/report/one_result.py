@@ -126,6 +126,7 @@ class _Config(BaseModel):
     dataset_args: dict[str, Any]
     model_args: dict[str, Any]
     training_args: dict[str, Any]
+    deployment_args: dict[str, Any] = {}  # not in older files
     sequence: list[dict[str, dict[str, Any]]]
 
 
