@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from experiment.commands.parser import Parser, running_options, suite_options
 from experiment.running.console import Console
@@ -57,7 +57,7 @@ def run_suite(
     from experiment.running.run_view import RunView
 
     console = console or Console()
-    more = {"remeasure": remeasure, "tensorboard": tensorboard}
+    more: dict[str, Any] = {"remeasure": remeasure, "tensorboard": tensorboard}
     try:
         results = run_chains(suite, baseline, console, execution=execution, **more)
     except Interrupted:

@@ -110,12 +110,12 @@ class SerialExecutor:
     note: Callable[[str], None]  # of what a user must see
     retrain: set[str] = field(default_factory=set)  # baselines to compute anew
     remeasure: bool = False  # take the metrics of stored stages again
+    failed: dict[str, str] = field(default_factory=dict)  # key of a stage that failed → why
     stop: StopSignal = field(default_factory=StopSignal)
 
     def __post_init__(self) -> None:
         suite = self.suite
         self.runner = StageRunner(self.store, suite.data_dir, suite.device, self.stop, self.say)
-        self.failed: dict[str, str] = {}  # key of a stage that failed → why
         self.finished: dict[str, dict[str, Any]] = {}  # key → record
 
     def load_data(self, chains: list[Chain]) -> None:
@@ -158,7 +158,7 @@ class SerialExecutor:
                     raise  # that ends the run, not one experiment
                 if self.stop():  # Ctrl-C in a terminal ends a compiler as well, which then fails
                     raise Interrupted from error
-                self.failed[step.key] = f"{type(error).__name__}: {error}"
+                self.failed.setdefault(step.key, f"{type(error).__name__}: {error}")
                 for follower in self.followers:
                     follower.fail(chain, step, error)
                 return
@@ -167,7 +167,7 @@ class SerialExecutor:
 
     def run_one(self, chain: Chain, position: int, step: Step) -> None:
         if step.key in self.failed:
-            raise RuntimeError(f"this stage failed in another chain: {self.failed[step.key]}")
+            raise RuntimeError(f"this stage failed before: {self.failed[step.key]}")
         for follower in self.followers:
             follower.stage(chain, position, step)
         record, cached = self.run_step(step)

@@ -44,6 +44,7 @@ class Progress:
         self.chains, self.begun = len(chains), 0
         steps = [step for chain in chains for step in chain.steps]
         self.open = {step.key: step for step in steps if not store.has(step.key)}
+        self.missing = set(self.open)  # as the run began
         self.forecast = Forecast(store.records())
         self.current, self.started = "", time.monotonic()
         self.at_once = 1  # stages that run at the same time
@@ -61,6 +62,10 @@ class Progress:
         self.begun += 1
         left = self.time_left()
         return f"{self.begun} of {self.chains}{f', {left}' if left else ''}"
+
+    def lacks(self, chain: Chain) -> bool:
+        """Whether some of a chain was not in the store when the run began."""
+        return any(step.key in self.missing for step in chain.steps)
 
     def begin_stage(self, step: Step) -> None:
         self.current, self.started = step.key, time.monotonic()

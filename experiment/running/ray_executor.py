@@ -84,7 +84,8 @@ class Tasks:
 
         self.ray, self.executor, self.needs = ray, executor, needs
         self.labels = {s.key: f"{c.name} {s.stage}" for c in reversed(chains) for s in c.steps}
-        self.waiting = list({s.key: s for chain in chains for s in chain.steps}.values())
+        stages = {step.key: step for chain in chains for step in chain.steps}
+        self.waiting = [step for key, step in stages.items() if key not in executor.failed]
         self.running: dict[Any, Step] = {}
         self.done: dict[str, Finished] = {}
         self.failed: dict[str, Exception] = {}

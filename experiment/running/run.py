@@ -25,18 +25,21 @@ def run_chains(
     remeasure: bool = False,
     tensorboard: bool = False,
     execution: Execution | None = None,
+    brief: bool = False,
+    failed: dict[str, str] | None = None,
 ) -> Results:
     """Run every chain of a suite and write its results.
 
     `baseline` says what happens to trained baselines: 'ask' (on a terminal), 'reuse' or 'retrain'.
     `remeasure` takes the metrics of stored stages again, for another or a quieter machine;
     `tensorboard` writes curves and hparams for TensorBoard beside the results; `execution` says
-    where stages run (None: here, one after another).
+    where stages run (None: here, one after another); `brief` leaves out what was known before,
+    `failed` (key → reason) is of stages that are not tried again, and gets those that fail.
     Raises DataError, CheckpointError or ConfigError before anything is trained, Interrupted after.
     """
     console = console or Console()
     chains = plan(suite)
-    results, view = Results(suite, chains), RunView(console)
+    results, view = Results(suite, chains), RunView(console, brief=brief)
     followers: list[Follower] = [results, view]
     if tensorboard:
         followers.append(Board(results))
@@ -44,7 +47,8 @@ def run_chains(
     store = Store(suite.model_dir, console.note)
     view.settings(suite, environment(suite.device), chains)
     retrain = baselines_to_retrain(chains, store, baseline, console)
-    how = (suite, store, followers, console.say, console.note, retrain, remeasure)
+    failed = {} if failed is None else failed
+    how = (suite, store, followers, console.say, console.note, retrain, remeasure, failed)
     if execution is not None and execution.kind == "ray":
         executor: SerialExecutor = RayExecutor(*how, execution=execution)
     else:

@@ -34,10 +34,11 @@ NOTEWORTHY_SHARE = 0.1  # of a stage's time beside other work, from which on it 
 
 
 class RunView(Follower):
-    """Shows a run on a console as it goes."""
+    """Shows a run on a console as it goes; if `brief`, only chains with something to be run."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console, *, brief: bool = False) -> None:
+        self.console, self.brief = console, brief
+        self.silent = False  # about the present chain, of which all is stored
         self.progress: Progress | None = None
 
     @contextmanager
@@ -54,6 +55,8 @@ class RunView(Follower):
 
     def settings(self, suite: Suite, environment: dict[str, Any], chains: list[Chain]) -> None:
         """The global settings, before the first experiment."""
+        if self.brief:
+            return
         isa = " ".join(environment["isa"]) or "none of int8/bf16"
         self.console.say(f"suite       {suite.source}: {len(suite.experiments)} experiments")
         self.console.say(
@@ -85,10 +88,12 @@ class RunView(Follower):
     def begin(self, chain: Chain) -> None:
         self.console.chain, experiment = chain.name, chain.experiment
         data, model, training = experiment.data, experiment.model_args, experiment.training
-        self.console.say("")
-        if self.console.quiet:
-            return
         where = f"  ({self.progress.begin_chain()})" if self.progress is not None else ""
+        stored = self.progress is not None and not self.progress.lacks(chain)
+        self.silent = self.brief and stored
+        if self.silent or self.console.quiet:
+            return
+        self.console.say("")
         self.console.show(Text.assemble((f"━━ {chain.name}", "bold"), where))
         start = f"from {experiment.baseline}: " if experiment.baseline else ""
         self.console.say(f"   {start}{experiment_sequence(experiment)}")
@@ -102,6 +107,8 @@ class RunView(Follower):
     def stage(self, chain: Chain, position: int, step: Step) -> None:
         if self.progress is not None:
             self.progress.begin_stage(step)
+        if self.silent:
+            return
         options = spec_differences(step)
         self.console.say(f"   [{position + 1}/{len(chain.steps)}] {step.stage} {options}".rstrip())
         for warning in step.spec.warnings():
@@ -112,6 +119,8 @@ class RunView(Follower):
         step, record, cached, baseline = done
         if self.progress is not None:
             self.progress.end_stage(step, None if cached else record)
+        if self.silent:
+            return
         metrics = record["metrics"]
         reference = baseline["metrics"] if baseline else None
         how = "from the store" if cached else f"{record['seconds']:.1f} s"
