@@ -13,9 +13,11 @@ from experiment.running.executor_options import execution
 from experiment.running.run_view import RunView
 from experiment.running.store import Store
 from experiment.running.study_result import WORDS, StudyResult
+from experiment.running.verdicts import interval_text
+from experiment.study.course import Course, Spent
 from experiment.study.plan import Study, load_studies, load_study
 from experiment.study.recommend import parse_wish, recommendation
-from experiment.study.run import run_study, study_path
+from experiment.study.run import first_and_most, run_study, study_path
 from experiment.suite.chains import plan
 from machine.errors import Interrupted
 from machine.files import finite
@@ -80,7 +82,8 @@ def _list(config: str, console: Console) -> int:
             f"{letter} = {' → '.join(_named(item) for item in study.sequence(letter))}"
             for letter in study.stages
         )
-        seeds = len(study.seeds or [0])
+        rounds = study.by_rounds
+        seeds = f"{rounds.min} to {rounds.max}" if rounds else len(study.all_seeds or [0])
         console.say(f"{study.name:24} {orders} from {study.baseline}, seeds {seeds}: {stages}")
     return 0
 
@@ -90,20 +93,43 @@ def _named(item: Any) -> str:
 
 
 def _dry_run(study: Study, console: Console) -> int:
-    chains = plan(study.suite)
+    """The chains and stages of the first round, and what all rounds may come to."""
+    first, most = first_and_most(study)
+    chains = plan(first)
+    store = Store(study.suite.model_dir, console.say)
     own = [chain for chain in chains if chain.baseline is not None]
-    stages = {step.key for chain in chains for step in chain.steps}
     alone = sum(len(chain.all_steps()) for chain in own)
-    seeds = len({chain.seed for chain in own})
-    epochs = sorted(set(study.epochs.values()))
+    names = {chain.experiment.name for chain in own}
+    epochs = sorted({study.epochs[name] for name in names})
     view = RunView(console)
-    view.dry_run(chains, Store(study.suite.model_dir, console.say))
+    view.dry_run(chains, store)
     view.remarks(study.suite)
+    course = Course(store)
+    course.count(most)
+    least, all_of_them = course.spent(first), course.spent(most)
+    seeds = len({chain.seed for chain in own})
     console.say(
-        f"study {study.config.name}: {len(study.links)} chains, {seeds} seeds; {len(stages)} "
+        f"study {study.config.name}: {len(names)} chains, {seeds} seeds; {least.stages} "
         f"different stages (each chain by itself: {alone}); {epochs} epochs after the baseline"
     )
+    if study.config.by_rounds is not None:
+        console.say(
+            f"rounds: the first {_cost(least)}, all {study.config.by_rounds.max} seeds for every "
+            f"pair {_cost(all_of_them)}"
+            + ("; then at most " + _longer(study) if study.config.verify else "")
+        )
     return 0
+
+
+def _cost(spent: Spent) -> str:
+    hours = f", about {spent.hours:.1f} hours" if spent.hours is not None else ""
+    return f"{spent.stages} stages, {spent.epochs} epochs{hours}"
+
+
+def _longer(study: Study) -> str:
+    """How many orders of all letters `verify` runs."""
+    orders = len(study.config.stages) + (study.config.papers_order() is not None)
+    return f"{orders} orders of all stages"
 
 
 # --- what was found ----------------------------------------------------------------------------
@@ -119,22 +145,25 @@ def show(name: str, study: StudyResult, console: Console) -> None:
 
 
 def _pair_table(name: str, study: StudyResult) -> Table:
-    title = (
-        f"Study {name}: accuracy of first → second less that of second → first, points, "
-        f"{study.method.confidence:.0%} interval over {study.method.covers}"
-    )
+    title, method = f"Study {name}: {study.compared}", study.method
+    if method.confidence is not None:
+        title += f", {method.confidence:.0%} interval over {method.covers}"
+    judged = study.margin is not None  # else a file that has neither sure intervals nor verdicts
     table = Table(title=title, title_justify="left")
     equal = [f"equal {WORDS[cost]}" for cost in study.costs]
-    for heading in ("pair", *equal, "better in", "test split", ""):
-        table.add_column(heading, justify="left" if heading in ("pair", "") else "right")
+    sure = ["sure of all together", "seeds"] if judged else []
+    for heading in ("pair", *equal, *sure, "better in", "test split", "verdict"):
+        table.add_column(heading, justify="left" if heading in ("pair", "verdict") else "right")
     for pair in study.pairs:
-        difference = pair.test_difference
+        difference, interval, why = pair.test_difference, pair.sure_interval, pair.why_open(study)
+        certain = "–" if interval is None else interval_text(interval, study.unit)
         table.add_row(
             f"{pair.first} → {pair.second}",
-            *(pair.at(cost).text for cost in study.costs),
+            *(pair.at(cost).text(study.unit) for cost in study.costs),
+            *([certain, f"{pair.n.seeds}"] if judged else []),
             f"{pair.won} runs",
             "–" if difference is None else f"{difference:+.2f}",
-            "decided" if pair.decided else f"undecided: {pair.reason}",
+            f"{pair.said(study)}: {why}" if why else pair.said(study),
         )
     return table
 
@@ -149,5 +178,7 @@ def _chain_table(study: StudyResult) -> Table:
         table.add_column(heading, justify="left" if heading == "chain" else "right")
     for chain in chains[:SHOWN]:
         drops = [f"{drop:.2f}" for drop in (chain.accuracy_drop, chain.test.accuracy_drop)]
+        sure = chain.drop_interval
+        drops[0] += f" ({interval_text(sure)})" if sure else ""
         table.add_row(chain.name, chain.text, drops[0], *study.ratios(chain), drops[1])
     return table

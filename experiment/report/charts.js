@@ -286,10 +286,11 @@
     item.stages.forEach((row, y) => item.stages.forEach((column, x) => {
       const pair = at(row, column), difference = value(pair);
       if (difference === null) return;
-      const lines = [`${pair.decided ? "" : "≈ "}${pair.bound ? (pair.sign > 0 ? "≥ " : "≤ ") : ""}<b>${signed(difference)}</b>`];
+      const mark = { equal: "≈ ", open: "? " }[pair.verdict] || "";
+      const lines = [`${mark}${pair.bound ? (pair.sign > 0 ? "≥ " : "≤ ") : ""}<b>${signed(difference, item.digits)}</b>`];
       if (pair.interval && !narrow()) {  // a phone has no room; the table below has them
         const [low, high] = pair.sign > 0 ? pair.interval : [-pair.interval[1], -pair.interval[0]];
-        lines.push(`${signed(low)} … ${signed(high)}`);
+        lines.push(`${signed(low, item.digits)} … ${signed(high, item.digits)}`);
       }
       if (isNumber(pair.probability) && !narrow()) {
         lines.push(`sure ${(100 * (pair.sign > 0 ? pair.probability : 1 - pair.probability)).toFixed(0)} %`);
@@ -300,7 +301,7 @@
     draw(id, [{
       type: "heatmap", z, x: item.stages, y: item.stages, zmin: -widest, zmax: widest, xgap: 2, ygap: 2,
       colorscale: [[0, "#a84300"], [0.5, "#ffffff"], [1, "#00507d"]], hoverinfo: "skip",
-      colorbar: { title: { text: "points", side: "right" }, thickness: 12 },
+      colorbar: { title: { text: item.unit, side: "right" }, thickness: 12 },
     }], `Row before column: ${item.name}`, {
       xaxis: axis("second", { showgrid: false, ...named(item.stages) }), yaxis: axis("first", { ...named(item.stages), autorange: "reversed", showgrid: false }),
       annotations, plot_bgcolor: "#eceff2",

@@ -12,6 +12,19 @@ from typing import Any
 from pydantic import BaseModel, Field, model_validator
 
 from experiment.running.metrics import FOOTPRINT, Stat, Stats
+from experiment.running.verdicts import (
+    DIGITS,
+    Finding,
+    Interval,
+    Verdicts,
+    Verification,
+    WholeOrder,
+    headline,
+    interval_text,
+    listed,
+    number,
+    of_pairs,
+)
 
 COSTS = {  # of a study → its figure
     "bitops": "bitops",
@@ -27,52 +40,6 @@ RATIOS = ("bitops", "latency_ms_batch_1", "model_size_mb")  # of a chain to its 
 Written = str | dict[str, dict[str, Any]]  # a stage as a config names it
 
 
-class Finding(BaseModel):
-    """One sentence, and what it is about: 'order', 'undecided', 'cycle', 'best', ..."""
-
-    kind: str
-    text: str
-
-
-class Difference(BaseModel):
-    """Accuracy of one order less that of the other at equal cost, in points."""
-
-    difference: float | None = None
-    interval: tuple[float, float] | None = None
-    win_probability: float | None = None
-    decided: bool = False
-    method: str = "none"
-    reason: str | None = None
-
-    @property
-    def text(self) -> str:
-        """With its interval; '≥' where the costs leave only a bound."""
-        if self.difference is None:
-            return "–"
-        bound = "≥ " if self.method == "dominance" else ""
-        sure = " ({:+.2f} to {:+.2f})".format(*self.interval) if self.interval else ""
-        return f"{bound}{self.difference:+.2f}{sure}"
-
-
-class Pair(Difference):
-    """Two stages, `first` → `second` less `second` → `first`."""
-
-    first: str
-    second: str
-    cost: str = "bitops"
-    wins: tuple[float, int] | None = None
-    at_equal: dict[str, Difference] = {}
-    test_difference: float | None = None
-
-    def at(self, cost: str) -> Difference:
-        """The difference at equal `cost`, a key of COSTS."""
-        return self.at_equal.get(cost, self if cost == self.cost else Difference())
-
-    @property
-    def won(self) -> str:
-        return "–" if self.wins is None else f"{self.wins[0]:g} of {self.wins[1]}"
-
-
 class TestFigures(BaseModel):
     """What a chain did on the test split, which decides nothing."""
 
@@ -85,6 +52,9 @@ class ChainFigures(BaseModel):
     name: str
     metrics: Stats = {}
     accuracy_drop: float | None = None
+    drop_interval: Interval | None = None  # of accuracy_drop, over images and seeds
+    drop_sd: float | None = None  # its standard error
+    seeds: list[int] = []
     test: TestFigures = TestFigures()
 
     @property
@@ -102,22 +72,6 @@ class ChainFigures(BaseModel):
 
 class Baseline(BaseModel):
     metrics: Stats = {}
-
-
-class Case(BaseModel):
-    """A pair with a third stage between its two."""
-
-    first: str
-    second: str
-    between: str
-    verdict: str
-
-
-class ThirdStage(BaseModel):
-    holds: int
-    flips: int
-    open: int
-    cases: list[Case] = []
 
 
 class Permutations(BaseModel):
@@ -145,31 +99,19 @@ class Best(BaseModel):
     joules_per_image_ratio: float | None = None
 
 
-class Method(BaseModel):
-    confidence: float | None = None
-    covers: str = ""
-
-
 class Plan(BaseModel):
     stages: dict[str, Written | list[Written]] = {}  # by letter
 
 
-class StudyResult(BaseModel):
+class StudyResult(Verdicts):
     """`study_NAME.json`. Raises ValidationError for a field of another shape."""
 
-    order: list[str] = []
-    order_is_certain: bool = True
-    pairs: list[Pair] = []
-    undecided: list[tuple[str, str]] = []
-    cycles: list[list[str]] = []
-    third_stage: ThirdStage | None = None
     permutations: Permutations | None = None
     best: list[Best] = []
     chains: list[ChainFigures] = []
     baseline: Baseline = Baseline()
     failed: list[str] = []
     config: Plan = Plan()
-    method: Method = Method()
     findings: list[Finding] = []
 
     @model_validator(mode="after")
@@ -206,21 +148,17 @@ class StudyResult(BaseModel):
 
 
 def _findings(study: StudyResult) -> Iterator[Finding]:
-    certain = "" if study.order_is_certain else ", by estimate where pairs are undecided"
-    yield Finding(kind="order", text=f"order: {' → '.join(study.order) or 'none'}{certain}")
-    if study.undecided:
-        pairs = ", ".join(" / ".join(pair) for pair in study.undecided)
-        yield Finding(kind="undecided", text=f"undecided: {pairs}")
-    for cycle in study.cycles:
-        text = f"cycle: {' → '.join([*cycle, *cycle[:1]])}; no order suits all of these"
-        yield Finding(kind="cycle", text=text)
+    yield Finding(kind="headline", text=headline(study))
+    yield from of_pairs(study)
     for pair in study.pairs:
-        sides = {WORDS[c]: (d.difference or 0) > 0 for c, d in pair.at_equal.items() if d.decided}
+        verdicts = {WORDS[cost]: found.verdict for cost, found in pair.at_equal.items()}
+        sides = {cost: v for cost, v in verdicts.items() if v in ("first", "second")}
         if len(set(sides.values())) > 1:
             *words, last = sides
             text = f"{pair.first} / {pair.second}: {', '.join(words)} and {last} decide differently"
             yield Finding(kind="costs", text=text)
     yield from _chance(study)
+    yield from _of_rounds(study)
     yield from _longer_orders(study)
     told = ""
     for best in study.best:
@@ -233,7 +171,9 @@ def _findings(study: StudyResult) -> Iterator[Finding]:
 
 def _best(study: StudyResult, best: Best) -> str:
     """Its costs against the baseline's."""
-    figures = next((chain.metrics for chain in study.chains if chain.name == best.chain), {})
+    chain = next((chain for chain in study.chains if chain.name == best.chain), None)
+    figures = chain.metrics if chain is not None else {}
+    sure = chain.drop_interval if chain is not None else None
     costs = [f"BitOps 1/{1 / best.bitops_ratio:.1f}"]
     for cost, name in COSTS.items():
         ratio = getattr(best, f"{name}_ratio")
@@ -242,13 +182,14 @@ def _best(study: StudyResult, best: Best) -> str:
             costs.append(f"{WORDS[cost]} ×{ratio:.2f}{engines}")
     return (
         f"within {best.within:g} points: {best.chain}, {', '.join(costs)}, drop "
-        f"{best.accuracy_drop:.2f} (test split {best.test_accuracy_drop:.2f})"
+        f"{best.accuracy_drop:.2f} ({f'{interval_text(sure)}; ' if sure else ''}"
+        f"test split {best.test_accuracy_drop:.2f})"
     )
 
 
 def _chance(study: StudyResult) -> Iterator[Finding]:
     count = sum(pair.interval is not None for pair in study.pairs)
-    if count > 1 and study.method.confidence is not None:
+    if study.margin is None and count > 1 and study.method.confidence is not None:
         chance = count * (1 - study.method.confidence)
         text = (
             "each interval stands for itself: were there no differences at all, about "
@@ -257,19 +198,51 @@ def _chance(study: StudyResult) -> Iterator[Finding]:
         yield Finding(kind="chance", text=text)
 
 
+def _of_rounds(study: StudyResult) -> Iterator[Finding]:
+    """What rounds saved, and why the last was the last."""
+    spent = study.spent
+    if spent is None or spent.stopped_by == "fixed":
+        return
+    most = spent.seeds.max if spent.seeds else spent.most_seeds
+    more = []
+    if spent.epochs is not None and spent.epochs_fixed:
+        more.append(f"{spent.epochs:g} of {spent.epochs_fixed:g} epochs")
+    if spent.hours is not None and spent.hours_fixed:
+        more.append(f"{spent.hours:.1f} of about {spent.hours_fixed:.1f} hours")
+    share = f" ({100 * spent.stages / spent.stages_fixed:.0f} %)" if spent.stages_fixed else ""
+    yield Finding(
+        kind="saved",
+        text=f"{spent.stages} of {spent.stages_fixed} stages trained{share}, against {most} seeds "
+        f"for every pair{''.join(f'; {part}' for part in more)}",
+    )
+    budgets = {"hours": spent.budget_hours, "epochs": spent.budget_epochs}
+    of = " or ".join(f"{value:g} {name}" for name, value in budgets.items() if value is not None)
+    why = {
+        "settled": "every pair that can be compared is settled",
+        "seeds": f"more seeds, up to {most}, would hardly settle what is open",
+        "images": "no further seed would settle what is open; more validation images might",
+        "budget": f"the budget{f' of {of}' if of else ''} allows no more",
+    }[spent.stopped_by]
+    last = f" after round {study.rounds[-1].round}" if study.rounds else ""
+    yield Finding(kind="stopped", text=f"stopped{last}: {why}")
+
+
 def _longer_orders(study: StudyResult) -> Iterator[Finding]:
-    """What orders of three and more stages say of those of two."""
-    third, orders = study.third_stage, study.permutations
+    """What orders of three and more stages say of those of two, and what papers say of both."""
+    if study.verification is not None:
+        yield Finding(kind="verification", text=_verified(study.verification, study.unit))
+    third = study.third_stage
     if third is not None:
         text = (
-            f"a stage between the two of a pair: the pair's order holds in {third.holds} cases, "
-            f"flips in {third.flips}, cannot be told in {third.open}"
+            f"further stages beside a pair: its order holds in {third.holds} cases, flips in "
+            f"{third.flips}, cannot be told in {third.open}"
         )
         yield Finding(kind="third_stage", text=text)
         for case in third.cases:
             if case.verdict == "flips":
-                text = f"{case.first} → {case.second} flips with {case.between} between"
+                text = f"{case.first} → {case.second} flips {case.where}"
                 yield Finding(kind="flip", text=text)
+    orders = study.permutations
     if orders is not None and orders.kendall_tau is not None and orders.p_value is not None:
         repeat = orders.kendall_tau_between_seeds
         text = (
@@ -280,3 +253,39 @@ def _longer_orders(study: StudyResult) -> Iterator[Finding]:
             f"measured best {orders.measured_best}"
         )
         yield Finding(kind="permutations", text=text)
+    for claim in study.literature:
+        against = f" ({listed([' / '.join(pair) for pair in claim.pairs])})" if claim.pairs else ""
+        verdict = "stays open" if claim.verdict == "open" else claim.verdict
+        text = (
+            f"“{claim.claim}” ({claim.source}) {verdict}: {claim.in_favour} for, "
+            f"{claim.against} against{against}, {claim.undecided} open"
+        )
+        if claim.largest_loss is not None:
+            lost = f"{claim.largest_loss:.{DIGITS[study.unit]}f} {study.unit}"
+            text += f"; the other order costs at most {lost}"
+        yield Finding(kind="literature", text=text)
+
+
+def _verified(found: Verification, unit: str) -> str:
+    def told(orders: list[WholeOrder]) -> str:
+        return listed([f"{one.order} ({one.why})" if one.why else one.order for one in orders])
+
+    if not found.orders:
+        return f"not verified: {found.predicted} could not be run as a whole"
+    others = f"{number(len(found.orders))} other order{'' if len(found.orders) == 1 else 's'}"
+    if found.confirmed:
+        same = [one for one in found.orders if one.verdict == "equal"]
+        more = f"; as good: {told(same)}" if same else ""
+        return f"verified: of {others} of all stages none is better than {found.predicted}{more}"
+    if found.confirmed is False:
+        better = [one for one in found.orders if one.verdict == "second"]
+        values = ", ".join(one.text(unit) for one in better)
+        return (
+            f"not confirmed: pairs predict {found.predicted}, whose difference to {told(better)} "
+            f"is {values} {unit}"
+        )
+    still = [one for one in found.orders if one.verdict == "open"]
+    return (
+        f"not yet verified: of {others} of all stages none is better than {found.predicted} for "
+        f"sure; open: {told(still)}"
+    )

@@ -7,99 +7,20 @@ have in common: every order of two stages is the beginning of orders of three.
 from __future__ import annotations
 
 import itertools
-import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
-
+from experiment.study.config import StudyConfig, WrittenStage
 from experiment.suite.config_file import config_values
 from experiment.suite.messages import ConfigError, Mistake, check, short, stop_at, unknown
-from experiment.suite.records import Experiment, Suite, distinct_seeds, file_name
+from experiment.suite.records import Experiment, Suite
 from experiment.suite.schema import suite_of
 
 BASELINE_KEY = "load_fp32_baseline_from_experiment"
-
-WrittenStage = str | dict[str, dict[str, Any]]  # a stage as a sequence names it
-
-
-class StudyConfig(BaseModel):
-    """One dict of ORDER_STUDIES."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-    name: str = Field(min_length=1, max_length=60)
-    baseline: str  # the experiment that every chain starts from
-    stages: dict[str, WrittenStage | list[WrittenStage]] = Field(
-        min_length=1
-    )  # letter → stage or stages
-    # 'pairs': each stage alone and every order of two; 'permutations': of two or more;
-    # or a list, e.g. ['PQ', 'QP', 'DPQ']
-    orders: Literal["pairs", "permutations"] | list[str] = "pairs"
-    # letter → options over its first stage, one dict a strength; chains take every combination
-    strengths: dict[str, list[dict[str, Any]]] = {}
-    seeds: list[int] | None = Field(None, min_length=1)
-    epochs: int | None = Field(None, ge=1)  # that every chain spends; shorter ones finetune at last
-    # at which orders are compared
-    cost: Literal["bitops", "latency_ms", "peak_memory_mb", "joules_per_image"] = "bitops"
-    confidence: float = Field(0.95, ge=0.5, lt=1)  # of the intervals
-
-    _file_name = field_validator("name")(file_name)
-    _distinct = field_validator("seeds")(distinct_seeds)
-
-    def sequence(self, letter: str) -> list[WrittenStage]:
-        written = self.stages[letter]
-        return written if isinstance(written, list) else [written]
-
-    def all_orders(self) -> list[str]:
-        """Every order that the study runs, shorter ones first."""
-        if isinstance(self.orders, list):
-            return self.orders
-        longest = 2 if self.orders == "pairs" else len(self.stages)
-        return [
-            "".join(order)
-            for length in range(1, longest + 1)
-            for order in itertools.permutations(self.stages, length)
-        ]
-
-    def mistakes(self) -> Iterator[Mistake]:
-        """What the fields say that does not go together; places begin after the study's name."""
-        letters = ", ".join(self.stages)
-        for letter in self.stages:
-            if not re.fullmatch("[A-Z]", letter):
-                yield Mistake("stages", f"{short(letter)} should be one capital letter")
-            elif not self.sequence(letter):
-                yield Mistake(f"stages.{letter}", "should name a stage, or a list of stages")
-            for item in self.sequence(letter):
-                if isinstance(item, dict) and len(item) != 1:
-                    text = f"{short(item)} should be {{stage: options}}"
-                    yield Mistake(f"stages.{letter}", text)
-        for letter, options in self.strengths.items():
-            if letter not in self.stages:
-                yield Mistake("strengths", unknown(letter, self.stages, "one of the stages"))
-            elif not options:
-                text = "should list at least one dict of options"
-                yield Mistake(f"strengths.{letter}", text)
-        if not isinstance(self.orders, list):
-            if len(self.stages) < 2:
-                yield Mistake("stages", f"{letters} alone has no order; name at least two")
-            return
-        if not self.orders:
-            text = "should be 'pairs', 'permutations' or a list such as ['PQ', 'QP']"
-            yield Mistake("orders", text)
-        for order in self.orders:
-            odd = next((letter for letter in order if letter not in self.stages), None)
-            if odd is not None or not order:
-                text = f"{short(order)} should be made of the letters {letters}"
-                yield Mistake("orders", text)
-            elif len(set(order)) < len(order):
-                text = f"{order!r} has a letter twice; give the second a letter of its own"
-                yield Mistake("orders", text)
-        if len(set(self.orders)) < len(self.orders):
-            yield Mistake("orders", "one stands twice; name each once")
 
 
 class Origin(NamedTuple):
@@ -125,7 +46,7 @@ class Link:
             "name": self.name,
             BASELINE_KEY: study.baseline,
             "compression_args": {"sequence": list(self.written)},
-            **({"seeds": study.seeds} if study.seeds else {}),
+            **({"seeds": study.all_seeds} if study.all_seeds else {}),
         }
 
 
@@ -135,11 +56,23 @@ class Study:
 
     config: StudyConfig
     links: tuple[Link, ...]
-    suite: Suite
+    suite: Suite  # every chain at every seed that it may get
     epochs: dict[str, int]  # chain → epochs that it trains after the baseline
+    extended: Callable[[Sequence[str]], Study]  # with chains of longer orders; raises ConfigError
 
     def experiment(self, name: str) -> Experiment:
         return next(e for e in self.suite.experiments if e.name == name)
+
+    def part(self, seeds: Mapping[str, Collection[int]]) -> Suite:
+        """The suite of these chains, each at these seeds, with what they start and learn from."""
+        chains = {link.name for link in self.links}
+        wanted = {seed for name in seeds for seed in seeds[name]}
+        experiments = []
+        for experiment in self.suite.experiments:
+            own = seeds.get(experiment.name, ()) if experiment.name in chains else wanted
+            if kept := tuple(seed for seed in experiment.seeds if seed in own):
+                experiments.append(replace(experiment, seeds=kept))
+        return replace(self.suite, experiments=tuple(experiments))
 
 
 def load_studies(config: Path | str) -> list[StudyConfig]:
@@ -147,15 +80,26 @@ def load_studies(config: Path | str) -> list[StudyConfig]:
     return _studies(config_values(Path(config)))
 
 
-def load_study(config: Path | str, name: str, *, overrides: list[str] | None = None) -> Study:
-    """Expand and check one study of a config module. Raises ConfigError with all that is wrong."""
+def load_study(
+    config: Path | str,
+    name: str,
+    *,
+    overrides: list[str] | None = None,
+    longer: Sequence[str] = (),
+) -> Study:
+    """Expand and check one study of a config module. Raises ConfigError with all that is wrong.
+
+    `longer` are orders beside the study's own, which `verify` has come to.
+    """
     values = config_values(Path(config))
     studies = {study.name: study for study in _studies(values)}
     if name not in studies:
         hint = unknown(name, studies, "a study") if studies else "its ORDER_STUDIES is empty"
         raise ConfigError([Mistake(str(config), hint)])
     study = studies[name]
-    links = _links(study)
+    if study.verify and (order := study.papers_order()) is not None:
+        longer = [order, *longer]
+    links = _links(study, list(dict.fromkeys([*study.all_orders(), *longer])))
     suite = _suite(study, links, values, str(config), overrides)
     epochs = _epochs(suite, links)
     if study.epochs is not None:
@@ -164,7 +108,14 @@ def load_study(config: Path | str, name: str, *, overrides: list[str] | None = N
         epochs = _epochs(suite, links)
     _check_budget(study, links, epochs)
     _check_latency(study, suite)
-    return Study(study, tuple(links), suite, epochs)
+    extended = partial(_extended, config, name, overrides)
+    return Study(study, tuple(links), suite, epochs, extended)
+
+
+def _extended(
+    config: Path | str, name: str, overrides: list[str] | None, longer: Sequence[str]
+) -> Study:
+    return load_study(config, name, overrides=overrides, longer=longer)
 
 
 def _studies(values: dict[str, Any]) -> list[StudyConfig]:
@@ -192,10 +143,10 @@ def _studies(values: dict[str, Any]) -> list[StudyConfig]:
     return list(studies.values())
 
 
-def _links(study: StudyConfig) -> list[Link]:
+def _links(study: StudyConfig, orders: Sequence[str]) -> list[Link]:
     """Every order at every combination of its letters' strengths."""
     links = []
-    for order in study.all_orders():
+    for order in orders:
         letters = sorted(order)
         counts = [range(len(study.strengths.get(letter, [{}]))) for letter in letters]
         for numbers in itertools.product(*counts):

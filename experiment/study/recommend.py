@@ -6,8 +6,9 @@ import math
 import operator
 import pprint
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 from experiment.running.metrics import FOOTPRINT, LATENCIES
@@ -18,7 +19,10 @@ METRICS = (
     *("accuracy", "accuracy_drop", "latency_ms", *LATENCIES[1:]),
     *("model_size_mb", "bitops", "macs", "params", *FOOTPRINT),
 )
+ACCURACIES = ("accuracy", "accuracy_drop")
 WISH = "--recommend"
+SHOWN = 3  # chains that may be as good
+Row = dict[str, Any]  # of `chains` in a study's JSON
 SIGNS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt
 }  # fmt: skip
@@ -38,14 +42,25 @@ class Limit:
     def allows(self, value: float) -> bool:
         return SIGNS[self.sign](value, self.bound)
 
-    def met(self, row: dict[str, Any]) -> bool:
+    def met(self, row: Row) -> bool:
         return self.allows(figure(row, self.metric))
 
-    def excess(self, row: dict[str, Any]) -> float:
+    def probability(self, row: Row) -> float:
+        """That a limit on the accuracy holds for a chain with `drop_sd`.
+
+        One on `accuracy` takes the baseline's as it was measured.
+        """
+        side = 1 if self.sign.startswith("<") else -1  # of a drop
+        room = side * (self.bound - figure(row, self.metric))  # to the limit, below 0 beyond it
+        if not row["drop_sd"]:  # a chain that answers every image as the baseline does
+            return float(self.met(row))
+        return NormalDist(0, row["drop_sd"]).cdf(room)
+
+    def excess(self, row: Row) -> float:
         """How far a chain is beyond the limit, as a share of it; points where it is a drop."""
         beyond = figure(row, self.metric) - self.bound
         beyond = beyond if self.sign.startswith("<") else -beyond
-        scale = 1.0 if self.metric in ("accuracy", "accuracy_drop") else abs(self.bound) or 1.0
+        scale = 1.0 if self.metric in ACCURACIES else abs(self.bound) or 1.0
         return max(0.0, beyond / scale)
 
 
@@ -57,7 +72,12 @@ class Wish:
     metric: str
     largest: bool
 
-    def best(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    @property
+    def uncertain(self) -> list[Limit]:
+        """Those on the accuracy, which depends on images and luck."""
+        return [limit for limit in self.limits if limit.metric in ACCURACIES]
+
+    def best(self, rows: Sequence[Row]) -> Row | None:
         """The best row that meets every limit; among equals the more accurate one."""
         within = [row for row in rows if all(limit.met(row) for limit in self.limits)]
         sign = -1 if self.largest else 1
@@ -67,7 +87,7 @@ class Wish:
             default=None,
         )
 
-    def nearest(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    def nearest(self, rows: Sequence[Row]) -> Row:
         """The row that is least beyond the limits."""
         return min(rows, key=lambda row: sum(limit.excess(row) for limit in self.limits))
 
@@ -100,12 +120,12 @@ def parse_limit(text: str, metrics: Sequence[str], option: str, or_else: str = "
     return Limit(name, sign, _number(bound, option))
 
 
-def holds(row: dict[str, Any], name: str) -> bool:
+def holds(row: Row, name: str) -> bool:
     """Whether a chain came to its end with this figure; some are not measured everywhere."""
     return "metrics" in row and COSTS.get(name, name) in {*row["metrics"], "accuracy_drop"}
 
 
-def figure(row: dict[str, Any], name: str) -> float:
+def figure(row: Row, name: str) -> float:
     """A figure of a chain on the validation share, the mean over seeds."""
     if name == "accuracy_drop":
         return row["accuracy_drop"]
@@ -129,6 +149,10 @@ def recommendation(wish: Wish, study: dict[str, Any]) -> tuple[bool, str]:
         row = wish.nearest(rows)
         named = dict.fromkeys(limit.metric for limit in wish.limits)
         has = ", ".join(f"{name} {figure(row, name):.4g}" for name in named)
+        missed = [limit for limit in wish.uncertain if not limit.met(row)]
+        if row.get("drop_sd") is not None and missed:
+            perhaps = (f"{limit} with {_percent(limit.probability(row))}" for limit in missed)
+            has += f", which may yet meet {', '.join(perhaps)}"
         return False, f"no chain meets {asked}; the nearest is {row['name']} with {has}"
     figures = ", ".join(_told(best, name) for name in METRICS if holds(best, name))
     seeds = best["metrics"]["accuracy"]["n"]
@@ -140,12 +164,80 @@ def recommendation(wish: Wish, study: dict[str, Any]) -> tuple[bool, str]:
             f"#   {figures}; {best['device']}",
             f"#   test split: accuracy {best['test']['accuracy']['mean']:.2f}, "
             f"accuracy_drop {best['test']['accuracy_drop']:.2f}",
+            *(f"#   {line}" for line in how_sure(wish, best, rows, study.get("method", {}))),
             pprint.pformat(entry, sort_dicts=False, width=99) + ",",
         ]
     )
 
 
-def _told(row: dict[str, Any], name: str) -> str:
+# --- how sure that is --------------------------------------------------------------------------
+
+
+def how_sure(
+    wish: Wish, best: Row, rows: Sequence[Row], method: Mapping[str, Any]
+) -> Iterator[str]:
+    """What the luck of images and training leaves open about the chosen one of `rows`, in lines.
+
+    The drop is taken as normal with its standard error `drop_sd`, of which files of before have
+    none; and costs as known. Studies keep no errors of two chains' differences, so chains count as
+    not told apart where their intervals overlap, which is more often than a test would say so.
+    """
+    if best.get("drop_sd") is None:
+        yield "how sure that is cannot be told: the study's file has no error of accuracy_drop"
+        return
+    confidence = method.get("confidence", 0.95)
+    low, high = best["drop_interval"]
+    yield f"accuracy_drop is between {low:.2f} and {high:.2f} ({100 * confidence:g} % interval)"
+    for limit in wish.uncertain:
+        yield f"{limit} holds with a probability of {_percent(limit.probability(best))}"
+    others = [row for row in rows if row is not best and row.get("drop_sd") is not None]
+    near = [row for row in others if _rivals(wish, best, row, 1 - confidence)]
+    if near:
+        near.sort(key=lambda row: row["accuracy_drop"])
+        more = f", {SHOWN} of {len(near)} shown" if len(near) > SHOWN else ""
+        how = "not told apart from it"
+        if wish.metric not in ACCURACIES:
+            how = f"better in {wish.metric}, and perhaps within the limits"
+        yield f"{how}{more}:"
+        yield from (f"  {_rival(wish, best, row)}" for row in near[:SHOWN])
+    if len(rows) > 1:
+        yield f"the best of {len(rows)} chains: by that choice it looks a little better than it is"
+
+
+def _rivals(wish: Wish, best: Row, row: Row, doubt: float) -> bool:
+    """Whether `row` may well be the better choice, by what is known of the two."""
+    known = [limit for limit in wish.limits if limit not in wish.uncertain]
+    if not all(limit.met(row) for limit in known):
+        return False
+    if any(limit.probability(row) < doubt for limit in wish.uncertain):
+        return False
+    if wish.metric in ACCURACIES:
+        (low, high), (its_low, its_high) = best["drop_interval"], row["drop_interval"]
+        return low <= its_high and its_low <= high
+    mine, its = figure(best, wish.metric), figure(row, wish.metric)
+    return its > mine if wish.largest else its < mine
+
+
+def _rival(wish: Wish, best: Row, row: Row) -> str:
+    """A name with what speaks for it, and what it costs against the chosen one."""
+    names = dict.fromkeys((wish.metric, "accuracy_drop"))
+    told = [f"{name} {figure(row, name):.3g}" for name in names]
+    if wish.metric != "bitops" and holds(row, "bitops") and holds(best, "bitops"):
+        told.append(f"bitops ×{figure(row, 'bitops') / figure(best, 'bitops'):.2f}")
+    if wish.uncertain:
+        chance = min(limit.probability(row) for limit in wish.uncertain)
+        told.append(f"within the limit with {_percent(chance)}")
+    return f"{row['name']} ({', '.join(told)})"
+
+
+def _percent(probability: float) -> str:
+    """As a figure that is itself an estimate: none is 0 or 1."""
+    if not 0.01 <= probability <= 0.99:
+        return "> 99 %" if probability > 0.5 else "< 1 %"
+    return f"{100 * probability:.0f} %"
+
+
+def _told(row: Row, name: str) -> str:
     """A figure, and of a time the engine that it is of."""
     engine = row["metrics"].get(COSTS.get(name, name), {}).get("engine")
     return f"{name} {figure(row, name):.4g}" + (f" by {engine}" if engine else "")

@@ -1,7 +1,9 @@
-"""The statistics of orders: differences at equal cost, their intervals, and what they add up to.
+"""The statistics of orders: differences at equal cost, and what pairs add up to.
 
-Accuracies come as arrays `[..., G, S]`: percent, over the G strengths that both orders of a
-comparison have and the S seeds. Leading axes are bootstrap resamples.
+Scores (accuracies in percent) come as arrays `[..., G, S]`, over the G strengths that both orders
+of a comparison have and the S seeds. A leading axis has what was measured, then scores moved a
+little, one after another: so every difference, a curve's too, is known as a weighted sum of scores,
+and with that for every single image (luck.py says how sure it is).
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ from scipy.optimize import isotonic_regression
 from scipy.sparse.csgraph import connected_components
 
 Array = np.ndarray[Any, np.dtype[Any]]
-RESAMPLES = 2000
 
 # Costs that differ by less count as equal; latency and energy are known no better than that.
 TOLERANCE = {"bitops": 0.05, "latency_ms": 0.10, "peak_memory_mb": 0.05, "joules_per_image": 0.10}
@@ -29,68 +30,41 @@ TOLERANCE = {"bitops": 0.05, "latency_ms": 0.10, "peak_memory_mb": 0.05, "joules
 class Points:
     """One order at its strengths and seeds."""
 
-    accuracy: Array  # [G, S], percent on the validation share
-    resampled: Array  # [R, G, S], the same on bootstrap samples of the images
+    score: Array  # [G, S], percent on the validation share, or what else says how good
     cost: Array  # [G, S]
+    moved: Array  # [R, G, S], scores as they were with one of them moved; R may be 0
 
     def stacked(self) -> Array:
-        """What was measured, then the resamples: [1 + R, G, S]."""
-        return np.concatenate([self.accuracy[None], self.resampled])
+        """What was measured, then what was moved: [1 + R, G, S]."""
+        return np.concatenate([self.score[None], self.moved])
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A difference in points of accuracy, first order minus second, and how sure it is."""
+def moved_apart(
+    first: tuple[Array, Array], second: tuple[Array, Array], step: Array
+) -> list[Points]:
+    """Two orders' `(score, cost)`, each of `[G, S]`, moved by ±`step` `[S]`, one score a time.
 
-    difference: float
-    interval: tuple[float, float]
-    win_probability: float  # that the first order is better: share of the resamples above 0
-    decided: bool  # the interval leaves out 0
-
-    def turned(self) -> Estimate:
-        """The same as second order minus first."""
-        low, high = self.interval
-        win = 1 - self.win_probability
-        return Estimate(-self.difference, (-high, -low), win, self.decided)
-
-
-class Resampling:
-    """Bootstrap weights over images and seeds, the same for every comparison of a study.
-
-    Images are resampled with replacement, all networks seeing the same sample, so what chains have
-    in common cancels; independently of them seeds are, paired between orders (the bootstrap for
-    crossed effects, doi:10.1214/07-AOAS122). Plain resampling of S seeds shows only (S - 1) / S of
-    their variance, which Rao and Wu's factor (doi:10.1080/01621459.1988.10478591) makes good.
-    One seed is not resampled: then the interval is that of the images alone.
+    Of the 4·G rows of `moved`, the first 2·G move the first order's scores, up and down in turn.
     """
+    count = len(first[0])
+    shifts = np.repeat(np.eye(count), 2, axis=0)  # [2G, G]
+    shifts[1::2] *= -1
+    moves = shifts[:, :, None] * step  # [2G, G, S]
+    still = np.zeros_like(moves)
+    return [
+        Points(score, cost, score + np.concatenate(rows))
+        for (score, cost), rows in ((first, (moves, still)), (second, (still, moves)))
+    ]
 
-    def __init__(self, images: int, seeds: int, count: int = RESAMPLES, seed: int = 0):
-        random = np.random.default_rng(seed)
-        self.images, self.count = images, count
-        self.random_images = np.random.default_rng(random.integers(2**63))
-        drawn = random.multinomial(seeds, np.full(seeds, 1 / seeds), size=count)
-        stretch = np.sqrt(seeds / (seeds - 1)) if seeds > 1 else 0.0
-        self.seed_weights = 1 / seeds + stretch * (drawn / seeds - 1 / seeds)  # [R, S]
 
-    def accuracies(self, correct: Array) -> Array:
-        """Correctness `[chains, S, N]` → accuracies `[R, chains, S]` in percent."""
-        chains, seeds, images = correct.shape
-        flat = correct.reshape(-1, images).T.astype(np.float32)
-        parts = []
-        for start in range(0, self.count, 250):  # in parts, for a large split's sake
-            size = min(250, self.count - start)
-            even = np.full(images, 1 / images)
-            weights = self.random_images.multinomial(images, even, size).astype(np.float32)
-            parts.append(weights @ flat * np.float32(100 / images))
-        return np.concatenate(parts).reshape(self.count, chains, seeds)
+def weights(differences: Array, step: Array) -> tuple[Array, Array]:
+    """How a difference a seed, `[1 + 4G, S]` of what `moved_apart` gave, goes with each score.
 
-    def estimate(self, differences: Array, confidence: float) -> Estimate:
-        """From the differences a seed, measured and resampled: `[1 + R, S]`."""
-        resampled = (differences[1:] * self.seed_weights).sum(axis=1)
-        tail = (1 - confidence) / 2
-        low, high = (float(q) for q in np.quantile(resampled, [tail, 1 - tail]))
-        win = float(np.mean(resampled > 0) + np.mean(resampled == 0) / 2)
-        return Estimate(float(differences[0].mean()), (low, high), win, low > 0 or high < 0)
+    Two arrays `[G, S]`, of the first and of the second order: central differences, over a step that
+    is a standard error, since curves have kinks.
+    """
+    slopes = (differences[1::2] - differences[2::2]) / (2 * step)
+    return slopes[: len(slopes) // 2], slopes[len(slopes) // 2 :]
 
 
 @dataclass(frozen=True)
@@ -100,11 +74,11 @@ class OrderComparison:
     method: str  # 'matched', 'interpolated', 'dominance', 'none'
     cost_ratio: float  # of the first order to the second, geometric mean
     cost_range: tuple[float, float] | None  # over which curves were compared
-    differences: Array | None  # [1 + R, S]; dominance: a bound, see `compare`
+    differences: Array | None  # [1 + R, S]; dominance: a bound, see `compare_orders`
 
 
 def compare_orders(first: Points, second: Points, tolerance: float) -> OrderComparison:
-    """Accuracy of `first` minus that of `second` at equal cost, a seed.
+    """Score of `first` less that of `second` at equal cost, a seed.
 
     'matched': at every strength both cost the same within `tolerance`, so strengths are compared
     one by one. 'interpolated': the mean distance of the two curves over the costs that both reach;
@@ -138,7 +112,7 @@ def compare_orders(first: Points, second: Points, tolerance: float) -> OrderComp
 
 
 def _lead(cheap: Points, dear: Points) -> Array:
-    """[1 + R, S]. The accuracy at the dearest of `cheap` less that at the cheapest of `dear`."""
+    """[1 + R, S]. The score at the dearest of `cheap` less that at the cheapest of `dear`."""
     seeds = np.arange(cheap.cost.shape[1])
     last, first = cheap.cost.argmax(axis=0), dear.cost.argmin(axis=0)
     return cheap.stacked()[:, last, seeds] - dear.stacked()[:, first, seeds]
@@ -159,12 +133,12 @@ def _mean_over(x: Array, rows: Array, low: float, high: float) -> Array:
     return curve.integrate(low, high) / (high - low)
 
 
-def hypervolume(points: Points, reference_accuracy: float, reference_cost: float) -> Array:
+def hypervolume(points: Points, reference_score: float, reference_cost: float) -> Array:
     """Area that the order's points dominate, a seed: `[1 + R, S]`, points × decades of cost.
 
-    Bounded by the reference: that accuracy, that cost; what is no better in both adds nothing.
+    Bounded by the reference: that score, that cost; what is no better in both adds nothing.
     """
-    height = np.clip(points.stacked() - reference_accuracy, 0, None)  # [1 + R, G, S]
+    height = np.clip(points.stacked() - reference_score, 0, None)  # [1 + R, G, S]
     width = np.clip(np.log10(reference_cost) - np.log10(points.cost), 0, None)  # [G, S]
     by_width = np.argsort(-width, axis=0)  # the cheapest first
     width = np.take_along_axis(width, by_width, axis=0)

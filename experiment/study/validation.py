@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
 from dataset import Dataset, load_dataset
@@ -18,11 +19,10 @@ from engines.deployment_args import DeploymentArgs
 from experiment.running.console import Console
 from experiment.running.measure import measure
 from experiment.running.metrics import FOOTPRINT, metric
-from experiment.running.results import Results
 from experiment.running.store import Store
-from experiment.study.plan import Study
-from experiment.study.statistics import Array
+from experiment.study.luck import Array
 from experiment.suite.chains import Chain, plan
+from experiment.suite.records import Suite
 from machine.errors import Interrupted
 from machine.stop_signal import StopSignal
 from machine.waiting import considerate_waiting
@@ -38,32 +38,39 @@ class OnValidation:
     """A final network on the validation share."""
 
     correct: Array  # [N] of bool
+    losses: Array | None  # [N] of float32, nats; None where nobody asked for them
     metrics: dict[str, Any]  # as `measure` gives them
     form: str  # of its architecture, int8 and exits: equal forms run the same code
 
 
 def finals_on_validation(
-    study: Study, results: Results, console: Console
-) -> dict[str, list[OnValidation]]:
-    """Experiment → its final network on the validation share, a seed; those that came to an end."""
-    store = Store(study.suite.model_dir, console.note)
-    names = [study.config.baseline, *(link.name for link in study.links)]
-    done = [name for name in names if results.experiments[name]["status"] == "done"]
-    chains = [chain for chain in plan(study.suite) if chain.experiment.name in done]
+    suite: Suite, names: Collection[str], console: Console, *, losses: bool = False
+) -> dict[str, dict[int, OnValidation]]:
+    """Experiment → seed → its final network on the validation share, where it came to an end.
+
+    `names` are those of the experiments that are asked for, `losses` whether each image's is.
+    Raises Interrupted.
+    """
+    store = Store(suite.model_dir, console.note)
+    chains = [
+        chain
+        for chain in plan(suite)
+        if chain.experiment.name in names and store.has(chain.steps[-1].key)
+    ]
     missing = [c for c in chains if not store.validation(c.steps[-1].key).exists()]
-    console.say("")
-    console.say(
-        f"{len(chains)} networks on the validation share"
-        + (f", {len(missing)} to be measured" if missing else ", all measured before")
-    )
+    if missing:
+        console.say("")
+        console.say(
+            f"{len(chains)} networks on the validation share, {len(missing)} to be measured"
+        )
     loaded: list[Dataset] = []
 
     def dataset() -> Dataset:
         if not loaded:
-            loaded.append(load_dataset(chains[0].experiment.dataset_args, study.suite.data_dir))
+            loaded.append(load_dataset(chains[0].experiment.dataset_args, suite.data_dir))
         return loaded[0]
 
-    found: dict[str, list[OnValidation]] = {name: [] for name in done}
+    found: dict[str, dict[int, OnValidation]] = {}
     stop = StopSignal()
     with stop.listening(console.say), considerate_waiting():
         in_order = sorted(chains, key=lambda c: c.experiment.seeds.index(c.seed))
@@ -71,14 +78,18 @@ def finals_on_validation(
         for chain in tqdm(in_order, "validation share", unit="net", leave=False, disable=unseen):
             if stop():
                 raise Interrupted
-            found[chain.experiment.name].append(
-                on_validation(chain, store, dataset, study.suite.device)
-            )
+            seeds = found.setdefault(chain.experiment.name, {})
+            seeds[chain.seed] = on_validation(chain, store, dataset, suite.device, losses=losses)
     return found
 
 
 def on_validation(
-    chain: Chain, store: Store, dataset: Callable[[], Dataset], device: torch.device
+    chain: Chain,
+    store: Store,
+    dataset: Callable[[], Dataset],
+    device: torch.device,
+    *,
+    losses: bool = False,
 ) -> OnValidation:
     """What a finished chain's network does on the validation share, kept beside it in the store."""
     key = chain.steps[-1].key
@@ -87,13 +98,16 @@ def on_validation(
     state, record = stored
     kept = store.validation(key, record["checkpoint_sha256"])
     found = kept.load()
-    if found is None:
+    if found is None or (losses and "losses" not in found):
         root = store.load(chain.all_steps()[0].key)
         assert root is not None, chain.name
         found = _measured(state, record, dataset(), device, root[0])
         kept.save(found)
     bits = np.unpackbits(found["correct"].numpy(), count=found["images"])
-    return OnValidation(bits.astype(bool), found["metrics"], form(state))
+    each = found.get("losses")
+    return OnValidation(
+        bits.astype(bool), each.numpy() if each is not None else None, found["metrics"], form(state)
+    )
 
 
 @torch.inference_mode()
@@ -104,9 +118,10 @@ def _measured(
     device: torch.device,
     root: ModelState,
 ) -> dict[str, Any]:
-    """Which images it gets right, by the engine that counts (where this machine lacks it, by the
-    preferred one), and its metrics; `record` has those on the test split.
+    """Which images it gets right, each one's loss, and its metrics; `record` has those on the test
+    split.
 
+    By the engine that counts; where this machine lacks it, by the preferred one.
     What a network costs does not depend on the images, unless some leave early: then it is
     measured anew, in turn with the network `root` that its chain began from.
     """
@@ -120,7 +135,11 @@ def _measured(
         if ENGINES[name].unavailable() is None
     }
     network = (deployed.on(here, args.threads) if here else deployed).network
-    right = [final_logits(network(images)).argmax(1) == labels for images, labels in loader]
+    right, losses = [], []
+    for images, labels in loader:
+        logits = final_logits(network(images)).float()
+        right.append(logits.argmax(1) == labels)
+        losses.append(F.cross_entropy(logits, labels, reduction="none"))
     correct = torch.cat(right).cpu().numpy()
     if state.exits is not None:
         metrics = measure(deployed, loader, loader, args, Rival(deploy(root, deployed.device)))
@@ -129,11 +148,14 @@ def _measured(
     return {
         "correct": torch.from_numpy(np.packbits(correct)),
         "images": len(correct),
+        "losses": torch.cat(losses).cpu(),
         "metrics": metrics,
     }
 
 
-def with_shared_latency(found: Mapping[str, list[OnValidation]]) -> dict[str, list[OnValidation]]:
+def with_shared_latency(
+    found: Mapping[str, Mapping[int, OnValidation]],
+) -> dict[str, dict[int, OnValidation]]:
     """The same, each latency, peak memory and energy the median over all networks of one form,
     which run the same code.
 
@@ -144,7 +166,7 @@ def with_shared_latency(found: Mapping[str, list[OnValidation]]) -> dict[str, li
     times: dict[tuple[str, str], list[float]] = defaultdict(list)
     unit: dict[str, list[float]] = defaultdict(list)  # of the baseline, by batch
     footprints: dict[tuple[str, str], list[float]] = defaultdict(list)
-    for run in (run for runs in found.values() for run in runs):
+    for run in (run for runs in found.values() for run in runs.values()):
         for name in FOOTPRINT:
             value = metric(run.metrics, name)
             footprints[run.form, name] += [] if value is None else [value]
@@ -165,4 +187,4 @@ def with_shared_latency(found: Mapping[str, list[OnValidation]]) -> dict[str, li
         footprint = {name: statistics.median(footprints[run.form, name]) for name in known}
         return replace(run, metrics={**run.metrics, **footprint, "inference_time_ms": own})
 
-    return {name: [shared(run) for run in runs] for name, runs in found.items()}
+    return {name: {seed: shared(run) for seed, run in runs.items()} for name, runs in found.items()}

@@ -263,7 +263,12 @@ def hostile(folder: Path) -> None:
     pair = {"first": EVIL, "second": "Q", "difference": 1.0}
     text = {"order": [EVIL], "pairs": [pair], "undecided": [[EVIL, EVIL]], "cycles": [[EVIL]],
             "chains": [{"name": EVIL, "metrics": {"accuracy": {"mean": 1}}}], "failed": [EVIL],
-            "config": {"stages": {EVIL: EVIL}}}  # fmt: skip
+            "config": {"stages": {EVIL: EVIL}}, "margin": 0.5,
+            "rounds": [{"round": n, "pairs": [{**pair, "interval": [0, 2], "seeds": n}]}
+                       for n in (1, 2)],
+            "verification": {"predicted": EVIL, "orders": [{"order": EVIL, "why": EVIL}]},
+            "literature": [{"claim": EVIL, "source": EVIL, "verdict": "open", "pairs": [[EVIL]]}],
+            }  # fmt: skip
     (folder / "study_S.json").write_text(json.dumps(text))
     (folder / "Z_sensitivity.json").write_text(
         json.dumps({"experiment": EVIL, "curves": {EVIL: [{"ratio": 0, "accuracy": 1}]}})

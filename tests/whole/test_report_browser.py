@@ -28,6 +28,7 @@ from tests.support.report_samples import (
     study,
     write,
 )
+from tests.support.study_samples import full_study
 from tests.support.suites import Suites
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
@@ -315,6 +316,24 @@ def test_200_experiments(browser: Browser, tmp_path: Path) -> None:
     opened.close()
 
 
+def test_a_study_by_rounds(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "study_S.json").write_text(json.dumps(full_study()))
+    for width in (1280, 400):
+        opened = Opened(browser, tmp_path, viewport={"width": width, "height": 900})
+        assert "Order found: D → P ≈ Q → E" in opened.page.inner_text("#found")
+        texts = [a["text"] for a in opened.plot("chart-study-0")["layout"]["annotations"]]
+        marks = [text.split("<b>")[0] for text in texts]
+        assert sorted(filter(None, marks)) == ["? ", "? ", "≈ ", "≈ "]
+        pictures = opened.page.locator(".round svg")
+        assert pictures.count() == 6
+        for picture in pictures.all():
+            box = picture.bounding_box()
+            assert box is not None and box["width"] > 100 and box["height"] > 70
+            assert "sure intervals" in (picture.get_attribute("aria-label") or "")
+        assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+        opened.close()
+
+
 @pytest.mark.slow
 def test_the_quickstart_and_a_study(browser: Browser, suites: Suites) -> None:
     config = suites.folder / "quick.py"
@@ -332,6 +351,6 @@ def test_the_quickstart_and_a_study(browser: Browser, suites: Suites) -> None:
         opened.page.select_option("#which", name)
         assert opened.plot("chart-accuracy")["traces"][0]["y"]
     found = json.loads((suites.results / "study_PQ.json").read_text())
-    assert f"order: {' → '.join(found['order'])}" in opened.page.inner_text("#found")
+    assert found["findings"][0]["text"] in opened.page.inner_text("#found")
     assert len(opened.plot("chart-study-0")["layout"]["annotations"]) == 2
     opened.close()

@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from experiment.commands.study import show
+from experiment.running.console import Console
+from experiment.running.study_result import StudyResult
 from tests.support.studies import STUDY, study
+from tests.support.study_samples import full_study, older_study
 from tests.support.suites import Suites
 
 
@@ -46,3 +50,32 @@ def test_a_bad_wish_is_one_line_and_nothing_runs(suites: Suites, wish: str, said
     error = suites.capsys.readouterr().err
     assert said in error and len(error.strip().splitlines()) == 1
     assert not suites.models.exists()
+
+
+def wide(console: Console) -> Console:
+    """One whose tables break no line."""
+    console.rich.width = 300
+    return console
+
+
+def test_what_was_found_by_rounds(capsys: pytest.CaptureFixture[str]) -> None:
+    show("Study", StudyResult.model_validate(full_study()), wide(Console()))
+    printed = capsys.readouterr().out
+    row = next(line for line in printed.splitlines() if "Q → E" in line)
+    cells = [cell.strip() for cell in row.split("│")]
+    assert cells[4:6] == ["-0.50 to +0.90", "3"]  # the sure interval, and seeds
+    assert cells[-2].startswith("open: seeds are lacking")
+    assert "P first, by less than 0.5" in printed and "equal within ±0.5 points" in printed
+    assert "0.30 (-0.10 to +0.70)" in printed  # a chain's drop
+    lines = printed.splitlines()
+    assert any(line.startswith("Order found: D → P ≈ Q → E;") for line in lines)
+
+
+def test_what_was_found_by_a_version_of_before(capsys: pytest.CaptureFixture[str]) -> None:
+    show("Study", StudyResult.model_validate(older_study()), wide(Console()))
+    printed = capsys.readouterr().out
+    assert "sure of all together" not in printed
+    row = next(line for line in printed.splitlines() if "D → P " in line)
+    assert [cell.strip() for cell in row.split("│")][-2] == "D first"
+    show("Nothing", StudyResult.model_validate({}), wide(Console()))
+    assert "No order found" in capsys.readouterr().out

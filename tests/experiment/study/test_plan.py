@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
+from experiment.study.config import SeedsByRounds, StudyConfig
 from experiment.study.plan import load_study
 from experiment.suite.messages import ConfigError
 from tests.support.home import HOME
@@ -42,6 +45,61 @@ def test_the_shipped_studies_are_sound() -> None:
         load_study(HOME / "configs" / "order_study_folder.py", "Folder_Pairs")
 
 
+# --- rounds, margins, whole orders ---------------------------------------------------------------
+
+
+def config(**changes: Any) -> StudyConfig:
+    stages: dict[str, Any] = {"Q": "qat", "P": ["prune", "finetune"]}
+    return StudyConfig(**{"name": "S", "baseline": "Base", "stages": stages, **changes})
+
+
+def test_what_is_not_written_is_filled_in() -> None:
+    fixed = config(seeds=[3, 5])
+    assert fixed.by_rounds is None and fixed.all_seeds == [3, 5]
+    assert config().all_seeds is None and not config().verify
+    assert config().equal_within == 0.5 and config(compare="loss").equal_within == 0.02
+    assert config(margin=0.1).equal_within == config(margin=0.1, compare="loss").equal_within == 0.1
+    rounds = config(seeds={"max": 3}, budget_hours=2.5, budget_epochs=40)
+    assert rounds.by_rounds == SeedsByRounds(min=2, max=3) and rounds.all_seeds == [0, 1, 2]
+    assert config(seeds={}).by_rounds == SeedsByRounds(min=2, max=8)
+    assert not list(rounds.mistakes())
+
+
+def test_the_order_of_the_papers_in_a_studys_letters() -> None:
+    """Distil, prune, quantize, leave early, whatever letters stand for them."""
+    four = {"A": "early_exit", "B": [{"qat": {}}, "finetune"], "C": "prune", "D": "distill"}
+    assert config(stages=four).papers_order() == "DCBA"
+    assert config(stages={"Q": "ptq", "P": "prune"}).papers_order() == "PQ"
+    assert config(stages={"Q": "ptq", "R": "qat", "P": "prune"}).papers_order() is None  # which?
+    assert config(stages={"F": "finetune", "P": "prune"}).papers_order() is None
+
+
+THREE = """
+STUDY["stages"] = {"E": {"early_exit": {}}, **STUDY["stages"]}
+STUDY.update(strengths={"P": [{"ratio": 0.5}]}, seeds={"min": 2, "max": 4}, verify=True, epochs=5)
+"""
+
+
+def test_a_study_by_rounds_is_planned_with_every_seed_and_the_papers_order(suites: Suites) -> None:
+    found = load_study(suites.write(STUDY + THREE), "Tiny")
+    assert [link.order for link in found.links if len(link.order) == 3] == ["PQE"]
+    assert found.experiment("Tiny_EP").seeds == (0, 1, 2, 3)
+    longer = found.extended(["EQP", "PQE"])
+    assert [link.order for link in longer.links if len(link.order) == 3] == ["PQE", "EQP"]
+    assert [link.name for link in longer.links if len(link.order) < 3] == [
+        link.name for link in found.links if len(link.order) < 3
+    ]
+
+
+def test_a_part_has_these_chains_at_their_seeds_and_what_they_start_from(suites: Suites) -> None:
+    found = load_study(suites.write(STUDY + THREE), "Tiny")
+    part = found.part({"Tiny_EP": (0, 1, 3), "Tiny_P": (2,)})
+    assert {e.name: e.seeds for e in part.experiments} == {
+        "Base": (0, 1, 2, 3), "Tiny_EP": (0, 1, 3), "Tiny_P": (2,)
+    }  # fmt: skip
+    assert not found.part({}).experiments
+
+
 # --- mistakes ------------------------------------------------------------------------------------
 
 
@@ -76,6 +134,27 @@ MISTAKES = {
     "STUDY['orders'] = ['PQP']": "Tiny.orders: 'PQP' has a letter twice",
     "STUDY['orders'] = ['PQ', 'PQ']": "Tiny.orders: one stands twice",
     "STUDY['seeds'] = [0, 0]": "Tiny.seeds: [0, 0] should be different whole numbers",
+    "STUDY['seeds'] = [0, 'a']": "Tiny.seeds[1]: 'a' should be a valid integer",
+    "STUDY['seeds'] = []": "Tiny.seeds: [] should name at least one seed",
+    "STUDY['seeds'] = 3": "Tiny.seeds: 3 should be a valid list or should be a valid dictionary",
+    "STUDY['seeds'] = {'min': 1}": "Tiny.seeds.min: 1 should be greater than or equal to 2",
+    "STUDY['seeds'] = {'max': 400}": "Tiny.seeds.max: 400 should be less than or equal to 100",
+    "STUDY['seeds'] = {'min': 5, 'max': 3}": "Tiny.seeds: min 5 is above max 3; exchange them",
+    "STUDY['seeds'] = {'maxx': 3}": "Tiny.seeds.maxx: 'maxx' is not known; did you mean 'max'?",
+    "STUDY['seeds'] = {'max': 3}; BASE['seeds'] = [0, 1]": "Tiny: seed 2 is not among the seeds "
+    "[0, 1] of its baseline Base; add it there, or remove the baseline's 'seeds'",
+    "STUDY['budget_hours'] = 2.5": "Tiny.budget_hours: is of seeds by rounds; set seeds to "
+    "{'min': 2, 'max': 8}, or remove it",
+    "STUDY['budget_epochs'] = 9": "Tiny.budget_epochs: is of seeds by rounds; set seeds to",
+    "STUDY.update(seeds={}, budget_hours=0)": "Tiny.budget_hours: 0 should be greater than 0",
+    "STUDY.update(seeds={}, budget_epochs=0)": "Tiny.budget_epochs: 0 should be greater than or",
+    "STUDY['bugdet_hours'] = 2": "Tiny.bugdet_hours: 'bugdet_hours' is not known; did you mean "
+    "'budget_hours'?",
+    "STUDY['margin'] = 0": "Tiny.margin: 0 should be greater than 0",
+    "STUDY['margin'] = float('inf')": "Tiny.margin: inf should be a finite number",
+    "STUDY['compare'] = 'acuracy'": "Tiny.compare: 'acuracy' should be 'accuracy' or 'loss'",
+    "STUDY['verify'] = 'yes'": "Tiny.verify: 'yes' should be a valid boolean",
+    "STUDY['verify'] = True": "Tiny.verify: is of three letters or more, and there are 2; remove",
     "STUDY['epochs'] = 1": "Tiny.epochs: 1, but the stages of Tiny_PQ_p0 train 2",
     "STUDY['cost'] = 'macs'": "Tiny.cost: 'macs' should be 'bitops', 'latency_ms', ",
     "STUDY['strengths'] = {'Q': [{}, {'epochs': 3}], 'P': [{'ratio': 0.5}]}": "Tiny: Tiny_Q_q0 "

@@ -103,3 +103,69 @@ def test_a_chain_whose_large_batches_were_not_timed() -> None:
     assert recommendation(wish, {**ROWS, "chains": [slow]}) == (False, said)
     met, text = recommendation(wish, {**ROWS, "chains": [slow, row("A", 0.2, 1.0)]})
     assert met and "'A_chosen'" in text
+
+
+# --- how sure a recommendation is --------------------------------------------------------------
+
+
+def sure(name: str, drop: float, latency: float, sd: float = 0.2) -> dict[str, Any]:
+    """A row with the error of its drop: its 95 % interval is two of them to both sides."""
+    interval = [drop - 2 * sd, drop + 2 * sd]
+    return {**row(name, drop, latency), "drop_sd": sd, "drop_interval": interval}
+
+
+def said(wish: str, *rows: dict[str, Any]) -> list[str]:
+    """The comments about how sure it is, below the chain's figures."""
+    met, text = recommendation(parse_wish(wish), {**ROWS, "chains": list(rows)})
+    assert met
+    return [line for line in text.splitlines() if line.startswith("#")][3:]
+
+
+def test_it_says_how_sure_it_is() -> None:
+    chains = sure("A", 0.1, 3.0), sure("B", 0.4, 2.0), sure("C", 0.6, 1.0), sure("D", 1.5, 0.5)
+    # One standard error is 0.2: B stands half of one below the limit, C half of one beyond it,
+    # which happens in 69 and 31 of 100 (tables of the normal distribution); D stands five beyond.
+    assert said("accuracy_drop<=0.5, min latency_ms", *chains) == [
+        "#   accuracy_drop is between 0.00 and 0.80 (95 % interval)",
+        "#   accuracy_drop<=0.5 holds with a probability of 69 %",
+        "#   better in latency_ms, and perhaps within the limits:",
+        "#     C (latency_ms 1, accuracy_drop 0.6, bitops ×1.00, within the limit with 31 %)",
+        "#   the best of 4 chains: by that choice it looks a little better than it is",
+    ]
+
+
+def test_the_most_accurate_is_told_apart_by_intervals() -> None:
+    """A's goes from -0.3 to 0.5; those of B overlap with it and of C do not."""
+    lines = said("max accuracy", sure("A", 0.1, 3.0), sure("B", 0.4, 2.0), sure("C", 0.95, 1.0))
+    assert lines[1] == "#   not told apart from it:" and "  B (accuracy 89.6" in lines[2]
+    assert not any(" C (" in line for line in lines)
+    # An upper limit on the drop and a lower one on the accuracy (the baseline has 90) are the same.
+    (chance,) = said("accuracy>=89.5, min latency_ms", sure("A", 0.4, 3.0))[1:]
+    assert chance == "#   accuracy>=89.5 holds with a probability of 69 %"
+
+
+def test_what_costs_too_much_for_sure_is_no_rival() -> None:
+    rivals = sure("A", 0.1, 2.0), sure("B", 0.0, 9.0)
+    lines = said("latency_ms<=3, max accuracy", *rivals)
+    assert not any("told apart" in line for line in lines)
+
+
+def test_a_chain_that_answers_as_the_baseline_does() -> None:
+    """Its drop has no error, so that a limit that it meets holds."""
+    lines = said("accuracy_drop<=0, min latency_ms", sure("A", 0.0, 3.0, sd=0.0))
+    assert lines[1] == "#   accuracy_drop<=0 holds with a probability of > 99 %"
+
+
+def test_a_file_without_errors_says_that_it_does_not_know() -> None:
+    (line,) = said("min latency_ms", row("A", 0.1, 3.0), row("B", 0.4, 2.0))
+    assert line.startswith("#   how sure that is cannot be told")
+
+
+def test_the_nearest_may_yet_meet_the_wish() -> None:
+    """It stands one standard error beyond the limit, which happens in 16 of 100."""
+    chains = {**ROWS, "chains": [sure("A", 0.4, 1.0)]}
+    assert recommendation(parse_wish("accuracy_drop<=0.2, min latency_ms"), chains) == (
+        False,
+        "no chain meets accuracy_drop<=0.2; the nearest is A with accuracy_drop 0.4, which may yet "
+        "meet accuracy_drop<=0.2 with 16 %",
+    )

@@ -24,7 +24,8 @@ def test_a_study_runs_end_to_end(report: dict[str, Any]) -> None:
     (pair,) = report["pairs"]
     assert {pair["first"], pair["second"]} == {"P", "Q"}
     assert pair["n"] == {"seeds": 2, "strengths": 2, "images": report["splits"]["images"]}
-    assert pair["decided"] is (report["undecided"] == [])
+    assert (pair["verdict"] != "open") is (report["undecided"] == [])
+    assert report["spent"]["stopped_by"] == "fixed" and len(report["rounds"]) == 1
     assert pair["chains"]["PQ"] == ["Tiny_PQ_p0", "Tiny_PQ_p1"]
     epochs = {chain["order"]: chain["epochs"] for chain in report["chains"]}
     assert epochs == {"P": 1, "Q": 1, "PQ": 2, "QP": 2}
@@ -35,8 +36,7 @@ def test_a_study_runs_end_to_end(report: dict[str, Any]) -> None:
         assert figures["accuracy"]["n"] == 2 and figures["bitops"]["mean"] > 0
         drop = report["baseline"]["metrics"]["accuracy"]["mean"] - figures["accuracy"]["mean"]
         assert chain["accuracy_drop"] == pytest.approx(drop)
-    assert report["findings"][0]["kind"] == "order"
-    assert report["findings"][0]["text"].startswith("order: ")
+    assert report["findings"][0]["kind"] == "headline"
 
 
 def test_a_second_run_computes_nothing_and_finds_the_same(
@@ -52,7 +52,8 @@ def test_a_second_run_computes_nothing_and_finds_the_same(
     monkeypatch.setattr("experiment.study.validation.deploy", refuse)
     assert study(tiny_study, "Tiny") == 0
     printed = capsys.readouterr().out
-    assert "every chain is in the store" in printed and "order: " in printed
+    assert "every chain is in the store" in printed
+    assert report["findings"][0]["text"] in printed
     assert "[1/" not in printed  # no stage is told again
     again = json.loads((tiny_study.parent / "results" / "study_Tiny.json").read_text())
     for changing in ("started", "written", "command"):

@@ -25,21 +25,22 @@ def test_equal_networks_share_their_latency() -> None:
                 "speedup_over_baseline": 3.0 / time,
             }
         }
-        return OnValidation(np.ones(3, bool), {"inference_time_ms": times}, form)
+        return OnValidation(np.ones(3, bool), None, {"inference_time_ms": times}, form)
 
-    base = OnValidation(np.ones(3, bool), {"inference_time_ms": {"batch_1": {"median": 3.0}}}, "f")
-    assert with_shared_latency({"B": [base]})["B"][0].metrics == base.metrics
-    hurried = {"B": [base], "PQ": [run("a", 1.0), run("b", 2.0, busy=5.0)]}
-    (_, second) = with_shared_latency(hurried)["PQ"]
-    assert second.metrics["inference_time_ms"]["batch_1"]["median"] == pytest.approx(2.0)
-    found = {"PQ": [run("a", 1.0), run("b", 2.0)], "QP": [run("a", 4.0), run("a", 2.0)]}
+    def taken(runs: dict[int, OnValidation]) -> list[float]:
+        return [run.metrics["inference_time_ms"]["batch_1"]["median"] for run in runs.values()]
+
+    alone = {"inference_time_ms": {"batch_1": {"median": 3.0}}}
+    base = OnValidation(np.ones(3, bool), None, alone, "f")
+    assert with_shared_latency({"B": {0: base}})["B"][0].metrics == base.metrics
+    hurried = {"B": {0: base}, "PQ": {0: run("a", 1.0), 4: run("b", 2.0, busy=5.0)}}
+    assert taken(with_shared_latency(hurried)["PQ"])[1] == pytest.approx(2.0)
+    found = {"PQ": {0: run("a", 1.0), 1: run("b", 2.0)}, "QP": {2: run("a", 4.0), 1: run("a", 2.0)}}
     shared = with_shared_latency(found)
-    taken = {
-        name: [r.metrics["inference_time_ms"]["batch_1"]["median"] for r in runs]
-        for name, runs in shared.items()
-    }
-    assert taken == {"PQ": pytest.approx([2.0, 2.0]), "QP": pytest.approx([2.0, 2.0])}
-    assert found["PQ"][0].metrics["inference_time_ms"]["batch_1"]["median"] == 1.0
+    assert {name: list(runs) for name, runs in shared.items()} == {"PQ": [0, 1], "QP": [2, 1]}
+    assert taken(shared["PQ"]) == pytest.approx([2.0, 2.0])
+    assert taken(shared["QP"]) == pytest.approx([2.0, 2.0])
+    assert taken(found["PQ"])[0] == 1.0
 
 
 def test_figures_are_of_the_validation_share(report: dict[str, Any], tiny_study: Path) -> None:
