@@ -90,3 +90,37 @@ def test_the_inference_benchmarks_exits_are_left(tmp_path: Path) -> None:
         deployed.network(calibration)
     early, end = sum(deployed.network.left[:-1]), deployed.network.left[-1]
     assert early and end and early + end == len(calibration)
+
+
+def test_simulated_studies_are_judged_in_every_way(capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark = importlib.import_module("benchmarks.study_design")
+    words = ["--studies", "4", "--resampled", "2"]
+    benchmark.main([*words, "--only", "4 letters, luck small, truth mixed, 2000"])
+    *_, table, _, _, lead, seconds, last = capsys.readouterr().out.splitlines()
+    assert lead.startswith("least lead over today")
+    assert table.split(" | ")[1] == "2-8" and seconds.startswith("verdicts on 16 chains")
+    figures = json.loads(last)
+    assert list(figures) == [
+        *("false_decisions_per_study", "coverage", "power_vs_today", "stages_vs_fixed"),
+    ]
+    assert 0 < figures["stages_vs_fixed"] <= 1
+    benchmark.main([*words, "--only", "truth none, 2000, "])  # losses and curves
+    assert "curves | 3 |" in capsys.readouterr().out
+
+
+def test_planted_differences_of_simulated_studies_are_there() -> None:
+    """Large samples of each kind of score have the truth that they were drawn with."""
+    benchmark = importlib.import_module("benchmarks.simulated_studies")
+    random = np.random.default_rng(0)
+    truth, luck = np.array([3.0, 0.0, -1.0]), np.zeros(3)
+    for scores, unit in ("answers", 1.0), ("losses", benchmark.NATS):
+        scenario = benchmark.Scenario(3, "none", "none", 40_000, scores)
+        found = benchmark.drawn(scenario, random, truth, luck).mean(axis=(1, 2))
+        assert found == pytest.approx(unit * truth, abs=0.35 * unit)
+    curves = benchmark.Scenario(3, "none", "none", 40_000, "curves")
+    samples = benchmark.curves(curves, random, truth, luck).samples()
+    assert [s.difference for s in samples] == pytest.approx(list(truth), abs=0.35)
+    pairs = [("D", "P"), ("D", "Q"), ("P", "Q")]
+    stages = importlib.import_module("benchmarks.study_design").stages
+    assert stages(pairs, [2, 2, 2]) == 2 * (1 + 3 + 6)
+    assert stages(pairs, [2, 1, 1]) == (1 + 3 + 6) + (1 + 2 + 2)
