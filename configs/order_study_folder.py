@@ -4,7 +4,7 @@ Run: python main.py study Folder_Pairs --config configs/order_study_folder.py \
          --set dataset_args.root=PATH
 The folder has train/<class>/*.jpg and test/<class>/*.jpg, e.g. 50,000 and 10,000 of 32×32. Sized
 for a slow machine: a narrow network, 8,000 images to train on and 10,000 on which orders are
-compared; a core without AMX takes half an hour a seed. Where there is more, raise train_images.
+compared; a core without AMX takes an hour a seed beside others. Elsewhere raise train_images.
 """
 
 DEFAULT_DATASET_CONFIG = {

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from experiment.study.comparison import Comparisons, plain
-from experiment.study.luck import Array, Certainty, Sample
+from experiment.study.luck import Array, Sample
 from experiment.study.rounds import Rounds
-from experiment.study.statistics import kendall, predicted_score, rank
+from experiment.study.statistics import exchanges, kendall, predicted_score, rank
 
 Pair = tuple[str, str]
 
@@ -87,15 +87,7 @@ class Analysis(Comparisons):
 
     def _pairs_at(self, cost: str) -> list[dict[str, Any]]:
         """Every pair at equal `cost`, each verdict by the pair's own interval."""
-        found = [self.compared(a + b, b + a, cost) for a, b in self.pairs]
-        certainty = Certainty([each.sample for each in found if each.sample is not None])
-        numbers = iter(range(len(found)))
-        return [
-            self.entry(each, certainty, next(numbers) if each.sample is not None else None)
-            for each in found
-        ]
-
-    # --- the whole -----------------------------------------------------------------------------
+        return self.entries([(a + b, b + a) for a, b in self.pairs], cost, together=False)
 
     def findings(
         self,
@@ -144,9 +136,8 @@ class Analysis(Comparisons):
             for first, second in known
             for between in self.letters
         ]
-        for index, (a, b) in enumerate(itertools.pairwise(predicted)):
-            others = predicted[:index] + predicted[index + 2 :]
-            exchanged = predicted[:index] + b + a + predicted[index + 2 :]
+        for a, b, exchanged in exchanges(predicted):
+            others = predicted.replace(a + b, "")
             both = (predicted, exchanged) if (a, b) in known else (exchanged, predicted)
             cases.append((*((a, b) if (a, b) in known else (b, a)), others, *both))
         cases = [
@@ -157,7 +148,7 @@ class Analysis(Comparisons):
         if not cases:
             return None
         found = []
-        entries = self.family([case[3:] for case in cases])
+        entries = self.entries([case[3:] for case in cases], self.cost, together=True)
         for (first, second, between, *orders), entry in zip(cases, entries, strict=True):
             alone = known[first, second]
             found.append({"first": first, "second": second, "between": between, "orders": orders,
@@ -170,7 +161,7 @@ class Analysis(Comparisons):
     def verification(self, predicted: str, others: Mapping[str, str]) -> dict[str, Any]:
         """The order that pairs predict against others of the same letters, `{order: why}`."""
         there = {order: why for order, why in others.items() if order in self.by_order}
-        entries = self.family([(predicted, order) for order in there])
+        entries = self.entries([(predicted, order) for order in there], self.cost, together=True)
         orders = [
             {"order": order, "why": why, **entry}
             for (order, why), entry in zip(there.items(), entries, strict=True)

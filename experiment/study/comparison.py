@@ -174,17 +174,20 @@ class Comparisons:
             "reason": reason,
         }
 
-    def family(self, orders: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
-        """Comparisons that are judged together, as one family of their own (Holm)."""
-        found = [self.compared(first, second, self.cost) for first, second in orders]
+    def entries(
+        self, orders: Sequence[tuple[str, str]], cost: str, *, together: bool
+    ) -> list[dict[str, Any]]:
+        """Comparisons at equal `cost`, luck shared by all of them; each judged by itself, or
+        `together` as one family (Holm)."""
+        found = [self.compared(first, second, cost) for first, second in orders]
         certainty = Certainty([each.sample for each in found if each.sample is not None])
-        shares = dict.fromkeys(range(len(certainty.samples)), 1.0)
+        shares = dict.fromkeys(range(len(certainty.samples)), 1.0) if together else {}
         verdicts = step_down(certainty, shares, 1 - self.confidence, self.margin)
         numbers = iter(range(len(found)))
         entries = []
         for each in found:
             index = next(numbers) if each.sample is not None else None
-            verdict = verdicts[index] if index is not None else None
+            verdict = verdicts.get(index) if index is not None else None
             entries.append(self.entry(each, certainty, index, verdict))
         return entries
 

@@ -97,3 +97,9 @@ def of_orders(study: Study, seeds: Mapping[str, Iterable[int]], orders: Iterable
     """Those of the chains of these orders."""
     wanted = set(orders)
     return {link.name: tuple(seeds[link.name]) for link in study.links if link.order in wanted}
+
+
+def seeds_in_rounds(study: Study, rounds: Rounds, all_seeds: Sequence[int]) -> Seeds:
+    """The seeds of the chains that rounds run; what `verify` adds comes after them."""
+    seeds = seeds_of_chains(study, rounds, all_seeds)
+    return of_orders(study, seeds, study.config.all_orders())

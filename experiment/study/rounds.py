@@ -129,9 +129,8 @@ class Rounds:
         lacking: list[str | None] = [None] * len(samples)
         hopeful = [False] * len(samples)
         widths: list[float | None] = [None] * len(samples)
-        for index in there:
-            if index in self.settled_in:
-                verdicts[index] = self.looks[-1].verdicts[index]
+        for index in self.settled_in:
+            verdicts[index] = self.looks[-1].verdicts[index]
         for index in open_pairs:
             verdict = verdicts[index] = found[place[index]]
             if verdict.settled:

@@ -21,10 +21,19 @@ from experiment.running.results import Results
 from experiment.running.run import run_chains
 from experiment.running.store import Store
 from experiment.study.analysis import Analysis
-from experiment.study.course import Course, Seeds, Spent, of_orders, seeds_of_chains, steps_of
+from experiment.study.course import (
+    Course,
+    Seeds,
+    Spent,
+    of_orders,
+    seeds_in_rounds,
+    seeds_of_chains,
+    steps_of,
+)
 from experiment.study.plan import Study
 from experiment.study.result import UNITS, analysis_of, report_of
 from experiment.study.rounds import Rounds
+from experiment.study.statistics import exchanges
 from experiment.study.validation import OnValidation, finals_on_validation, with_shared_latency
 from experiment.suite.messages import ConfigError
 from experiment.suite.records import Suite
@@ -80,10 +89,9 @@ def rounds_of(study: Study) -> Rounds:
 def first_and_most(study: Study) -> tuple[Suite, Suite]:
     """What the first round runs, and what all rounds may at most come to."""
     rounds, seeds = rounds_of(study), study.experiment(study.links[0].name).seeds
-    orders = study.config.all_orders()  # what `verify` adds comes after the rounds
-    first = study.part(of_orders(study, seeds_of_chains(study, rounds, seeds), orders))
+    first = study.part(seeds_in_rounds(study, rounds, seeds))
     rounds.add_seeds(list(range(len(rounds.pairs))) * (rounds.most - rounds.least))
-    return first, study.part(of_orders(study, seeds_of_chains(study, rounds, seeds), orders))
+    return first, study.part(seeds_in_rounds(study, rounds, seeds))
 
 
 @dataclass
@@ -109,8 +117,7 @@ class _Runner:
         """Run round after round until nothing is open, or nothing more may be spent."""
         rounds = rounds_of(self.study)
         while True:
-            self.run(of_orders(self.study, seeds_of_chains(self.study, rounds, self.all_seeds),
-                               self.config.all_orders()))  # fmt: skip
+            self.run(seeds_in_rounds(self.study, rounds, self.all_seeds))
             analysis = analysis_of(self.study, self.found)
             look = rounds.look(analysis.samples())
             self.told.append(self.round_entry(rounds))
@@ -145,9 +152,9 @@ class _Runner:
         """What is run in all once these pairs have one more seed."""
         before = list(rounds.seeds)
         rounds.add_seeds(more)
-        seeds = seeds_of_chains(self.study, rounds, self.all_seeds)
+        seeds = seeds_in_rounds(self.study, rounds, self.all_seeds)
         rounds.seeds = before
-        return self.study.part(of_orders(self.study, seeds, self.config.all_orders()))
+        return self.study.part(seeds)
 
     def run(self, seeds: Seeds) -> None:
         """Run these chains at these seeds, all others that were run being kept in the results."""
@@ -266,8 +273,7 @@ class _Runner:
             return None
         predicted = "".join(analysis.findings(rounds, self.config.all_orders())["order"])
         others = {}
-        for index, (a, b) in enumerate(itertools.pairwise(predicted)):
-            exchanged = predicted[:index] + b + a + predicted[index + 2 :]
+        for a, b, exchanged in exchanges(predicted):
             others[exchanged] = f"{a} and {b} exchanged"
         papers = self.config.papers_order()
         if papers is not None and papers != predicted:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import graphlib
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -208,6 +208,12 @@ def _cycle(group: list[str], decided: set[tuple[str, str]]) -> list[str]:
         start = round_trip.index(min(round_trip))
         return round_trip[start:] + round_trip[:start]
     raise AssertionError(f"{group} is no cycle")
+
+
+def exchanges(order: str) -> Iterator[tuple[str, str, str]]:
+    """Each two neighbours of an order, and the order with these two exchanged."""
+    for a, b in itertools.pairwise(order):
+        yield a, b, order.replace(a + b, b + a)
 
 
 def predicted_score(order: str, before: Mapping[tuple[str, str], float]) -> float:
