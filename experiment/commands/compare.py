@@ -66,8 +66,8 @@ def paired(first: list[str], second: list[str]) -> list[Pair]:
 
 def config_differences(first: Result, second: Result) -> Iterator[tuple[str, Any, Any]]:
     """Key, value in A, value in B: sections key by key, then the stages' options."""
-    for section in ("dataset_args", "model_args", "training_args", "deployment_args"):
-        # older files have no deployment_args
+    for section in (*("dataset_args", "model_args", "training_args", "deployment_args"), "stop_if"):
+        # older files have neither of the last two
         mine, its = (result.config.get(section, {}) for result in (first, second))
         yield from _differing(section, mine, its)
     yield from _differing(

@@ -81,6 +81,7 @@ def export_command(arguments: list[str], console: Console) -> int:
     chain = _chain([c for c in plan(suite) if c.experiment.name == args.experiment], args.seed)
     step = _step(chain, args.stage)
     store = Store(suite.model_dir, console.say)
+    _check_not_stopped(chain, step, store)
     stored = store.load(step.key)
     if stored is None:
         what = f"export: {step.label} is not in the store; run it first: {_run(args)}"
@@ -230,6 +231,17 @@ def _step(chain: Chain, number: int | None) -> Step:
         return chain.steps[number - 1]
     allowed = ", ".join(f"{i} ({step.stage})" for i, step in enumerate(chain.steps, 1))
     raise ConfigError([f"export --stage {number}: is not a stage of it; allowed: {allowed}"])
+
+
+def _check_not_stopped(chain: Chain, step: Step, store: Store) -> None:
+    """Raise ConfigError for a stage that the chain never came to, also where another chain did."""
+    stop = chain.stopped(store.record)
+    if stop is not None and step not in chain.ahead(store.record):
+        last = chain.steps.index(stop.step) + 1
+        raise ConfigError(
+            [f"export: {chain.name} was stopped after {stop.step.stage}: {stop.why}; choose a "
+             f"stage up to there with --stage {last}, or remove its stop_if and run it again"]
+        )  # fmt: skip
 
 
 def _check_state(args: Namespace, step: Step, state: ModelState) -> None:

@@ -22,8 +22,10 @@ from data_sets.images import read_image
 from data_sets.source import DataError
 from dataset import load_dataset, preprocessing
 from experiment.commands.parser import Parser, config_option
+from experiment.report.one_result import ENDING, read_result
 from experiment.running.checkpoint import CheckpointError, read_checkpoint
 from experiment.running.console import Console
+from experiment.suite.config_file import folder_named
 from experiment.suite.messages import ConfigError, stop_at
 from experiment.suite.schema import load_suite
 from machine.files import shown
@@ -68,7 +70,7 @@ class Prediction(NamedTuple):
 def predict_command(arguments: list[str], console: Console) -> int:
     """Run the subcommand; returns the exit code."""
     args = _parser().parse_args(arguments)
-    state, _, found = _checkpoint(Path(args.checkpoint))
+    state, _, found = _checkpoint(Path(args.checkpoint), args.config)
     data = _data(found, args.checkpoint, args.data_of, args.config)
     data.check(state.model_args, args.checkpoint)
     images = _images(args.images, state.model_args, data)
@@ -110,13 +112,30 @@ def _exit(network: nn.Module) -> str:
     return str(places[network.left.index(1)])
 
 
-def _checkpoint(path: Path) -> tuple[ModelState, str, dict[str, Any] | None]:
+def _checkpoint(path: Path, config: str) -> tuple[ModelState, str, dict[str, Any] | None]:
     if not path.exists():
+        if stopped := _stopped(path, config):
+            raise CheckpointError(f"{path}: there is no such file; {stopped}")
         names = [p.name for p in path.parent.glob("*.pth")]
         close = difflib.get_close_matches(path.name, names, 1, cutoff=0.5)
         hint = f"; did you mean {path.parent / close[0]}?" if close else ""
         raise CheckpointError(f"{path}: there is no such file{hint or SEE}")
     return read_checkpoint(path)
+
+
+def _stopped(path: Path, config: str) -> str | None:
+    """Why a file was never made, where its name begins with that of a stopped experiment."""
+    try:
+        folder = folder_named(config, "RESULTS_DIR")
+        names = [file.name.removesuffix(ENDING) for file in folder.glob(f"*{ENDING}")]
+        own = [name for name in names if path.stem == name or path.stem.startswith(f"{name}_")]
+        result = read_result(max(own, key=len), folder) if own else None
+    except ConfigError:  # then there is nothing to be told of experiments
+        return None
+    if result is None or not result.stopped:
+        return None
+    last = f"; its last network is {result.stages[-1].checkpoint}" if result.stages else ""
+    return f"{result.experiment}: {'; '.join(result.stops)}{last}"
 
 
 def _data(

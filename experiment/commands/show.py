@@ -74,12 +74,13 @@ def show_command(arguments: list[str], console: Console) -> int:
 
 
 def heading(result: Result, mark: str = "━━ ") -> Text:
-    """Name, status, and the chain in a line."""
+    """Name, status, the chain in a line, and where it was stopped."""
     start = f"from {result.baseline}: " if result.baseline else ""
     return Text.assemble(
         (f"{mark}{result.experiment}  ", "bold"),
         (result.status, STATUS_STYLE.get(result.status, "")),
         f"\n   {start}{' → '.join(result.sequence)}",
+        *((f"\n   {words}", STATUS_STYLE["stopped"]) for words in result.stops),
     )
 
 
@@ -111,7 +112,8 @@ def _show_stages(result: Result, baseline: Result | None, console: Console) -> N
         entries, stats = at(result, position), after[position]
         missing = "failed" if position in failed else "did not run"
         took = f"{sum(e.seconds or 0 for e in entries):,.1f}" if entries else missing
-        cells = [*_cells(stats, against(stats, base), names), took]
+        its = stats_at_end(baseline, [e.seed for e in entries]) if baseline is not None else {}
+        cells = [*_cells(stats, against(stats, its), names), took]
         rows.append(TableRow([f"{position + 1} {stage}"], cells, style="" if entries else "dim"))
     title = "Stages"
     if base:
@@ -175,6 +177,8 @@ def _settings(result: Result, width: int) -> Table:
         table.add_row("training", options(config["training_args"], {}))
     if "deployment_args" in config:  # not in older files
         table.add_row("deployment", options(config["deployment_args"], {}))
+    if config.get("stop_if"):
+        table.add_row("stop_if", options(config["stop_if"], {}))
     for position, (stage, spec) in enumerate(specs(result)):
         table.add_row(f"{position + 1} {stage}", options(spec, config["training_args"]))
         for entry in at(result, position):

@@ -13,8 +13,17 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
-from experiment.running.metrics import FIGURES, Stat, Stats, final_metrics, metric, moved_times
+from experiment.running.metrics import (
+    FIGURES,
+    Stat,
+    Stats,
+    final_metrics,
+    metric,
+    moved_times,
+    seeds_at_end,
+)
 from experiment.running.study_result import StudyResult
+from experiment.suite.stop_if import stop_in_words
 
 
 class EngineTime(BaseModel):
@@ -104,6 +113,7 @@ class Result(BaseModel):
     stages: list[StageEntry] = []
     final: Stats = {}
     errors: list[dict[str, Any]] = []
+    stopped: list[dict[str, Any]] = []  # seed, stage and why; not in older files
     remarks: list[str] = []
     environment: dict[str, Any] = {}
     suite: str | None = None
@@ -118,6 +128,18 @@ class Result(BaseModel):
         if isinstance(items, list) and all(isinstance(item, dict) for item in items):
             return [stage for item in items for stage in item]
         return [entry.stage for entry in self.stages if entry.seed in self.seeds[:1]]
+
+    @property
+    def ended(self) -> list[int]:
+        """The seeds whose chain came to its last stage."""
+        stages = [{"seed": entry.seed} for entry in self.stages]
+        config = {"sequence": self.sequence}
+        return seeds_at_end({"config": config, "seeds": self.seeds, "stages": stages})
+
+    @property
+    def stops(self) -> list[str]:
+        """Where and why its chains were stopped, in words."""
+        return [stop_in_words(entry, of_several=len(self.seeds) > 1) for entry in self.stopped]
 
     def of_seed(self, seed: int) -> list[StageEntry]:
         return [entry for entry in self.stages if entry.seed == seed]

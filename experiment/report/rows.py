@@ -54,6 +54,11 @@ class Row:
         return self.result.status == "done"
 
     @property
+    def stopped(self) -> bool:
+        """Whether a chain of it was stopped by its `stop_if`, and none failed."""
+        return self.result.status == "stopped"
+
+    @property
     def is_baseline(self) -> bool:
         return self.result.baseline is None
 
@@ -78,7 +83,9 @@ class Row:
 
     @cached_property
     def base(self) -> dict[str, Stat]:
-        return self.baseline.stats(self.result.seeds) if self.baseline else {}
+        """On the seeds that came to the chain's end; on all where none has, for its start."""
+        seeds = self.result.ended or self.result.seeds
+        return self.baseline.stats(seeds) if self.baseline else {}
 
     @cached_property
     def changes(self) -> dict[str, float]:

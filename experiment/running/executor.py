@@ -14,7 +14,7 @@ from data_sets.source import DatasetArgs
 from dataset import Dataset, load_dataset
 from experiment.running.step import Outcome, run_step
 from experiment.running.store import Store
-from experiment.suite.chains import Chain, Step
+from experiment.suite.chains import Chain, Step, Stop
 from experiment.suite.records import Suite
 from machine.errors import Interrupted
 from machine.stop_signal import StopSignal
@@ -43,6 +43,8 @@ class Follower:
     def stage_done(self, chain: Chain, done: Done) -> None: ...
 
     def finish(self, chain: Chain) -> None: ...
+
+    def stopped(self, chain: Chain, stop: Stop) -> None: ...
 
     def fail(self, chain: Chain, step: Step, error: Exception) -> None: ...
 
@@ -121,7 +123,7 @@ class SerialExecutor:
     def load_data(self, chains: list[Chain]) -> None:
         """Load what missing stages need. Raises DataError before anything is trained."""
         for chain in chains:
-            missing = any(not self.store.has(step.key) for step in chain.steps)
+            missing = any(not self.store.has(s.key) for s in chain.ahead(self.store.record))
             if missing or self.remeasure or self.retrain:
                 self.runner.dataset(chain.experiment.dataset_args)
 
@@ -161,6 +163,11 @@ class SerialExecutor:
                 self.failed.setdefault(step.key, f"{type(error).__name__}: {error}")
                 for follower in self.followers:
                     follower.fail(chain, step, error)
+                return
+            stop = chain.stopped(self.finished.get)
+            if stop is not None:
+                for follower in self.followers:
+                    follower.stopped(chain, stop)
                 return
         for follower in self.followers:
             follower.finish(chain)

@@ -6,6 +6,7 @@ Console, `show`, the report's tables, charts and pictures, studies and TensorBoa
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -195,13 +196,16 @@ def ratio_in_turn(metrics: dict[str, Any], name: str) -> float | None:
 
 def final_metrics(result: dict[str, Any], seeds: list[int] | None = None) -> dict[str, Any]:
     """`summarised` over seeds (None: all), of the last stage of each seed's chain."""
+    last = {stage["seed"]: stage["metrics"] for stage in result["stages"]}
+    ended = [s for s in seeds_at_end(result) if seeds is None or s in seeds]
+    return summarised([last[seed] for seed in ended])
+
+
+def seeds_at_end(result: dict[str, Any]) -> list[int]:
+    """The seeds whose chain came to its last stage; one that failed or was stopped did not."""
+    stages = Counter(stage["seed"] for stage in result["stages"])
     length = len(result["config"]["sequence"])
-    last = []
-    for seed in result["seeds"] if seeds is None else seeds:
-        stages = [stage for stage in result["stages"] if stage["seed"] == seed]
-        if len(stages) == length:
-            last.append(stages[-1]["metrics"])
-    return summarised(last)
+    return [seed for seed in result["seeds"] if stages[seed] == length]
 
 
 def against(final: dict[str, Any], baseline: dict[str, Any]) -> dict[str, float]:

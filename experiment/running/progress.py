@@ -41,11 +41,13 @@ class Progress:
     """What is left of a run's chains; on a terminal a bar shows it."""
 
     def __init__(self, chains: list[Chain], store: Store):
-        self.chains, self.begun = len(chains), 0
+        self.chains, self.begun = chains, 0
         steps = [step for chain in chains for step in chain.steps]
-        self.open = {step.key: step for step in steps if not store.has(step.key)}
+        records = {record["key"]: record for record in store.records()}
+        ahead = [step for chain in chains for step in chain.ahead(records.get)]
+        self.open = {step.key: step for step in ahead if not store.has(step.key)}
         self.missing = set(self.open)  # as the run began
-        self.forecast = Forecast(store.records())
+        self.forecast = Forecast(records.values())
         self.current, self.started = "", time.monotonic()
         self.at_once = 1  # stages that run at the same time
         self.bar = tqdm(
@@ -61,7 +63,7 @@ class Progress:
         """Where the run stands, as its next chain begins."""
         self.begun += 1
         left = self.time_left()
-        return f"{self.begun} of {self.chains}{f', {left}' if left else ''}"
+        return f"{self.begun} of {len(self.chains)}{f', {left}' if left else ''}"
 
     def lacks(self, chain: Chain) -> bool:
         """Whether some of a chain was not in the store when the run began."""
@@ -86,6 +88,15 @@ class Progress:
         """The chain's stages from `first` on will not run."""
         for step in chain.steps[first:]:
             self._close(step)
+
+    def leave_out(self, stopped: Chain, first: int) -> None:
+        """The same of a chain that was stopped; others may yet come to stages that it shares."""
+        later = {step.key for chain in self.chains[self.begun :] for step in chain.steps}
+        for step in stopped.steps[first:]:
+            self.bar.update()
+            if step.key not in later:
+                self.open.pop(step.key, None)
+        self.refresh()
 
     def refresh(self) -> None:
         """Bring the time that is left up to date."""

@@ -46,7 +46,7 @@ class RayExecutor(SerialExecutor):
 
     def run(self, chains: list[Chain]) -> None:
         """As a SerialExecutor; raises ConfigError where there is no cluster that could."""
-        steps = [step for chain in chains for step in chain.steps]
+        steps = [step for chain in chains for step in chain.ahead(self.store.record)]
         if not (self.retrain or self.remeasure) and all(self.store.has(s.key) for s in steps):
             SerialExecutor(self.suite, self.store, self.followers, self.say, self.note).run(chains)
             return
@@ -82,7 +82,7 @@ class Tasks:
         from ray.util.queue import Queue
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        self.ray, self.executor, self.needs = ray, executor, needs
+        self.ray, self.executor, self.needs, self.chains = ray, executor, needs, chains
         self.labels = {s.key: f"{c.name} {s.stage}" for c in reversed(chains) for s in c.steps}
         stages = {step.key: step for chain in chains for step in chain.steps}
         self.waiting = [step for key, step in stages.items() if key not in executor.failed]
@@ -148,6 +148,17 @@ class Tasks:
                 follower.done_by_worker(step)
             if not found.cached:
                 self.tell(step.key, f"done on {found.host}, {found.record['seconds']:.1f} s")
+        if ended:
+            self.drop_stopped()
+
+    def drop_stopped(self) -> None:
+        """Do not start what only stopped chains have; a stage that others share is theirs."""
+        going_on = [chain for chain in self.chains if chain.stopped(self.record) is None]
+        wanted = {step.key for chain in going_on for step in chain.steps}
+        self.waiting = [step for step in self.waiting if step.key in wanted]
+
+    def record(self, key: str) -> dict[str, Any] | None:
+        return self.done[key].record if key in self.done else None
 
     def end(self) -> None:
         """Have running stages save themselves, and wait until they have."""

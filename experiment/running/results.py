@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from experiment.running.executor import Done, Follower
-from experiment.running.metrics import against, final_metrics, not_its_baseline
-from experiment.suite.chains import Chain, Step
+from experiment.running.metrics import against, final_metrics, not_its_baseline, seeds_at_end
+from experiment.suite.chains import Chain, Step, Stop
 from experiment.suite.records import Experiment, Suite
 from machine.environment import environment, git_commit
 from machine.files import write_atomically, write_json
@@ -47,6 +47,7 @@ class Results(Follower):
                 "stages": [],
                 "final": {},
                 "errors": [],
+                "stopped": [],
                 "remarks": list(experiment.remarks),
                 **shared,
             }
@@ -92,11 +93,22 @@ class Results(Follower):
             self.write(chain.experiment.name)
 
     def finish(self, chain: Chain) -> None:
-        """A chain ran to its end; the experiment is done with its last seed."""
+        """A chain ran to its end."""
+        self._end(chain)
+
+    def stopped(self, chain: Chain, stop: Stop) -> None:
+        """A chain was not worth going on with, by its own words; that is no failure."""
+        self.of(chain)["stopped"].append(
+            {"seed": chain.seed, "stage": stop.step.stage, "why": stop.why}
+        )
+        self._end(chain)
+
+    def _end(self, chain: Chain) -> None:
+        """The experiment is done with its last seed, or stopped where one of them was."""
         result = self.of(chain)
         result["final"] = final_metrics(result)
         if result["status"] == "running" and chain.seed == chain.experiment.seeds[-1]:
-            result["status"] = "done"
+            result["status"] = "stopped" if result["stopped"] else "done"
         self.write(chain.experiment.name)
 
     def fail(self, chain: Chain, step: Step, error: BaseException) -> None:
@@ -132,8 +144,9 @@ class Results(Follower):
                 self.write(name)
 
     def failures(self) -> list[str]:
-        """Names of the experiments that did not come to their end."""
-        return [name for name, r in self.experiments.items() if r["status"] != "done"]
+        """Names of the experiments that came neither to their end nor to their `stop_if`."""
+        ends = ("done", "stopped")
+        return [name for name, r in self.experiments.items() if r["status"] not in ends]
 
     def of(self, chain: Chain) -> dict[str, Any]:
         return self.experiments[chain.experiment.name]
@@ -161,6 +174,7 @@ class Results(Follower):
                 "seeds": result["seeds"],
                 "final": result["final"],
                 "errors": result["errors"],
+                "stopped": result.get("stopped", []),  # not in older files
                 "results_file": self.path(name).name,
             }
             if result["baseline"] is not None and result["final"]:
@@ -168,7 +182,7 @@ class Results(Follower):
                 reason = not_its_baseline(result, base)
                 if base is not None and reason is None:
                     # of the chain's own seeds, so that seeds do not count as a change
-                    its = final_metrics(base, result["seeds"])
+                    its = final_metrics(base, seeds_at_end(result))
                     row["against_baseline"] = against(result["final"], its)
                 else:
                     row["not_compared"] = reason

@@ -27,8 +27,9 @@ from experiment.running.tables import (
     options,
     shown_columns,
 )
-from experiment.suite.chains import Chain, Step
+from experiment.suite.chains import Chain, Step, Stop
 from experiment.suite.records import Suite
+from experiment.suite.stop_if import stop_in_words
 
 NOTEWORTHY_SHARE = 0.1  # of a stage's time beside other work, from which on it is told
 
@@ -96,7 +97,7 @@ class RunView(Follower):
         self.console.say("")
         self.console.show(Text.assemble((f"━━ {chain.name}", "bold"), where))
         start = f"from {experiment.baseline}: " if experiment.baseline else ""
-        self.console.say(f"   {start}{experiment_sequence(experiment)}")
+        self.console.say(f"   {start}{experiment_sequence(experiment)}{_may_be_stopped(chain)}")
         self.console.say(
             f"   {data.name}, {len(data.classes)} classes, {data.in_channels}×{data.image_size[0]}×"
             f"{data.image_size[1]} | {model['fusion']}, CNN {model['cnn_channels']}, "
@@ -144,6 +145,13 @@ class RunView(Follower):
             if not (cached and self.console.quiet):  # it was shown when the stage ran
                 self.console.warn(warning)
 
+    def stopped(self, chain: Chain, stop: Stop) -> None:
+        if self.progress is not None:
+            self.progress.leave_out(chain, chain.steps.index(stop.step) + 1)
+        if not (self.silent or self.console.quiet):  # which the closing lines tell of as well
+            text = f"   stopped after {stop.step.stage}: {stop.why}"
+            self.console.show(Text(text, style=STATUS_STYLE["stopped"]))
+
     def fail(self, chain: Chain, step: Step, error: BaseException) -> None:
         if self.progress is not None:
             self.progress.give_up(chain, chain.steps.index(step))
@@ -190,6 +198,9 @@ class RunView(Follower):
         for row in rows:
             for error in row["errors"]:
                 self.console.note(f"{row['experiment']}: {row['status']}: {error['message']}")
+            for entry in row["stopped"]:
+                words = stop_in_words(entry, of_several=len(row["seeds"]) > 1)
+                self.console.note(f"{row['experiment']}: {words}")
         self.console.note(
             f"written to {results.folder}/: one JSON an experiment, and {SUMMARY_NAME}"
         )
@@ -199,9 +210,14 @@ class RunView(Follower):
         root = Tree("plan")
         branches: dict[str | None, Tree] = {None: root}
         counts = {"cached": 0, "resumable": 0, "to run": 0}
-        known, forecast = 0.0, Forecast(store.records())
+        records = {record["key"]: record for record in store.records()}
+        known, forecast = 0.0, Forecast(records.values())
         for chain in chains:
-            for position, step in enumerate(chain.steps):
+            stop, ahead = chain.stopped(records.get), chain.ahead(records.get)
+            end = _may_be_stopped(chain)
+            if stop is not None:
+                end = f", stopped after {stop.step.stage}: {stop.why}"
+            for step in ahead:
                 if step.key not in branches:
                     status = _status(step, store)
                     counts[status] += 1
@@ -215,8 +231,7 @@ class RunView(Follower):
                     branches[step.key] = parent.add(
                         Text(f"{text} → {store.folder}/{step.checkpoint}.pth")
                     )
-                if position == len(chain.steps) - 1:
-                    branches[step.key].add(Text(f"= {chain.name}", style="bold"))
+            branches[ahead[-1].key].add(Text(f"= {chain.name}{end}", style="bold"))
         self.data(chains)
         self.console.show(root)
         line = ", ".join(f"{count} {status}" for status, count in counts.items())
@@ -228,6 +243,12 @@ def _status(step: Step, store: Store) -> str:
     if store.has(step.key):
         return "cached"
     return "resumable" if store.snapshot(step.key).exists() else "to run"
+
+
+def _may_be_stopped(chain: Chain) -> str:
+    """What a plan says of a chain's `stop_if`; nothing where it has none."""
+    stop_if = chain.experiment.stop_if
+    return f", stopped if {stop_if}" if stop_if.bounds else ""
 
 
 def spec_differences(step: Step) -> str:

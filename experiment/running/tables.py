@@ -12,7 +12,10 @@ from rich.text import Text
 from experiment.running.metrics import FIGURES, LATENCIES
 
 Cell = str | Text
-STATUS_STYLE = {"done": "green", "failed": "red", "skipped": "yellow", "interrupted": "yellow"}
+STATUS_STYLE = {
+    **{"done": "green", "failed": "red"},
+    **dict.fromkeys(("skipped", "stopped", "interrupted"), "yellow"),
+}
 
 # What tables show of a network, where it was taken.
 COLUMNS = ("accuracy", "balanced_accuracy", "model_size_mb", "bitops", *LATENCIES)

@@ -16,6 +16,7 @@ from experiment.suite.idle import WrittenStage
 from experiment.suite.messages import Mistake, check, explain, short, unknown
 from experiment.suite.records import Experiment, ExperimentConfig, Outline
 from experiment.suite.sections import SECTION_TYPES
+from experiment.suite.stop_if import StopIf
 from experiment.suite.teachers import needs
 from methods.quantization.record import check_something_is_int8
 from model import blueprint
@@ -63,12 +64,14 @@ class Builder:
         training = self.section(config, None, "training_args")
         compression = self.section(config, None, "compression_args")
         deployment = self.section(config, None, "deployment_args")
+        stop_if = self.stop_if(config)
         data = self.describe(config, baseline, dataset_args)
         model_args = self.model_args(config, baseline, data)
         sections = (dataset_args, training, compression, deployment)
         if any(section is None for section in sections) or model_args is None:
             return None
-        assert data is not None
+        if data is None or stop_if is None:
+            return None
         if baseline is not None:
             self.check_fit(config, baseline, dataset_args, model_args, data)
         precision = resolve_precision(training.precision, self.device)
@@ -89,6 +92,7 @@ class Builder:
             deployment=deployment,
             sequence=sequence,
             seeds=tuple(config.seeds or [training.seed]),
+            stop_if=stop_if,
         )
 
     def merged(
@@ -107,6 +111,24 @@ class Builder:
         value = self.merged(config, baseline, section)
         checked, found = check(SECTION_TYPES[section], value, f"{config.name}.{section}")
         self.mistakes += found
+        return checked
+
+    def stop_if(self, config: ExperimentConfig) -> StopIf | None:
+        """When the chain is stopped; None where what is written cannot be."""
+        where = f"{config.name}.stop_if"
+        checked, found = check(StopIf, config.stop_if, where)
+        self.mistakes += found
+        if config.is_baseline and config.stop_if:
+            text = "a baseline is not stopped, as chains start from it; remove the key"
+            self.mistakes.append(Mistake(where, text))
+        elif (
+            config.load_fp32_baseline_from_experiment is None and "accuracy_drop" in config.stop_if
+        ):
+            text = (
+                "is a drop below the baseline, and none is loaded; set "
+                "load_fp32_baseline_from_experiment, or bound 'accuracy' or 'loss'"
+            )
+            self.mistakes.append(Mistake(f"{where}.accuracy_drop", text))
         return checked
 
     def describe(

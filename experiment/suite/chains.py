@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiment.suite.keys import settings_of
 from experiment.suite.messages import Mistake, stop_at
@@ -38,6 +39,16 @@ class Step:
         return f"{self.experiment.name}: {self.spec.tags()[1]}"
 
 
+Records = Callable[[str], dict[str, Any] | None]  # key → record; None where there is none
+
+
+class Stop(NamedTuple):
+    """Where a chain ends before its last stage."""
+
+    step: Step  # the last that runs
+    why: str
+
+
 @dataclass(frozen=True)
 class Chain:
     """One experiment at one seed, with the chain that trains its baseline."""
@@ -64,6 +75,35 @@ class Chain:
 
         visit(self.steps[-1])
         return tuple(found.values())
+
+    def stopped(self, records: Records) -> Stop | None:
+        """Where its `stop_if` ends it, as far as there are records; None where it goes on.
+
+        After the last stage there is nothing to stop.
+        """
+        stop_if, baseline = self.experiment.stop_if, None
+        if not stop_if.bounds:
+            return None
+        if self.baseline is not None:
+            baseline = _on_validation(records(self.baseline.steps[-1].key))
+        for step in self.steps[:-1]:
+            figures = _on_validation(records(step.key))
+            if figures is None or (baseline is None and stop_if.accuracy_drop is not None):
+                return None
+            why = stop_if.why(figures, baseline)
+            if why is not None:
+                return Stop(step, why)
+        return None
+
+    def ahead(self, records: Records) -> tuple[Step, ...]:
+        """Its steps, but for those that are not run by what the records tell."""
+        stop = self.stopped(records)
+        return self.steps if stop is None else self.steps[: self.steps.index(stop.step) + 1]
+
+
+def _on_validation(record: dict[str, Any] | None) -> dict[str, Any] | None:
+    """None as well where an early version measured a stage, which is then measured again."""
+    return record["metrics"].get("validation") if record is not None else None
 
 
 def plan(suite: Suite) -> list[Chain]:

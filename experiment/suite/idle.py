@@ -69,6 +69,8 @@ def effects(experiment: Experiment, written: Iterable[WrittenStage]) -> Effects:
     for stage, (_, spec) in zip(written, experiment.sequence, strict=True):
         place = stage.place.removeprefix(f"{experiment.name}.")
         found.add_stage(spec, stage.options, place)
+    if experiment.stop_if.bounds and len(experiment.sequence) == 1:
+        found.lines.append("stop_if has no effect as no stage comes after the only one")
     networks = [passage.leaving.model_args for passage in experiment.passages()]
     for args in [experiment.model_args, *networks]:  # a student may be of another fusion
         found.add_section("model_args", ModelArgs(**args).idle())

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from data_sets.source import DataInfo, DatasetArgs
 from engines.deployment_args import DeploymentArgs
+from experiment.suite.stop_if import StopIf
 from stages.stage import StageSpec
 from training.recipe import TrainingArgs
 
@@ -46,6 +47,7 @@ class ExperimentConfig(BaseModel):
     compression_args: dict[str, Any] = {}
     deployment_args: dict[str, Any] = {}
     seeds: list[int] | None = Field(None, min_length=1)
+    stop_if: dict[str, Any] = {}
 
     _file_name = field_validator("name")(file_name)
     _distinct = field_validator("seeds")(distinct_seeds)
@@ -112,6 +114,7 @@ class Experiment:
     deployment: DeploymentArgs  # how its networks are run when they are measured
     sequence: tuple[tuple[str, StageSpec], ...]  # 'train' first where no baseline is loaded
     seeds: tuple[int, ...]
+    stop_if: StopIf  # concerns which stages run, and not what any of them gives
     remarks: tuple[str, ...] = ()  # what is allowed and seldom meant, found when it was checked
 
     def passages(self) -> Iterator[Passage]:
@@ -137,6 +140,7 @@ class Experiment:
             "deployment_args": self.deployment.model_dump(),
             "sequence": [{name: spec.settings()} for name, spec in self.sequence],
             "seeds": list(self.seeds),
+            "stop_if": self.stop_if.bounds,
         }
 
 

@@ -87,6 +87,12 @@ def check_teachers(
                 _check(passage, place, Outline(experiment.model_args), mistakes)
             elif name in experiments:
                 teacher = experiments[name]
+                if teacher.stop_if.bounds:
+                    text = (
+                        f"{name!r} has a stop_if, by which the network that teaches may never be "
+                        "made; remove that, or choose another teacher"
+                    )
+                    mistakes.append(Mistake(place, text))
                 if _data(teacher) != _data(experiment):
                     text = (
                         f"{name!r} learned from {_described(teacher)}, this experiment learns "

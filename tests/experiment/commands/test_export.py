@@ -87,6 +87,26 @@ def test_command(suites: Suites, monkeypatch: pytest.MonkeyPatch) -> None:
         assert code == 2 and message in said and said.count("\n") == 1
 
 
+def test_a_stopped_chain(suites: Suites) -> None:
+    wreck = 'chain("W", {"prune": {"ratio": 0.9}}, "ptq"%s)'
+    text = f"EXPERIMENT_CONFIGS += [{wreck}]"
+    assert suites.run(text % ', stop_if={"accuracy": 90}') == 0
+    line = "export: W was stopped after prune: accuracy "
+    remedy = "; choose a stage up to there with --stage 1, or remove its stop_if and run it again\n"
+    code, _, said = run_export(suites, "W", "--format", "onnx-int8")
+    assert code == 2 and said.startswith(line) and said.endswith(f" < 90{remedy}")
+    assert said.count("\n") == 1
+    assert run_export(suites, "W", "--stage", "1", "--format", "onnx")[0] == 0
+    # Also where another chain came to that stage.
+    other = wreck.replace('"W"', '"V"') % ""
+    assert (
+        suites.run(text % ', stop_if={"accuracy": 90}' + f"; EXPERIMENT_CONFIGS += [{other}]") == 0
+    )
+    suites.capsys.readouterr()
+    code, _, said = run_export(suites, "W", "--bundle")
+    assert code == 2 and said.startswith(line)
+
+
 def test_missing_packages(suites: Suites, monkeypatch: pytest.MonkeyPatch) -> None:
     suites.write()
     monkeypatch.setitem(sys.modules, "onnxruntime", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -166,3 +167,22 @@ def test_a_backend_that_is_not_here_is_one_line(
     monkeypatch.setattr(predict, "deploy", refuse)
     path = ran.checkpoint("PFQat")
     assert command("predict", path, pictures[0])[2] == [f"{path}: backend 'x86' is not here"]
+
+
+def test_the_network_of_a_stopped_chain_says_why_there_is_none(
+    ran: Ran, command: Any, pictures: list[str]
+) -> None:
+    result = ran.result("PFQat")
+    stops = [{"seed": 0, "stage": "prune", "why": "loss 3 > 2"}]
+    more = {"experiment": "Gone", "stopped": stops, "stages": result["stages"][:1]}
+    path = ran.results / "Gone_results.json"
+    try:
+        path.write_text(json.dumps({**result, **more, "status": "stopped"}))
+        missing = str(ran.models / "Gone_p40_f_quantized_qat_int8.pth")
+        code, _, said = command("predict", missing, pictures[0])
+    finally:
+        path.unlink()
+    assert code == 2 and said == [
+        f"{missing}: there is no such file; Gone: stopped after prune: loss 3 > 2; its last "
+        f"network is {result['stages'][0]['checkpoint']}"
+    ]

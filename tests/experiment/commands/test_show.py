@@ -174,3 +174,31 @@ def test_results_spoilt_at_random_are_shown_or_refused(
         for arguments in (["show", str(path)], ["compare", str(path), "QatPF"]):
             code, _, errors = command(*arguments)
             assert (code, len(errors)) in [(0, 0), (2, 1)], (place, errors)
+
+
+STOPS = [{"seed": 1, "stage": "prune", "why": "accuracy_drop 7.3 > 5"}]
+
+
+def test_a_stopped_chain_is_shown_with_the_reason(ran: Ran, command: Any, tmp_path: Path) -> None:
+    """As the chain of two seeds is, had its second been stopped."""
+    result = ran.result("PF")
+    kept = [
+        stage for stage in result["stages"] if (stage["seed"], stage["stage"]) != (1, "finetune")
+    ]
+    changed = {"status": "stopped", "stopped": STOPS, "stages": kept}
+    config = {**result["config"], "stop_if": {"accuracy_drop": 5}}
+    (tmp_path / "PF_results.json").write_text(json.dumps({**result, **changed, "config": config}))
+    (tmp_path / "Base_results.json").write_text(json.dumps(ran.result("Base")))
+    path = str(tmp_path / "PF_results.json")
+    code, out, _ = command("show", path)
+    assert code == 0 and "━━ PF  stopped" in out
+    assert "   seed 1 stopped after prune: accuracy_drop 7.3 > 5\n" in out
+    assert re.search(r"stop_if +accuracy_drop=5", out)
+    mine, its = (
+        next(s for s in stages if s["seed"] == 0 and s["stage"] == name)["metrics"]["accuracy"]
+        for stages, name in ((kept, "finetune"), (ran.result("Base")["stages"], "train"))
+    )
+    assert rows(out)["2 finetune"][0] == f"{mine:.2f} ({mine - its:+.2f})"  # of seed 0 alone
+    code, out, _ = command("compare", path, "PF")
+    assert code == 0 and "   seed 1 stopped after prune: accuracy_drop 7.3 > 5\n" in out
+    assert rows(out)["stop_if.accuracy_drop"] == ["5", "–"]

@@ -9,9 +9,12 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from experiment.report.page import page
 from experiment.report.reader import read_folder
 from experiment.report.write import html
+from experiment.running.metrics import final_metrics
 from tests.support.html import Tags
 from tests.support.report_samples import EVIL, hostile, metrics, write
 
@@ -105,3 +108,35 @@ def test_nothing_is_loaded_and_only_the_two_scripts_may_run(small: Path) -> None
     ]
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert set(allowed) == set(digests)
+
+
+def test_stopped_chains_are_told_apart_from_failed_ones(tmp_path: Path) -> None:
+    write(tmp_path, "Base", [("train", metrics(90.0))], baseline=None, seeds=(0, 1), spread=2.0)
+    stops = [{"seed": 0, "stage": "prune", "why": f"accuracy_drop 70 > 5 {EVIL}"}]
+    whole = {"sequence": [{"prune": {}}, {"ptq": {}}]}
+    write(tmp_path, "Cut", [("prune", metrics(20.0))], status="stopped", stopped=stops, final={},
+          config=whole)  # fmt: skip
+    costs = {"model_size_mb": 1.0, "bitops": 10**6, "ms_1": 0.5}
+    chain = [("prune", metrics(89.0, **costs)), ("ptq", metrics(91.0, **costs))]
+    write(tmp_path, "Half", chain, seeds=(0, 1), status="stopped", stopped=stops)
+    path = tmp_path / "Half_results.json"
+    half = json.loads(path.read_text())
+    half["stages"] = [s for s in half["stages"] if (s["seed"], s["stage"]) != (0, "ptq")]
+    path.write_text(json.dumps({**half, "final": final_metrics(half)}))
+    said = page(read_folder(tmp_path))
+    assert said["unfinished"] == []
+    assert said["stopped"] == [
+        f"Cut: stopped after prune: accuracy_drop 70 > 5 {EVIL}",
+        f"Half: seed 0 stopped after prune: accuracy_drop 70 > 5 {EVIL}",
+    ]
+    table = {row["name"]: row for row in said["rows"]}
+    assert [table[name]["status"] for name in ("Cut", "Half")] == ["stopped"] * 2
+    assert table["Cut"]["cells"]["accuracy"][0] == "–"
+    # The seed that came to its end, 91 %, beside the baseline's of that seed, 92 %.
+    assert table["Half"]["cells"]["change"][2] == pytest.approx(-1.0)
+    # What only lucky seeds came through is chosen for nothing, cheap and accurate as it looks.
+    assert said["found"] == [] and table["Half"]["fronts"] == ""
+    text = html(read_folder(tmp_path))
+    assert EVIL not in text and "2 experiments were stopped by stop_if" in text
+    assert '<span class="status quiet">stopped</span>' in text
+    assert "did not come to" not in text

@@ -20,6 +20,11 @@ def a_step(key: str, stage: str, **spec: Any) -> Any:
     return SimpleNamespace(key=key, stage=stage, settings={"spec": spec}, experiment=experiment)
 
 
+def a_chain(*steps: Any, ahead: int | None = None) -> Any:
+    """A chain of which the store says that so many of its stages run (None: all)."""
+    return SimpleNamespace(steps=steps, ahead=lambda records: steps[:ahead])
+
+
 def a_record(
     stage: str, seconds: float, epochs: int = 1, data: str = "digits", **more: float
 ) -> dict[str, Any]:
@@ -42,7 +47,7 @@ def test_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("experiment.running.progress.time.monotonic", lambda: now.seconds)
     first, second = a_step("a", "train", epochs=10), a_step("b", "train", epochs=20)
     third = a_step("c", "ptq")
-    chains = [SimpleNamespace(steps=(first,)), SimpleNamespace(steps=(first, second, third))]
+    chains = [a_chain(first), a_chain(first, second, third)]
     store = SimpleNamespace(has=lambda key: False, records=lambda: [])
     progress = Progress(chains, store)  # type: ignore[arg-type]
     assert progress.begin_chain() == "1 of 2"  # nothing is known yet
@@ -56,14 +61,14 @@ def test_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     progress.end_stage(second, a_record("train", 100, 20))
     progress.forecast.learn(a_record("ptq", 7))
     assert progress.time_left() == "about 7 s left"
-    progress.give_up(chains[1], 2)  # type: ignore[arg-type]
+    progress.give_up(chains[1], 2)
     assert progress.time_left() == ""
 
 
 def test_stages_done_elsewhere_count_as_done() -> None:
     steps = tuple(a_step(name, "train", epochs=10) for name in "abc")
     store = SimpleNamespace(has=lambda key: False, records=lambda: [])
-    progress = Progress([SimpleNamespace(steps=steps)], store)  # type: ignore[list-item, arg-type]
+    progress = Progress([a_chain(*steps)], store)  # type: ignore[arg-type]
     progress.forecast.learn(a_record("train", 80, 10))
     progress.at_once = 2
     assert progress.time_left() == "about 2 min left"  # 240 s of work
@@ -72,6 +77,24 @@ def test_stages_done_elsewhere_count_as_done() -> None:
     assert progress.time_left() == "about 40 s left"
     progress.end_stage(steps[0], a_record("train", 80, 10))
     assert progress.time_left() == "about 40 s left"
+
+
+def test_what_a_stopped_chain_leaves_out_is_left_where_another_has_it() -> None:
+    first, shared, own = (a_step(name, "train", epochs=10) for name in "abc")
+    chains = [a_chain(first, shared, own), a_chain(first, shared), a_chain(first, ahead=0)]
+    store = SimpleNamespace(has=lambda key: False, records=lambda: [])
+    progress = Progress(chains, store)  # type: ignore[arg-type]
+    progress.begin_chain()
+    progress.end_stage(first, a_record("train", 50, 10))
+    assert set(progress.open) == {"b", "c"}
+    progress.leave_out(chains[0], 1)
+    assert set(progress.open) == {"b"} and progress.bar.n == 3
+    progress.begin_chain()
+    progress.leave_out(chains[1], 1)
+    assert not progress.open
+
+    known = Progress([a_chain(first, shared, ahead=1)], store)  # type: ignore[arg-type]
+    assert set(known.open) == {"a"}  # as the store says that it is stopped there
 
 
 class Terminal(io.StringIO):
