@@ -47,7 +47,9 @@ def page(folder: Folder) -> dict[str, Any]:
         "effects": [_effect(effect, effect_costs) for effect in brought],
         "effect_costs": [FIGURES[cost].title for cost in effect_costs],
         "unfinished": [_unfinished(row) for row in rows if not (row.done or row.stopped)],
-        "stopped": [f"{row.name}: {'; '.join(row.result.stops)}" for row in rows if row.stopped],
+        "stopped": [
+            f"{row.name}: {'; '.join(stops)}" for row in rows if (stops := row.result.stops)
+        ],
         "problems": folder.problems + _cautions(rows),
         "warnings": _stage_warnings(rows),
         "environments": _environments(rows),

@@ -13,6 +13,7 @@ from data_sets.source import DatasetArgs
 from engines.deployment_args import DeploymentArgs
 from experiment.study.plan import StudyConfig
 from experiment.suite.records import ExperimentConfig
+from experiment.suite.stop_if import StopIf
 from networks.args import ModelArgs
 from stages import STAGES
 from stages.stage import CompressionArgs, StageSpec
@@ -22,6 +23,7 @@ from training.recipe import Recipe, TrainingArgs
 # What a table is about → the class that a config fills in. Every stage of STAGES has one as well.
 KINDS: dict[str, type[BaseModel]] = {
     "experiment": ExperimentConfig,
+    "stop_if": StopIf,
     "dataset_args": DatasetArgs,
     "model_args": ModelArgs,
     "training_args": TrainingArgs,

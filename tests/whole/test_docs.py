@@ -47,7 +47,7 @@ LINES_TOLERANCE = 0.15  # by which the map's numbers of lines may be off
 # The file's tables of options in their order: what each is about.
 OPTION_TABLES = {
     "configuration.md": [
-        "experiment", "dataset_args", "model_args", "training_args", "compression_args",
+        "experiment", "stop_if", "dataset_args", "model_args", "training_args", "compression_args",
         "deployment_args",
     ],
     "stages.md": [*STAGES, "teacher"],

@@ -18,6 +18,7 @@ import pytest
 from tests.support.comparing import assert_equal_tensors, comparable
 from tests.support.home import HOME
 from tests.support.quickstart import quickstart
+from tests.support.suites import SUITE
 
 LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 
@@ -112,6 +113,36 @@ def test_two_nodes_give_what_one_process_gives(
     assert_as_serial(path, serial)
     assert ("resumed at epoch" in log(path)) or loss != "worker"
     assert not workers(path)
+
+
+STOPPED = """
+WHOLE = ({"prune": {"ratio": 0.9}}, {"finetune": {"epochs": 1}}, "ptq")
+OTHER = (WHOLE[0], {"finetune": {"epochs": 2}}, "ptq")
+EXPERIMENT_CONFIGS += [
+    chain("Other", *OTHER, stop_if={"accuracy_drop": 5}),
+    chain("Stopped", *WHOLE, stop_if={"accuracy_drop": 5}),
+    chain("Whole", *WHOLE),
+]
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_stages_after_a_stop_are_not_started_but_for_who_shares_them(tmp_path: Path) -> None:
+    paths = []
+    for name, arguments in (("one", []), ("ray", ["--executor", "ray", "--workers", "2"])):
+        folder = tmp_path / name
+        folder.mkdir()
+        paths.append(folder / "suite.py")
+        paths[-1].write_text(SUITE.format(folder=folder) + STOPPED)
+        assert start(paths[-1], *arguments).wait(300) == 0, log(paths[-1])
+    one, ray = paths
+    assert_as_serial(ray, one)
+    assert len([*(ray.parent / "models" / "store").glob("*.pth")]) == 4  # train and Whole's
+    assert "Other finetune | done on" not in log(ray)
+    assert log(ray).count(": stopped after prune: accuracy_drop ") == 2
+    assert start(ray, "--executor", "ray").wait(300) == 0, log(ray)
+    assert log(ray).count("ray         ") == 1  # what is stopped and stored needs no cluster
 
 
 @pytest.mark.slow
