@@ -7,13 +7,13 @@ from typing import Any
 from rich.table import Table
 
 from experiment.commands.parser import Parser, running_options, suite_options
+from experiment.outcomes.study import WORDS, StudyResult
+from experiment.outcomes.verdicts import interval_text
 from experiment.report.write import write_report
 from experiment.running.console import Console
 from experiment.running.executor_options import execution
 from experiment.running.run_view import RunView
 from experiment.running.store import Store
-from experiment.running.study_result import WORDS, StudyResult
-from experiment.running.verdicts import interval_text
 from experiment.study.course import Course, Spent
 from experiment.study.plan import Study, load_studies, load_study
 from experiment.study.recommend import parse_wish, recommendation

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
+from experiment.outcomes.study import StudyResult
 from experiment.running.metrics import (
     FIGURES,
     Stat,
@@ -22,7 +23,6 @@ from experiment.running.metrics import (
     moved_times,
     seeds_at_end,
 )
-from experiment.running.study_result import StudyResult
 from experiment.suite.stop_if import stop_in_words
 
 

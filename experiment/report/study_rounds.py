@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from experiment.running.study_result import StudyResult
-from experiment.running.verdicts import DIGITS, Interval, Pair, RoundPair, interval_text
+from experiment.outcomes.study import StudyResult
+from experiment.outcomes.verdicts import DIGITS, Interval, Pair, RoundPair, interval_text
 
 WIDTH, HEIGHT = 180, 140  # of a picture, in its own units
 LEFT, RIGHT, TOP, BOTTOM = 38, 6, 6, 24  # margins of the frame

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from experiment.outcomes.study import WORDS, ChainFigures, StudyResult, Written
+from experiment.outcomes.verdicts import DIGITS, Pair, interval_text
 from experiment.report.rows import signed
 from experiment.report.study_rounds import round_pictures
-from experiment.running.study_result import WORDS, ChainFigures, StudyResult, Written
-from experiment.running.verdicts import DIGITS, Pair, interval_text
 
 BEFORE_HEADLINES = ("order", "undecided", "cycle")  # what files said first that have no headline
 IN_TABLES = ("verification", "literature")  # kinds of findings that stand above a table of theirs

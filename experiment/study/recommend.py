@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
+from experiment.outcomes.study import COSTS
 from experiment.running.metrics import FOOTPRINT, LATENCIES
-from experiment.running.study_result import COSTS
 from experiment.suite.messages import ConfigError, short, unknown
 
 METRICS = (

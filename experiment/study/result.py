@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from experiment.outcomes.study import COSTS, RATIOS, StudyResult
 from experiment.running.metrics import FOOTPRINT, metric, summarised
 from experiment.running.results import Results
-from experiment.running.study_result import COSTS, RATIOS, StudyResult
 from experiment.study.analysis import Analysis
 from experiment.study.comparison import Evidence, ScoreScale, drops
 from experiment.study.literature import Letter, claims

@@ -22,6 +22,8 @@ BREACHES = {  # file → a line that points up, or sideways
     "data_sets/source.py": "from dataset import DATASET_REGISTRY",
     "experiment/study/plan.py": "from experiment.report.write import write_report",
     "experiment/running/run.py": "from experiment.report.write import write_report",
+    "experiment/running/step.py": "from experiment.outcomes.study import StudyResult",
+    "experiment/outcomes/study.py": "from experiment.study.plan import load_study",
     "experiment/suite/keys.py": "from experiment.running.store import Store",
     "methods/costs.py": "from stages.state import build",
     "methods/exported.py": "from engines.program import Program",

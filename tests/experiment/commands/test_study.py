@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from experiment.commands.study import show
+from experiment.outcomes.study import StudyResult
 from experiment.running.console import Console
-from experiment.running.study_result import StudyResult
 from tests.support.studies import STUDY, study
 from tests.support.study_samples import full_study, older_study
 from tests.support.suites import Suites

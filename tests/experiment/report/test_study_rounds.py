@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from experiment.outcomes.study import StudyResult
 from experiment.report.study_rounds import BOTTOM, HEIGHT, TOP, round_pictures
-from experiment.running.study_result import StudyResult
 from tests.support.study_samples import full_study, older_study
 
 

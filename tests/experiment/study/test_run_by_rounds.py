@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 
 from dataset import load_dataset
+from experiment.outcomes.study import StudyResult
 from experiment.running import run as running
-from experiment.running.study_result import StudyResult
 from experiment.study.rounds import Rounds
 from experiment.suite.schema import load_suite
 from machine.errors import Interrupted

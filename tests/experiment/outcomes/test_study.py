@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from experiment.outcomes.study import StudyResult
 from experiment.report.page import page
 from experiment.report.reader import read_folder
-from experiment.running.study_result import StudyResult
 from tests.support.study_samples import figures, full_study
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from experiment.running.study_result import StudyResult
-from experiment.running.verdicts import Difference, headline
+from experiment.outcomes.study import StudyResult
+from experiment.outcomes.verdicts import Difference, headline
 from tests.support.study_samples import figures, full_study, older_study
 
 SMALL = {"n": {"seeds": 3, "images": 10000}}

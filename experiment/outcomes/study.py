@@ -11,8 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, model_validator
 
-from experiment.running.metrics import FOOTPRINT, Stat, Stats
-from experiment.running.verdicts import (
+from experiment.outcomes.verdicts import (
     DIGITS,
     Finding,
     Interval,
@@ -25,6 +24,7 @@ from experiment.running.verdicts import (
     number,
     of_pairs,
 )
+from experiment.running.metrics import FOOTPRINT, Stat, Stats
 
 COSTS = {  # of a study → its figure
     "bitops": "bitops",
