@@ -30,9 +30,9 @@ from experiment.export.compare import (
     reference,
 )
 from experiment.export.formats import FORMATS, missing
+from experiment.outcomes.wish import Limit, parse_limit
 from experiment.running.console import Console
 from experiment.running.store import Store
-from experiment.study.recommend import Limit, parse_limit
 from experiment.suite.chains import Chain, Step, plan
 from experiment.suite.messages import ConfigError, stop_at
 from experiment.suite.schema import load_suite

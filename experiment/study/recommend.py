@@ -2,122 +2,52 @@
 
 from __future__ import annotations
 
-import math
-import operator
 import pprint
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from statistics import NormalDist
 from typing import Any
 
-from experiment.outcomes.study import COSTS
-from experiment.running.metrics import FOOTPRINT, LATENCIES
-from experiment.suite.messages import ConfigError, short, unknown
+from experiment.outcomes.study import COSTS, percent
+from experiment.outcomes.wish import ACCURACIES, METRICS, Limit, Wish
 
-METRICS = (
-    *("accuracy", "accuracy_drop", "latency_ms", *LATENCIES[1:]),
-    *("model_size_mb", "bitops", "macs", "params", *FOOTPRINT),
-)
-ACCURACIES = ("accuracy", "accuracy_drop")
-WISH = "--recommend"
 SHOWN = 3  # chains that may be as good
 Row = dict[str, Any]  # of `chains` in a study's JSON
-SIGNS: dict[str, Callable[[float, float], bool]] = {
-    "<=": operator.le, ">=": operator.ge, "<": operator.lt, ">": operator.gt
-}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Limit:
-    """One constraint, e.g. accuracy_drop <= 0.5."""
-
-    metric: str
-    sign: str
-    bound: float
-
-    def __str__(self) -> str:
-        return f"{self.metric}{self.sign}{self.bound:g}"
-
-    def allows(self, value: float) -> bool:
-        return SIGNS[self.sign](value, self.bound)
-
-    def met(self, row: Row) -> bool:
-        return self.allows(figure(row, self.metric))
-
-    def probability(self, row: Row) -> float:
-        """That a limit on the accuracy holds for a chain with `drop_sd`.
-
-        One on `accuracy` takes the baseline's as it was measured.
-        """
-        side = 1 if self.sign.startswith("<") else -1  # of a drop
-        room = side * (self.bound - figure(row, self.metric))  # to the limit, below 0 beyond it
-        if not row["drop_sd"]:  # a chain that answers every image as the baseline does
-            return float(self.met(row))
-        return NormalDist(0, row["drop_sd"]).cdf(room)
-
-    def excess(self, row: Row) -> float:
-        """How far a chain is beyond the limit, as a share of it; points where it is a drop."""
-        beyond = figure(row, self.metric) - self.bound
-        beyond = beyond if self.sign.startswith("<") else -beyond
-        scale = 1.0 if self.metric in ACCURACIES else abs(self.bound) or 1.0
-        return max(0.0, beyond / scale)
+def best_of(wish: Wish, rows: Sequence[Row]) -> Row | None:
+    """The best row that meets every limit; among equals the more accurate one."""
+    within = [row for row in rows if all(met(limit, row) for limit in wish.limits)]
+    sign = -1 if wish.largest else 1
+    return min(
+        within,
+        key=lambda row: (sign * figure(row, wish.metric), -figure(row, "accuracy")),
+        default=None,
+    )
 
 
-@dataclass(frozen=True)
-class Wish:
-    """Constraints, and what is to be as small or as large as can be."""
-
-    limits: tuple[Limit, ...]
-    metric: str
-    largest: bool
-
-    @property
-    def uncertain(self) -> list[Limit]:
-        """Those on the accuracy, which depends on images and luck."""
-        return [limit for limit in self.limits if limit.metric in ACCURACIES]
-
-    def best(self, rows: Sequence[Row]) -> Row | None:
-        """The best row that meets every limit; among equals the more accurate one."""
-        within = [row for row in rows if all(limit.met(row) for limit in self.limits)]
-        sign = -1 if self.largest else 1
-        return min(
-            within,
-            key=lambda row: (sign * figure(row, self.metric), -figure(row, "accuracy")),
-            default=None,
-        )
-
-    def nearest(self, rows: Sequence[Row]) -> Row:
-        """The row that is least beyond the limits."""
-        return min(rows, key=lambda row: sum(limit.excess(row) for limit in self.limits))
+def nearest(wish: Wish, rows: Sequence[Row]) -> Row:
+    """The row that is least beyond the limits."""
+    return min(rows, key=lambda row: sum(beyond(limit, row) for limit in wish.limits))
 
 
-def parse_wish(text: str) -> Wish:
-    """Read an expression. Raises ConfigError with one line."""
-    limits, aims = [], []
-    for part in (part.strip() for part in text.split(",")):
-        aim = re.fullmatch(r"(min|max)\s+(\w+)", part)
-        if aim is None:
-            limits.append(parse_limit(part, METRICS, WISH, " or min latency_ms"))
-        elif aim[2] not in METRICS:
-            raise _wrong(WISH, unknown(aim[2], METRICS, "a metric"))
-        else:
-            aims.append((aim[2], aim[1] == "max"))
-    if len(aims) != 1:
-        why = f"{short(text)} has {len(aims)} objectives; give one, such as min latency_ms"
-        raise _wrong(WISH, why)
-    return Wish(tuple(limits), *aims[0])
+def met(limit: Limit, row: Row) -> bool:
+    return limit.allows(figure(row, limit.metric))
 
 
-def parse_limit(text: str, metrics: Sequence[str], option: str, or_else: str = "") -> Limit:
-    """Read a constraint on one of `metrics`. Raises ConfigError with one line of `option`."""
-    found = re.fullmatch(r"(\w+)\s*(<=|>=|<|>)\s*(\S+)", text)
-    if found is None:
-        raise _wrong(option, f"{short(text)} should read like accuracy_drop<=0.5{or_else}")
-    name, sign, bound = found.groups()
-    if name not in metrics:
-        raise _wrong(option, unknown(name, metrics, "a metric"))
-    return Limit(name, sign, _number(bound, option))
+def beyond(limit: Limit, row: Row) -> float:
+    """How far a chain is beyond the limit, as a share of it; points where it is a drop."""
+    return max(0.0, limit.excess(figure(row, limit.metric)))
+
+
+def probability(limit: Limit, row: Row) -> float:
+    """That a limit on the accuracy holds for a chain with `drop_sd`.
+
+    One on `accuracy` takes the baseline's as it was measured.
+    """
+    room = -limit.excess(figure(row, limit.metric))  # to the limit, below 0 beyond it
+    if not row["drop_sd"]:  # a chain that answers every image as the baseline does
+        return float(met(limit, row))
+    return NormalDist(0, row["drop_sd"]).cdf(room)
 
 
 def holds(row: Row, name: str) -> bool:
@@ -144,14 +74,14 @@ def recommendation(wish: Wish, study: dict[str, Any]) -> tuple[bool, str]:
         left_out = study.get("method", {}).get("costs_left_out", {})
         whys = "".join(f"; {left_out[name]}" for name in needed if name in left_out)
         return False, f"no chain meets {asked}: none came to its end with {', '.join(needed)}{whys}"
-    best = wish.best(rows)
+    best = best_of(wish, rows)
     if best is None:
-        row = wish.nearest(rows)
+        row = nearest(wish, rows)
         named = dict.fromkeys(limit.metric for limit in wish.limits)
         has = ", ".join(f"{name} {figure(row, name):.4g}" for name in named)
-        missed = [limit for limit in wish.uncertain if not limit.met(row)]
+        missed = [limit for limit in wish.uncertain if not met(limit, row)]
         if row.get("drop_sd") is not None and missed:
-            perhaps = (f"{limit} with {_percent(limit.probability(row))}" for limit in missed)
+            perhaps = (f"{limit} with {percent(probability(limit, row))}" for limit in missed)
             has += f", which may yet meet {', '.join(perhaps)}"
         return False, f"no chain meets {asked}; the nearest is {row['name']} with {has}"
     figures = ", ".join(_told(best, name) for name in METRICS if holds(best, name))
@@ -189,7 +119,7 @@ def how_sure(
     low, high = best["drop_interval"]
     yield f"accuracy_drop is between {low:.2f} and {high:.2f} ({100 * confidence:g} % interval)"
     for limit in wish.uncertain:
-        yield f"{limit} holds with a probability of {_percent(limit.probability(best))}"
+        yield f"{limit} holds with a probability of {percent(probability(limit, best))}"
     others = [row for row in rows if row is not best and row.get("drop_sd") is not None]
     near = [row for row in others if _rivals(wish, best, row, 1 - confidence)]
     if near:
@@ -207,9 +137,9 @@ def how_sure(
 def _rivals(wish: Wish, best: Row, row: Row, doubt: float) -> bool:
     """Whether `row` may well be the better choice, by what is known of the two."""
     known = [limit for limit in wish.limits if limit not in wish.uncertain]
-    if not all(limit.met(row) for limit in known):
+    if not all(met(limit, row) for limit in known):
         return False
-    if any(limit.probability(row) < doubt for limit in wish.uncertain):
+    if any(probability(limit, row) < doubt for limit in wish.uncertain):
         return False
     if wish.metric in ACCURACIES:
         (low, high), (its_low, its_high) = best["drop_interval"], row["drop_interval"]
@@ -225,33 +155,12 @@ def _rival(wish: Wish, best: Row, row: Row) -> str:
     if wish.metric != "bitops" and holds(row, "bitops") and holds(best, "bitops"):
         told.append(f"bitops ×{figure(row, 'bitops') / figure(best, 'bitops'):.2f}")
     if wish.uncertain:
-        chance = min(limit.probability(row) for limit in wish.uncertain)
-        told.append(f"within the limit with {_percent(chance)}")
+        chance = min(probability(limit, row) for limit in wish.uncertain)
+        told.append(f"within the limit with {percent(chance)}")
     return f"{row['name']} ({', '.join(told)})"
-
-
-def _percent(probability: float) -> str:
-    """As a figure that is itself an estimate: none is 0 or 1."""
-    if not 0.01 <= probability <= 0.99:
-        return "> 99 %" if probability > 0.5 else "< 1 %"
-    return f"{100 * probability:.0f} %"
 
 
 def _told(row: Row, name: str) -> str:
     """A figure, and of a time the engine that it is of."""
     engine = row["metrics"].get(COSTS.get(name, name), {}).get("engine")
     return f"{name} {figure(row, name):.4g}" + (f" by {engine}" if engine else "")
-
-
-def _number(text: str, option: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise _wrong(option, f"{short(text)} is not a number")
-    return value
-
-
-def _wrong(option: str, reason: str) -> ConfigError:
-    return ConfigError([f"{option}: {reason}"])

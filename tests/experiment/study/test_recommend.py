@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import main
-from experiment.study.recommend import parse_wish, recommendation
+from experiment.outcomes.wish import parse_wish
+from experiment.study.recommend import recommendation
 from tests.support.studies import study
 
 
