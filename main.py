@@ -10,6 +10,7 @@
     python main.py sensitivity EXPERIMENT            accuracy against pruning, layer by layer
     python main.py export EXPERIMENT --format ...    its network as files for other runtimes
     python main.py study NAME                        an order study of ORDER_STUDIES
+    python main.py search NAME                       order and strengths, under a budget: SEARCHES
     python main.py store ls|verify|gc                what is stored, is it intact, remove the rest
     python main.py doctor                            what is missing here, and the remedy
 
@@ -38,7 +39,17 @@ if TYPE_CHECKING:
 __all__ = ["get_optimizer", "get_scheduler", "main", "run_experiment", "run_suite"]
 
 # Each is a file of experiment/commands/, imported when it is asked for: torch alone takes seconds.
-COMMANDS = ("store", "sensitivity", "export", "study", "show", "compare", "predict", "doctor")
+COMMANDS = (
+    "store",
+    "sensitivity",
+    "export",
+    "study",
+    "search",
+    "show",
+    "compare",
+    "predict",
+    "doctor",
+)
 
 
 def main(argv: list[str] | None = None) -> int:

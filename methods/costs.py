@@ -85,6 +85,21 @@ def planned_macs(model_args: dict[str, Any]) -> list[int]:
     return [*at_exits, macs + sum(heads[-1:]) + classes * features]
 
 
+def planned_attention(model_args: dict[str, Any]) -> int:
+    """Of `planned_macs`, those between queries, keys and values, which no layer has."""
+    checked = ModelArgs(**model_args)
+    args = checked.resolved()
+    if args["fusion"] == "parallel":
+        return 0
+    if args["fusion"] == "serial":
+        tokens = math.prod(checked.feature_sizes()[-1])
+    else:
+        tokens = math.prod(side // args["patch_size"] for side in args["image_size"])
+    tokens += args["pooling"] == "class_token"
+    inner = sum(h * d for h, d in zip(args["num_heads"], args["head_dim"], strict=True))
+    return 2 * tokens**2 * inner
+
+
 def example_image(model: HybridCNNTransformer) -> torch.Tensor:
     """One black image `[1, C, H, W]` of the shape that the network takes, where the network is."""
     shape = (1, model.model_args["in_channels"], *model.model_args["image_size"])

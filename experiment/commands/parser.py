@@ -48,7 +48,7 @@ def suite_options(why: str = "the suite") -> Parser:
     return parent
 
 
-def running_options(baseline: str) -> Parser:
+def running_options(baseline: str, *, remeasure: bool = True) -> Parser:
     """A parent with what running chains takes; `baseline` is the default of `--baseline`."""
     parent = Parser(add_help=False)
     parent.add_argument(
@@ -58,10 +58,11 @@ def running_options(baseline: str) -> Parser:
         help="trained baselines: ask (reuse where there is no terminal), reuse, retrain; default: "
         "%(default)s",
     )
-    parent.add_argument(
-        "--remeasure",
-        action="store_true",
-        help="take the metrics of stored stages again (on another or a quieter machine)",
-    )
+    if remeasure:
+        parent.add_argument(
+            "--remeasure",
+            action="store_true",
+            help="take the metrics of stored stages again (on another or a quieter machine)",
+        )
     add_execution_options(parent)
     return parent

@@ -9,6 +9,7 @@ from rich.table import Table
 from experiment.commands.parser import Parser, running_options, suite_options
 from experiment.outcomes.study import WORDS, StudyResult
 from experiment.outcomes.verdicts import interval_text
+from experiment.outcomes.wish import parse_wish
 from experiment.report.write import write_report
 from experiment.running.console import Console
 from experiment.running.executor_options import execution
@@ -16,7 +17,7 @@ from experiment.running.run_view import RunView
 from experiment.running.store import Store
 from experiment.study.course import Course, Spent
 from experiment.study.plan import Study, load_studies, load_study
-from experiment.study.recommend import parse_wish, recommendation
+from experiment.study.recommend import recommendation
 from experiment.study.run import first_and_most, run_study, study_path
 from experiment.suite.chains import plan
 from machine.errors import Interrupted

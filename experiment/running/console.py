@@ -21,11 +21,12 @@ if TYPE_CHECKING:
 class Console:
     """All printing of a run goes through here, so that bars and lines do not tear each other.
 
-    A quiet one has no bars and shows only what is out of the ordinary, and closing tables.
+    A quiet one has no bars and shows only what is out of the ordinary, and closing tables; without
+    `warnings` not even what stages warn of, which their records have.
     """
 
-    def __init__(self, quiet: bool = False) -> None:
-        self.quiet = quiet
+    def __init__(self, quiet: bool = False, *, warnings: bool = True) -> None:
+        self.quiet, self.warnings = quiet, warnings
         self.progress: Progress | None = None
         self.chain = ""  # that runs now
         # Bound to what is the output now, so that it prints where another package is silenced.
@@ -63,6 +64,8 @@ class Console:
             self.show(table)
 
     def warn(self, text: str) -> None:
+        if not self.warnings:
+            return
         where = "       " if not self.quiet else f"{self.chain}: " if self.chain else ""
         self.show(Text(f"{where}warning: {text}", style="yellow"))
 

@@ -184,6 +184,11 @@ def _time(metrics: dict[str, Any], name: str) -> dict[str, Any]:
     return time if isinstance(time, dict) else {}
 
 
+def time_ratio(metrics: dict[str, Any], name: str) -> float | None:
+    """A time over the baseline's that was taken in turn with it; None where none was."""
+    return _ratio(_time(metrics, name))
+
+
 def _ratio(time: dict[str, Any]) -> float | None:
     speedup = time.get("speedup", time.get("speedup_over_baseline"))  # the latter in older files
     return 1 / speedup if speedup else None

@@ -27,6 +27,7 @@ def run_chains(
     execution: Execution | None = None,
     brief: bool = False,
     failed: dict[str, str] | None = None,
+    written: bool = True,
 ) -> Results:
     """Run every chain of a suite and write its results.
 
@@ -34,13 +35,14 @@ def run_chains(
     `remeasure` takes the metrics of stored stages again, for another or a quieter machine;
     `tensorboard` writes curves and hparams for TensorBoard beside the results; `execution` says
     where stages run (None: here, one after another); `brief` leaves out what was known before,
-    `failed` (key → reason) is of stages that are not tried again, and gets those that fail.
+    `failed` (key → reason) is of stages that are not tried again, and gets those that fail;
+    `written`: whether results are files as well.
     Raises DataError, CheckpointError or ConfigError before anything is trained, Interrupted after.
     """
     console = console or Console()
     chains = plan(suite)
     results, view = Results(suite, chains), RunView(console, brief=brief)
-    followers: list[Follower] = [results, view]
+    followers: list[Follower] = [results, view] if written else [view]
     if tensorboard:
         followers.append(Board(results))
     _check_folders(suite)

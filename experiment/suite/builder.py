@@ -257,7 +257,7 @@ class Builder:
                 self.mistakes.append(Mistake(place, text))
             try:
                 remarks += [r for r in spec.remarks(outline.model_args) if r not in remarks]
-                outline = _checked(spec, outline)
+                outline = after_checks(spec, outline)
                 continue
             except ValidationError as error:
                 self.mistakes += explain(error, ModelArgs, f"{place}.student")
@@ -319,7 +319,7 @@ class Builder:
             return None
 
 
-def _checked(spec: StageSpec, entering: Outline) -> Outline:
+def after_checks(spec: StageSpec, entering: Outline) -> Outline:
     """The network that a stage leaves, in outline. Raises ValueError for what cannot be done."""
     spec.check(entering.model_args)
     spec.check_target(entering.model_args, entering.rounded, entering.exact)

@@ -24,11 +24,13 @@ SECTIONS = {
     "deployment_args": "DEFAULT_DEPLOYMENT_PARAMS",
 }
 # What a config.py may lack, as one that was made before there was such a name.
-OPTIONAL: dict[str, Any] = {"ORDER_STUDIES": [], "DEFAULT_DEPLOYMENT_PARAMS": {}}
+OPTIONAL: dict[str, Any] = {"ORDER_STUDIES": [], "SEARCHES": [], "DEFAULT_DEPLOYMENT_PARAMS": {}}
+OF_EXPERIMENTS = ("ORDER_STUDIES", "SEARCHES")  # those of config.py are about its own experiments
 CONFIG_NAMES = (
     *("DEVICE", "DATA_DIR", "MODEL_SAVE_DIR", "RESULTS_DIR"),
     *SECTIONS.values(),
-    *("EXPERIMENT_CONFIGS", "ORDER_STUDIES"),
+    "EXPERIMENT_CONFIGS",
+    *OF_EXPERIMENTS,
 )
 
 
@@ -47,8 +49,8 @@ def config_values(path: Path) -> dict[str, Any]:
     for name in CONFIG_NAMES:
         if hasattr(chosen, name):
             values[name] = getattr(chosen, name)
-        elif name == "ORDER_STUDIES" and hasattr(chosen, "EXPERIMENT_CONFIGS"):
-            values[name] = []  # config.py's are about its own experiments
+        elif name in OF_EXPERIMENTS and hasattr(chosen, "EXPERIMENT_CONFIGS"):
+            values[name] = []
         elif hasattr(base, name):
             values[name] = getattr(base, name)
         elif name in OPTIONAL:
