@@ -289,3 +289,10 @@ def _verified(found: Verification, unit: str) -> str:
         f"not yet verified: of {others} of all stages none is better than {found.predicted} for "
         f"sure; open: {told(still)}"
     )
+
+
+def percent(probability: float) -> str:
+    """As a figure that is itself an estimate: none is 0 or 1."""
+    if not 0.01 <= probability <= 0.99:
+        return "> 99 %" if probability > 0.5 else "< 1 %"
+    return f"{100 * probability:.0f} %"

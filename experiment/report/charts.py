@@ -23,7 +23,12 @@ MEASURES = ("accuracy", "model_size_mb")  # stage by stage, of one chain; and th
 CURVES = ("train_loss", "train_accuracy", "validation_loss", "validation_accuracy")
 
 
-def chart_data(folder: Folder, rows: list[Row], studies: list[dict[str, Any]]) -> dict[str, Any]:
+def chart_data(
+    folder: Folder,
+    rows: list[Row],
+    studies: list[dict[str, Any]],
+    searches: list[dict[str, Any]],
+) -> dict[str, Any]:
     """Everything that the page's scripts read."""
     splits, costs = groups(rows, lambda row: row.dataset), shown_costs(rows)
     fronts = {
@@ -45,6 +50,7 @@ def chart_data(folder: Folder, rows: list[Row], studies: list[dict[str, Any]]) -
         "sensitivities": [_sensitivity(item) for item in folder.sensitivities] + _in_stages(rows),
         "exits": [exits for row in rows if (exits := _exits(row))],
         "studies": studies,
+        "searches": [search["chart"] for search in searches],
     }
     return finite(data)
 

@@ -24,6 +24,13 @@ const drawing = (() => {
   function axis(title, more = {}) {
     return { title: { text: title, standoff: 8 }, automargin: true, exponentformat: "none", separatethousands: true, gridcolor: "#e6e8eb", zerolinecolor: "#afb8c1", ...more };
   }
+  // Of a logarithmic axis: 1, 2 and 5 of every decade, written in full.
+  function ticks(values) {
+    const all = [...Array(20).keys()].flatMap((decade) => [1, 2, 5].map((digit) => digit * 10 ** (decade - 6)));
+    const [low, high] = [Math.min(...values), Math.max(...values)];
+    const within = all.filter((tick) => tick >= low / 2.5 && tick <= 2.5 * high);
+    return { tickmode: "array", tickvals: within, ticktext: within.map((tick) => String(Number(tick.toPrecision(1)))) };
+  }
   function draw(id, traces, title, layout) {
     const element = get(id);
     element.setAttribute("aria-label", `Chart: ${title}`);
@@ -40,5 +47,5 @@ const drawing = (() => {
   }
   const jobs = [];  // charts that are still to be drawn
 
-  return { data, get, BLUE, ORANGE, GREY, BLACK, COLOURS, SYMBOLS, DASHES, plain, clip, short, named, signed, narrow, isNumber, axis, draw, jobs };
+  return { data, get, BLUE, ORANGE, GREY, BLACK, COLOURS, SYMBOLS, DASHES, plain, clip, short, named, signed, narrow, isNumber, axis, ticks, draw, jobs };
 })();

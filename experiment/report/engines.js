@@ -1,16 +1,10 @@
 "use strict";
 // Draws engine × network × batch: a picture a batch size, a row a network, a mark an engine.
 (() => {
-  const { data, get, GREY, BLACK, COLOURS, SYMBOLS, plain, named, axis, draw, jobs } = drawing;
+  const { data, get, GREY, BLACK, COLOURS, SYMBOLS, plain, named, axis, ticks, draw, jobs } = drawing;
   const ROW = 32;  // pixels a network
   const number = (ms) => (ms < 100 ? ms.toPrecision(3) : ms.toFixed(0));
 
-  function ticks(values) {  // 1, 2 and 5 of every decade, written in full
-    const all = [-3, -2, -1, 0, 1, 2, 3, 4, 5, 6].flatMap((decade) => [1, 2, 5].map((digit) => digit * 10 ** decade));
-    const [low, high] = [Math.min(...values), Math.max(...values)];
-    const within = all.filter((tick) => tick >= low / 2.5 && tick <= 2.5 * high);
-    return { tickmode: "array", tickvals: within, ticktext: within.map((tick) => String(Number(tick.toPrecision(1)))) };
-  }
   function shown() {
     const choice = get("engine-networks");
     const all = !choice || choice.value === "all";

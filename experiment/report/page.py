@@ -24,6 +24,7 @@ from experiment.report.rows import (
     shown_costs,
     signed,
 )
+from experiment.report.search_view import search_view
 from experiment.report.study_view import study_view
 from experiment.running.metrics import FIGURES, LATENCIES, Figure
 from machine.files import canonical_json, finite
@@ -36,13 +37,14 @@ def page(folder: Folder) -> dict[str, Any]:
     costs, best_by = shown_costs(rows), (*BEST_BY, first_latency(rows))
     found = [_found(name, chains, best_by) for name, chains in _by_baseline(rows).items()]
     studies = [study_view(name, study) for name, study in sorted(folder.studies.items())]
-    data = chart_data(folder, rows, studies)
+    searches = [search_view(name, search) for name, search in sorted(folder.searches.items())]
+    data = chart_data(folder, rows, studies, searches)
     effect_costs = [c for c in _EFFECT_COSTS if c in costs]
     return {
         "rows": [_table_row(row, data["fronts"][row.dataset], costs) for row in rows],
         "columns": _columns(rows, costs),
         "splits": list(data["fronts"]),
-        "headlines": _headlines(rows, found, brought, studies),
+        "headlines": _headlines(rows, found, brought, [*searches, *studies]),
         "found": found,
         "effects": [_effect(effect, effect_costs) for effect in brought],
         "effect_costs": [FIGURES[cost].title for cost in effect_costs],
@@ -56,6 +58,7 @@ def page(folder: Folder) -> dict[str, Any]:
         "runs": _runs(rows),
         "engine_table": engine_table(data["engines"]),
         "studies": studies,
+        "searches": searches,
         "written": max((row.result.written or "" for row in rows), default=""),
         "data": data,
     }
@@ -150,16 +153,19 @@ def _headlines(
     rows: list[Row],
     found: list[dict[str, Any]],
     brought: list[Effect],
-    studies: list[dict[str, Any]],
+    told: list[dict[str, Any]],
 ) -> list[str]:
-    """What was found, in sentences; the best chain is told at 1 point, or where there is one."""
-    if not rows and not studies:
+    """What was found, in sentences; the best chain is told at 1 point, or where there is one.
+
+    Searches and studies (`told`) follow with theirs.
+    """
+    if not rows and not told:
         return ["No results yet: python main.py makes them."]
     lines = []
     for group in sorted(found, key=lambda g: -g["chains"])[:2]:
-        told = next((group["limits"][i]["sentence"] for i in (1, 2) if _told(group, i)), "")
+        best_one = next((group["limits"][i]["sentence"] for i in (1, 2) if _told(group, i)), "")
         lines.append(
-            told
+            best_one
             or f"No chain is cheaper than {group['baseline']} within 2 points; "
             f"the closest in accuracy is {group['closest']}."
         )
@@ -173,7 +179,7 @@ def _headlines(
         for effect in brought
         if effect.kind.startswith(("int8", "pruning")) and effect.points
     ]
-    return lines + [study["headline"] for study in studies]
+    return lines + [item["headline"] for item in told]
 
 
 def _told(group: dict[str, Any], position: int) -> bool:

@@ -1,4 +1,4 @@
-"""What a results folder holds, read for the report: experiments, sensitivities, studies.
+"""What a results folder holds, read for the report: experiments, scans, studies, searches.
 
 Files of other versions, with fields more or less, are read as far as they go; what cannot be read
 is named in `Folder.problems`, never passed over in silence.
@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
+from experiment.outcomes.search import SearchResult
 from experiment.outcomes.study import StudyResult
 from experiment.running.metrics import (
     FIGURES,
@@ -192,6 +193,7 @@ class Folder:
     results: list[Result] = field(default_factory=list)
     sensitivities: list[Sensitivity] = field(default_factory=list)
     studies: dict[str, StudyResult] = field(default_factory=dict)
+    searches: dict[str, SearchResult] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
 
@@ -223,6 +225,9 @@ def _read(file: Path, folder: Folder) -> None:
     elif name.startswith("study_"):
         study = StudyResult.model_validate(json.loads(file.read_text()))
         folder.studies[name.removeprefix("study_").removesuffix(".json")] = study
+    elif name.startswith("search_"):
+        search = SearchResult.model_validate(json.loads(file.read_text()))
+        folder.searches[name.removeprefix("search_").removesuffix(".json")] = search
 
 
 def said(error: Any) -> str:

@@ -23,7 +23,7 @@ def study_view(name: str, study: StudyResult) -> dict[str, Any]:
         "headline": f"Study {name}: {headline}",
         "lead": headline,
         "findings": [finding.text for finding in told if finding.kind not in IN_TABLES],
-        "legend": _legend(study.config.stages),
+        "legend": legend(study.config.stages),
         "stages": list(dict.fromkeys([*study.order, *in_pairs])),
         "at_equal": [WORDS[cost] for cost in study.costs],
         "pairs": [_pair(pair, study) for pair in study.pairs],
@@ -130,7 +130,7 @@ def _minus(text: str) -> str:
     return text.replace("-", "−")
 
 
-def _legend(stages: dict[str, Written | list[Written]]) -> list[tuple[str, str]]:
+def legend(stages: dict[str, Written | list[Written]]) -> list[tuple[str, str]]:
     """What the letters stand for."""
     return [
         (letter, " → ".join(map(_stage, written if isinstance(written, list) else [written])))

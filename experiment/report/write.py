@@ -26,7 +26,13 @@ from machine.files import write_atomically
 
 HERE = Path(__file__).parent
 REPORT_NAME = "report.html"
-SCRIPTS = ("table.js", "drawing.js", "charts.js", "engines.js")  # each uses what comes before it
+SCRIPTS = (
+    "table.js",
+    "drawing.js",
+    "charts.js",
+    "engines.js",
+    "searches.js",
+)  # each uses what comes before it
 FEW_NETWORKS = 24  # of more, the picture of engines begins with baselines and Pareto fronts
 
 

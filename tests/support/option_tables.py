@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from data_sets.source import DatasetArgs
 from engines.deployment_args import DeploymentArgs
+from experiment.search.config import SearchConfig
 from experiment.study.plan import StudyConfig
 from experiment.suite.records import ExperimentConfig
 from experiment.suite.stop_if import StopIf
@@ -30,6 +31,7 @@ KINDS: dict[str, type[BaseModel]] = {
     "compression_args": CompressionArgs,
     "deployment_args": DeploymentArgs,
     "study": StudyConfig,
+    "search": SearchConfig,
     "teacher": TeacherSpec,
 }
 

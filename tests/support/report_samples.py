@@ -270,6 +270,20 @@ def hostile(folder: Path) -> None:
             "literature": [{"claim": EVIL, "source": EVIL, "verdict": "open", "pairs": [[EVIL]]}],
             }  # fmt: skip
     (folder / "study_S.json").write_text(json.dumps(text))
+    chain = {"name": EVIL, "order": EVIL, "strengths": {EVIL: {EVIL: EVIL}}, "kind": EVIL}
+    figures = {"figures": {"bitops": 1e6, "accuracy_drop": 0.5}}
+    effect = {"letter": EVIL, "option": EVIL, "from": EVIL, "to": EVIL, "effect": 1}
+    again = {"accuracy_drop": 0.6, "interval": [0, 1], "seeds": [1], **figures}
+    search = {"wish": f"accuracy_drop<=1, min bitops, {EVIL}", "config": {"stages": {EVIL: EVIL}},
+              "tried": [{**chain, **figures, "hours": 1, "stopped": EVIL},
+                        {**chain, "failed": EVIL}],
+              "course": [{"hours": 1, "best": EVIL, **figures}],
+              "finalists": [{**chain, "apparent": figures["figures"], "confirmed": again,
+                             "meets": False}],
+              "winner": {**chain, "config": {EVIL: EVIL}}, "front": [{**chain, **figures}],
+              "mattered": {"strengths": [effect]}, "next": [chain],
+              "space": {"impossible": 1, "impossible_why": [EVIL]}}  # fmt: skip
+    (folder / "search_S.json").write_text(json.dumps(search))
     (folder / "Z_sensitivity.json").write_text(
         json.dumps({"experiment": EVIL, "curves": {EVIL: [{"ratio": 0, "accuracy": 1}]}})
     )

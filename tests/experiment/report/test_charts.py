@@ -16,7 +16,7 @@ from tests.support.report_samples import history, metrics, sensitivities, write
 
 def data_of(folder: Path) -> dict[str, Any]:
     read = read_folder(folder)
-    return chart_data(read, rows_of(read), [])
+    return chart_data(read, rows_of(read), [], [])
 
 
 def test_times_stand_beside_those_of_other_hours(tmp_path: Path) -> None:
