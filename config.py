@@ -167,3 +167,27 @@ ORDER_STUDIES = [  # in which order? python main.py study Serial_CIFAR10_Orders
         "seeds": [0, 1],
     },
 ]
+
+SEARCHES = [  # in which order, and how hard? python main.py search Serial_CIFAR10_Within_A_Point
+    {
+        "name": "Serial_CIFAR10_Within_A_Point",
+        "baseline": "Baseline_FP32_Serial_CIFAR10",  # every chain starts from it
+        "stages": {  # as in a study
+            "D": {"distill": {"epochs": 20}},
+            "P": [
+                {"prune": {"mode": "structural", "criterion": "taylor"}},
+                {"finetune": {"epochs": 5}},
+            ],
+            "Q": {"qat": {"epochs": 3}},
+        },
+        "strengths": {  # options over a letter's first stage: a range (low, high), or a list
+            "D": {"width": (0.25, 0.85)},
+            "P": {"keep.macs": (0.3, 0.9)},
+        },
+        "orders": "any",  # or a list: ['DPQ', 'PQ'], or {'study': 'Serial_CIFAR10_Orders'}
+        "wish": "accuracy_drop<=1, min latency_ms",  # as --recommend takes it
+        "short": 0.34,  # chains may first be tried with a third of the epochs
+        "budget_hours": 3,  # of which a part is kept for the best again
+        "seeds_final": 3,  # at so many fresh seeds, by which alone it is judged
+    },
+]

@@ -30,6 +30,7 @@ from data_sets.source import DatasetEntry
 from experiment.running import measure
 from experiment.running.checkpoint import load_checkpoint, read_checkpoint
 from experiment.running.metrics import FIGURES, Figure
+from experiment.search.plan import load_search, load_searches
 from experiment.study.plan import load_studies, load_study
 from experiment.suite.schema import load_suite
 from stages import STAGES, Stage
@@ -39,6 +40,7 @@ from tests.support.docs import TEXTS, TWINS, Block
 from tests.support.home import HOME
 from tests.support.hurried import hurry
 from tests.support.option_tables import options_of
+from tests.support.search_samples import full_search
 from tests.support.suites import Suites
 
 LONGEST_README = 200  # lines
@@ -52,6 +54,7 @@ OPTION_TABLES = {
     ],
     "stages.md": [*STAGES, "teacher"],
     "order-studies.md": ["study"],
+    "searches.md": ["search"],
 }  # fmt: skip
 
 # Put after the quickstart's text, so that the chains that README names take seconds.
@@ -146,6 +149,8 @@ def test_python_blocks(text: str, ran: Path, monkeypatch: pytest.MonkeyPatch) ->
             load_suite(suite)
             for study in load_studies(suite):
                 load_study(suite, study.name)
+            for search in load_searches(suite):
+                load_search(suite, search.name)
 
 
 class Table:
@@ -481,10 +486,17 @@ def test_every_json_field_is_in_outputs(ran: Path) -> None:
             assert set(fields(json.loads(path.read_text()))) <= told, path
 
 
+@pytest.mark.parametrize("text", ["docs/outputs.md", "docs/zh-CN/outputs.md"])
+def test_every_field_of_a_search_is_in_outputs(text: str) -> None:
+    told = {name for span in docs.spans(docs.prose(text)) for name in span.split(".")}
+    assert set(fields(full_search())) <= told
+
+
 # Below these stand names that the user or the network gave, or figures named elsewhere.
 OPEN = {
     *("config", "spec", "quant", "zero_channels", "layer_macs", "widths", "sequence"),
-    *("train_images", "test_images", "passed_over"),
+    *("train_images", "test_images", "passed_over", "strengths"),
+    *("figures", "apparent", "foreseen", "identity", "journal"),
 }
 
 

@@ -28,6 +28,7 @@ from tests.support.report_samples import (
     study,
     write,
 )
+from tests.support.search_samples import full_search, running_search
 from tests.support.study_samples import full_study
 from tests.support.suites import Suites
 
@@ -331,6 +332,37 @@ def test_a_study_by_rounds(browser: Browser, tmp_path: Path) -> None:
             assert box is not None and box["width"] > 100 and box["height"] > 70
             assert "sure intervals" in (picture.get_attribute("aria-label") or "")
         assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+        opened.close()
+
+
+def test_a_search(browser: Browser, tmp_path: Path) -> None:
+    written = full_search()
+    (tmp_path / "search_S.json").write_text(json.dumps(written))
+    (tmp_path / "search_T.json").write_text(json.dumps(running_search()))
+    for width in (1280, 390):
+        opened = Opened(browser, tmp_path, viewport={"width": width, "height": 900})
+        page = opened.page
+        assert "Found: DPQ_d0.5_p0.45" in page.inner_text("#found")
+        traces = {trace["name"]: trace for trace in opened.plot("chart-search-0")["traces"]}
+        kinds = ("meets the limits", "beyond a limit", "short training")
+        assert sum(len(traces[kind]["x"]) for kind in kinds) == 59
+        assert traces["finalist, confirmed"]["x"] == [written["tried"][place]["hours"]
+                                                      for place in (49, 57)]  # fmt: skip
+        assert "finalist, confirmed" not in {
+            trace["name"] for trace in opened.plot("chart-search-1")["traces"]
+        }
+        drawn = opened.plot("chart-front-0")
+        again = {trace.get("name"): trace for trace in drawn["traces"]}["fresh seeds, confirmed"]
+        assert again["y"] == [0.8, 0.3]
+        assert again["error_y"]["array"] == pytest.approx([0.5, 0.5])
+        assert drawn["layout"]["xaxis"]["type"] == "log"
+        assert drawn["layout"]["shapes"][0]["y0"] == 1  # the limit
+        assert page.locator(".forest tbody svg").count() == 12
+        boxes = page.locator(".chart:visible .main-svg, pre.entry").evaluate_all(
+            "all => all.map(each => each.getBoundingClientRect()).map(box => [box.left, box.right])"
+        )
+        assert min(left for left, _ in boxes) >= 0 and max(right for _, right in boxes) <= width
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
         opened.close()
 
 
