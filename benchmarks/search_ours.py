@@ -71,8 +71,7 @@ def pick(policy: Policy, way: Way | None) -> Pick | None:
     """What would be chosen, and what is believed of it at a fresh seed."""
     if way is None:
         return None
-    mean, spread = policy.drops.of([way])
-    return Pick(named(way), policy.in_points(mean[0], spread[0])[0])
+    return Pick(named(way), policy.expected(way)[0])
 
 
 def named(way: Way) -> str:

@@ -5,13 +5,12 @@
 All orders of all subsets of the letters of configs/search_digits.py, at every strength, once in
 full and once with a third of every training, one line a chain and seed; what chains have in common
 is trained once. Nothing is timed, so that several processes may each make some seeds. A file that
-is there is gone on with. Hours: 0.5 a seed on a core with AVX2.
+is there is gone on with.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import time
 from collections.abc import Iterable, Iterator
@@ -22,19 +21,16 @@ import torch
 
 from dataset import Dataset, load_dataset
 from experiment.running.measure import quality, static_metrics
-from experiment.suite.chains import plan
-from experiment.suite.config_file import config_values
-from experiment.suite.records import Experiment
-from experiment.suite.schema import suite_of
+from experiment.search.plan import Search, load_search
+from experiment.search.space import Stages
 from machine.errors import Failed
 from stages import STAGES
 from stages.deployment import Deployed, calibrated, deploy
-from stages.stage import Context, StageSpec
+from stages.stage import Context
 from stages.state import ModelState, initial_state
 
 CONFIG = Path(__file__).parents[1] / "configs" / "search_digits.py"
-SHORT = 1 / 3  # of the epochs of each stage
-Sequence = list[tuple[str, StageSpec]]
+NAME = "Digits_Two_Points"
 
 
 def main() -> None:
@@ -45,97 +41,27 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    values = config_values(CONFIG)
-    search = vars(_module())["SEARCHES"][0]
-    choices = {letter: _choices(search, letter) for letter in search["stages"]}
-    baseline, letters = _specs(values, search, choices)
-    dataset = load_dataset(baseline.dataset_args, args.data)
+    search = load_search(CONFIG, NAME)
+    dataset = load_dataset(search.baseline.dataset_args, args.data)
     for seed in args.seeds:
-        Walk(args.out, dataset, seed, letters).run(baseline, args.kinds)
-
-
-def _module() -> Any:
-    import configs.search_digits
-
-    return configs.search_digits
-
-
-def _choices(search: dict[str, Any], letter: str) -> list[dict[str, Any]]:
-    """Every strength of a letter, as options of its first stage."""
-    own = search["strengths"].get(letter, {})
-    found = []
-    for combination in itertools.product(*own.values()):
-        options: dict[str, Any] = {}
-        for place, value in zip(own, combination, strict=True):
-            *path, last = place.split(".")
-            inner = options
-            for part in path:
-                inner = inner.setdefault(part, {})
-            inner[last] = value
-        found.append(options)
-    return found
-
-
-def _specs(
-    values: dict[str, Any], search: dict[str, Any], choices: dict[str, list[dict[str, Any]]]
-) -> tuple[Experiment, dict[str, list[dict[str, Sequence]]]]:
-    """The baseline, and of each letter the stages of every strength, in full and short."""
-    configs, names = [], {}
-    for letter, options in choices.items():
-        written = search["stages"][letter]
-        written = written if isinstance(written, list) else [written]
-        for number, own in enumerate(options):
-            for short in (False, True):
-                items = []
-                for index, item in enumerate(written):
-                    stage, given = next(iter(item.items()))
-                    given = {**given, **(own if index == 0 else {})}
-                    if short and "epochs" in given:
-                        given["epochs"] = max(1, round(SHORT * given["epochs"]))
-                    items.append({stage: given})
-                name = f"{letter}{number}{'s' if short else 'f'}"
-                names[letter, number, short] = name
-                configs.append({
-                    "name": name,
-                    "load_fp32_baseline_from_experiment": search["baseline"],
-                    "compression_args": {"sequence": items},
-                })  # fmt: skip
-    suite = suite_of(
-        {**values, "EXPERIMENT_CONFIGS": [*values["EXPERIMENT_CONFIGS"], *configs]}, ""
-    )
-    found = {chain.experiment.name: chain.experiment for chain in plan(suite)}
-    letters = {
-        letter: [
-            {
-                kind: list(found[names[letter, number, kind == "short"]].sequence)
-                for kind in ("full", "short")
-            }
-            for number in range(len(options))
-        ]
-        for letter, options in choices.items()
-    }
-    return found[search["baseline"]], letters
+        Walk(args.out, dataset, seed, search).run(args.kinds)
 
 
 class Walk:
     """All chains of a seed, what they have in common once."""
 
-    def __init__(
-        self,
-        out: Path,
-        dataset: Dataset,
-        seed: int,
-        letters: dict[str, list[dict[str, Sequence]]],
-    ):
-        self.out, self.dataset, self.seed, self.letters = out, dataset, seed, letters
+    def __init__(self, out: Path, dataset: Dataset, seed: int, search: Search):
+        self.out, self.dataset, self.seed, self.search = out, dataset, seed, search
         self.device = torch.device("cpu")
         lines = out.read_text().splitlines() if out.exists() else []
         rows = [json.loads(line) for line in lines]
         self.done = {(r["seed"], r["kind"], r["chain"]) for r in rows}
 
-    def run(self, baseline: Experiment, kinds: Iterable[str]) -> None:
-        state = initial_state(baseline.model_args, self.seed)
-        state, deployed, seconds, _ = self.stages(state, list(baseline.sequence))
+    def run(self, kinds: Iterable[str]) -> None:
+        baseline = self.search.baseline
+        state, deployed, seconds, _ = self.stages(
+            initial_state(baseline.model_args, self.seed), baseline.sequence
+        )
         assert deployed is not None
         if (self.seed, "full", "") not in self.done:
             self.note("full", "", deployed, seconds, 0)
@@ -148,7 +74,7 @@ class Walk:
             if all((self.seed, kind, each) in self.done for each in self.all_below(name)):
                 continue
             after, deployed, seconds, why = None, None, 0.0, "what it goes on from failed"
-            sequence = self.letters[letter][number][kind]
+            sequence = self.search.stages[letter, number, kind]
             if state is not None:
                 after, deployed, seconds, why = self.stages(state, sequence)
             epochs = sum(spec.epochs_trained for _, spec in sequence)
@@ -157,9 +83,9 @@ class Walk:
             self.below(after, name, kind)
 
     def next(self, chain: str) -> Iterator[tuple[str, int]]:
-        for letter, options in self.letters.items():
+        for letter, choices in self.search.space.choices.items():
             if letter not in chain:
-                yield from ((letter, number) for number in range(len(options)))
+                yield from ((letter, number) for number in range(len(choices)))
 
     def all_below(self, chain: str) -> Iterator[str]:
         yield chain
@@ -167,7 +93,7 @@ class Walk:
             yield from self.all_below(f"{chain}{letter}{number}")
 
     def stages(
-        self, state: ModelState, sequence: Sequence
+        self, state: ModelState, sequence: Stages
     ) -> tuple[ModelState | None, Deployed | None, float, str]:
         started = time.perf_counter()
         deployed = deploy(state)

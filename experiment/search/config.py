@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from experiment.outcomes.wish import ACCURACIES, Wish, parse_wish
-from experiment.study.config import WrittenStage
+from experiment.study.config import WrittenStage, of_orders, of_stages, sequence_of
 from experiment.suite.messages import ConfigError, Mistake, check, short, unknown
 from experiment.suite.records import file_name
 from experiment.suite.stop_if import StopIf
 
 STEPS = 6  # a range becomes so many steps, so that chains share beginnings
-Range = tuple[float, float]
 
 
 class SearchConfig(BaseModel):
@@ -27,7 +25,7 @@ class SearchConfig(BaseModel):
     name: str = Field(min_length=1, max_length=60)
     baseline: str  # the experiment that every chain starts from
     stages: dict[str, WrittenStage | list[WrittenStage]] = Field(min_length=1)  # as in a study
-    # letter → option of its first stage that has it → a range (low, high), or a list of values;
+    # letter → option of its first stage → a range (low, high), or a list of values;
     # dotted for one inside a dict: 'keep.macs'
     strengths: dict[str, dict[str, tuple[float | int, float | int] | list[Any]]] = {}
     # 'any': every order of every subset; or a list; or what a finished study found: {'study': NAME}
@@ -46,8 +44,7 @@ class SearchConfig(BaseModel):
     _file_name = field_validator("name")(file_name)
 
     def sequence(self, letter: str) -> list[WrittenStage]:
-        written = self.stages[letter]
-        return written if isinstance(written, list) else [written]
+        return sequence_of(self.stages[letter])
 
     @property
     def parsed_wish(self) -> Wish:
@@ -93,15 +90,7 @@ class SearchConfig(BaseModel):
 
     def mistakes(self) -> Iterator[Mistake]:
         """What the fields say that does not go together; places begin after the search's name."""
-        for letter in self.stages:
-            if not re.fullmatch("[A-Z]", letter):
-                yield Mistake("stages", f"{short(letter)} should be one capital letter")
-            elif not self.sequence(letter):
-                yield Mistake(f"stages.{letter}", "should name a stage, or a list of stages")
-            for item in self.sequence(letter):
-                if isinstance(item, dict) and len(item) != 1:
-                    text = f"{short(item)} should be {{stage: options}}"
-                    yield Mistake(f"stages.{letter}", text)
+        yield from of_stages(self.stages)
         for letter, options in self.strengths.items():
             if letter not in self.stages:
                 yield Mistake("strengths", unknown(letter, self.stages, "one of the stages"))
@@ -137,16 +126,7 @@ class SearchConfig(BaseModel):
             return
         if not self.orders:
             yield Mistake("orders", "should name at least one order, such as 'DPQ'")
-        letters = ", ".join(self.stages)
-        for order in self.orders:
-            if not order or any(letter not in self.stages for letter in order):
-                text = f"{short(order)} should be made of the letters {letters}"
-                yield Mistake("orders", text)
-            elif len(set(order)) < len(order):
-                text = f"{order!r} has a letter twice; give the second a letter of its own"
-                yield Mistake("orders", text)
-        if len(set(self.orders)) < len(self.orders):
-            yield Mistake("orders", "one stands twice; name each once")
+        yield from of_orders(self.orders, self.stages)
 
 
 def _of_values(place: str, written: Any) -> Iterator[Mistake]:

@@ -160,7 +160,7 @@ def _journal(plain: dict[str, Any]) -> Journal:
     tried = [Tried(**{**one, "way": _way(one["way"])}) for one in plain["tried"]]
     finals = [Final(**{**one, "way": _way(one["way"])}) for one in plain["finals"]]
     stored, running = (
-        [(kind, _way(way)) for kind, way in plain.get(name, [])] for name in ("stored", "running")
+        [(kind, _way(way)) for kind, way in plain[name]] for name in ("stored", "running")
     )
     asked = plain["confirming"]
     confirming = (_way(asked[0]), list(asked[1])) if asked else None

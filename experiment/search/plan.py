@@ -17,7 +17,7 @@ from experiment.study.config import WrittenStage
 from experiment.study.plan import BASELINE_KEY
 from experiment.suite.chains import plan
 from experiment.suite.config_file import config_values, folder_of
-from experiment.suite.messages import ConfigError, Mistake, check, short, stop_at, unknown
+from experiment.suite.messages import ConfigError, Mistake, entries, short, unknown
 from experiment.suite.records import Experiment, Outline, Suite
 from experiment.suite.schema import suite_of
 
@@ -95,14 +95,14 @@ class Search:
 
 def load_searches(config: Path | str) -> list[SearchConfig]:
     """The searches of a config module, each by itself sound. Raises ConfigError."""
-    return _searches(config_values(Path(config)))
+    return entries(SearchConfig, config_values(Path(config)), "SEARCHES", "search")
 
 
 def load_search(config: Path | str, name: str, *, overrides: list[str] | None = None) -> Search:
     """Read, complete and check one search of a config module: every choice of every letter, every
     order that there may be. Raises ConfigError with all that is wrong."""
     values = config_values(Path(config))
-    searches = {search.name: search for search in _searches(values)}
+    searches = {own.name: own for own in entries(SearchConfig, values, "SEARCHES", "search")}
     if name not in searches:
         hint = unknown(name, searches, "a search") if searches else "its SEARCHES is empty"
         raise ConfigError([Mistake(str(config), hint)])
@@ -139,31 +139,6 @@ def load_search(config: Path | str, name: str, *, overrides: list[str] | None = 
     return found
 
 
-def _searches(values: dict[str, Any]) -> list[SearchConfig]:
-    written = values["SEARCHES"]
-    if not isinstance(written, list | tuple):
-        text = f"{short(written)} should be a list of dicts"
-        raise ConfigError([Mistake("SEARCHES", text)])
-    mistakes: list[Mistake] = []
-    searches: dict[str, SearchConfig] = {}
-    for index, item in enumerate(written):
-        if not isinstance(item, dict):
-            mistakes.append(Mistake(f"SEARCHES[{index}]", f"{short(item)} is not a dict"))
-            continue
-        named = isinstance(item.get("name"), str)
-        where = item["name"] if named else f"SEARCHES[{index}]"
-        search, found = check(SearchConfig, item, where)
-        mistakes += found
-        if search is None:
-            continue
-        mistakes += [m._replace(place=f"{where}.{m.place}") for m in search.mistakes()]
-        if search.name.lower() in (name.lower() for name in searches):
-            mistakes.append(Mistake(where, "another search has this name; names must be unique"))
-        searches[search.name] = search
-    stop_at(mistakes)
-    return list(searches.values())
-
-
 # --- letters -----------------------------------------------------------------------------------
 
 
@@ -186,7 +161,7 @@ def _written(
         if index == 0:
             for option, value in choice.items():
                 _put(options, option.split("."), value)
-        if short is not None and (epochs := getattr(full[index][1], "epochs", None)) is not None:
+        if short is not None and (epochs := full[index][1].settings().get("epochs")) is not None:
             options["epochs"] = max(1, round(short * epochs))
         found.append(({stage: options} if options else stage, place))
     return found

@@ -120,6 +120,11 @@ class Policy:
         low, middle, high = self.drops.points(mean + spread * np.array([-1, 0, 1]))
         return float(middle), float(high - low) / 2
 
+    def expected(self, way: Way, kind: str = "full") -> tuple[float, float]:
+        """Its drop at a fresh seed and the standard deviation, points."""
+        mean, spread = self.drops.of([way], kind)
+        return self.in_points(mean[0], spread[0])
+
     def out_of_reach(self) -> int:
         """How many ways cannot meet the limits on costs, by count alone."""
         out = np.zeros(len(self.space.ways), bool)
@@ -258,10 +263,9 @@ class Policy:
             first = self.lacking(kind, way)[0]
             if (kind, first) in chosen:
                 continue
-            mean, spread = self.drops.of([first], kind)
             chosen[kind, first] = Proposal(
                 kind, first, way, float(chances[i]), float(gains[i]), cost,
-                *self.in_points(mean[0], spread[0]),
+                *self.expected(first, kind),
                 *self.in_points(self.mean[i], self.spread[i]),
             )  # fmt: skip
             if len(chosen) == count:

@@ -157,7 +157,7 @@ def _at_first(journal: Journal, way: Way) -> dict[str, float] | None:
     return next(of, None)
 
 
-def winner_of(journal: Journal, policy: Policy) -> Final | None:
+def _best_final(journal: Journal, policy: Policy) -> Final | None:
     """The best of the finalists that meet the wish, by their fresh seeds alone."""
     met = [final for final in journal.finals if final.meets and final.confirmed]
     if not met:
@@ -169,7 +169,7 @@ def winner_of(journal: Journal, policy: Policy) -> Final | None:
 
 
 def _winner(search: Search, journal: Journal, policy: Policy) -> dict[str, Any] | None:
-    final = winner_of(journal, policy)
+    final = _best_final(journal, policy)
     if final is None or final.confirmed is None:
         return None
     chance = None

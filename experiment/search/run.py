@@ -120,7 +120,9 @@ class _Runner:
         self.base = figures_of(record["metrics"], record["metrics"], None)
         unknown = [name for name in self.config.figures if name not in self.base]
         if unknown:
-            why = record["metrics"].get("energy_unknown", "it was not measured here")
+            energy = unknown[0] == "joules_per_image"
+            why = record["metrics"].get("energy_unknown") if energy else None
+            why = why or "it was not measured here"
             raise Failed(f"{self.config.name}.wish: no {unknown[0]} is known: {why}")
         say = self.console.note
         self.journal = read(self.search, record, self.store, say, peek=peek)
@@ -156,10 +158,7 @@ class _Runner:
         figures = one.figures if one.failed is None else None
         self.policy.observe(one.kind, self.config.seed, one.way, figures)
         if one.stopped is not None:
-            self.policy.closed |= {
-                (one.kind, way) for way in self.space.ways if way[: len(one.way)] == one.way
-                and len(way) > len(one.way)
-            }  # fmt: skip
+            self.policy.closed.add((one.kind, one.way))
         if one.failed is None:
             self.prices.learn(one.way[-1][0], one.epochs, one.seconds, one.measuring)
 
@@ -195,11 +194,8 @@ class _Runner:
         """What was chosen when the search was stopped."""
         found = []
         for kind, way in self.journal.running:
-            mean, spread = self.policy.drops.of([way], kind)
-            drop, drop_sd = self.policy.in_points(mean[0], spread[0])
-            found.append(
-                Proposal(kind, way, way, math.nan, math.nan, 0.0, drop, drop_sd, drop, drop_sd)
-            )
+            drop = self.policy.expected(way, kind)
+            found.append(Proposal(kind, way, way, math.nan, math.nan, 0.0, *drop, *drop))
         return found
 
     # --- trying ----------------------------------------------------------------------------------
@@ -294,8 +290,7 @@ class _Runner:
 
     def confirm(self, way: Way) -> None:
         """Run a chain at fresh seeds, and judge it by these."""
-        mean, spread = self.policy.drops.of([way])
-        drop, drop_sd = self.policy.in_points(mean[0], spread[0])
+        drop, drop_sd = self.policy.expected(way)
         self.console.say(
             f"{self.space.label(way)} is run again at seeds "
             f"{', '.join(map(str, self.search.fresh_seeds))}"

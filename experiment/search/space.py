@@ -177,7 +177,8 @@ class _Fold:
         macs, between, params = self.counted[key]
         bits = 8 if outline.int8 else 16 if outline.bf16 else 32
         rest = 16 if outline.bf16 else 32  # attention itself is never int8
-        share = 1 - (getattr(outline.exits_by, "saving", None) or 0.0) if outline.exits_by else 1.0
+        exits = outline.exits_by.settings() if outline.exits_by is not None else {}
+        share = 1 - (exits.get("saving") or 0.0)
         return {
             "macs": share * macs,
             "params": params,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -82,8 +82,7 @@ class StudyConfig(BaseModel):
         return self.margin or MARGINS[self.compare]
 
     def sequence(self, letter: str) -> list[WrittenStage]:
-        written = self.stages[letter]
-        return written if isinstance(written, list) else [written]
+        return sequence_of(self.stages[letter])
 
     def all_orders(self) -> list[str]:
         """Every order that the study runs, shorter ones first."""
@@ -112,15 +111,7 @@ class StudyConfig(BaseModel):
         """What the fields say that does not go together; places begin after the study's name."""
         yield from self._mistakes_of_rounds()
         letters = ", ".join(self.stages)
-        for letter in self.stages:
-            if not re.fullmatch("[A-Z]", letter):
-                yield Mistake("stages", f"{short(letter)} should be one capital letter")
-            elif not self.sequence(letter):
-                yield Mistake(f"stages.{letter}", "should name a stage, or a list of stages")
-            for item in self.sequence(letter):
-                if isinstance(item, dict) and len(item) != 1:
-                    text = f"{short(item)} should be {{stage: options}}"
-                    yield Mistake(f"stages.{letter}", text)
+        yield from of_stages(self.stages)
         for letter, options in self.strengths.items():
             if letter not in self.stages:
                 yield Mistake("strengths", unknown(letter, self.stages, "one of the stages"))
@@ -134,16 +125,7 @@ class StudyConfig(BaseModel):
         if not self.orders:
             text = "should be 'pairs', 'permutations' or a list such as ['PQ', 'QP']"
             yield Mistake("orders", text)
-        for order in self.orders:
-            odd = next((letter for letter in order if letter not in self.stages), None)
-            if odd is not None or not order:
-                text = f"{short(order)} should be made of the letters {letters}"
-                yield Mistake("orders", text)
-            elif len(set(order)) < len(order):
-                text = f"{order!r} has a letter twice; give the second a letter of its own"
-                yield Mistake("orders", text)
-        if len(set(self.orders)) < len(self.orders):
-            yield Mistake("orders", "one stands twice; name each once")
+        yield from of_orders(self.orders, self.stages)
 
     def _mistakes_of_rounds(self) -> Iterator[Mistake]:
         plan = self.by_rounds
@@ -156,3 +138,35 @@ class StudyConfig(BaseModel):
         if self.verify and len(self.stages) < 3:
             text = f"is of three letters or more, and there are {len(self.stages)}; remove it"
             yield Mistake("verify", text)
+
+
+def sequence_of(written: WrittenStage | list[WrittenStage]) -> list[WrittenStage]:
+    """A letter's stages, of which one may stand by itself."""
+    return written if isinstance(written, list) else [written]
+
+
+def of_stages(stages: Mapping[str, WrittenStage | list[WrittenStage]]) -> Iterator[Mistake]:
+    """What is wrong with the stages of letters."""
+    for letter, written in stages.items():
+        sequence = sequence_of(written)
+        if not re.fullmatch("[A-Z]", letter):
+            yield Mistake("stages", f"{short(letter)} should be one capital letter")
+        elif not sequence:
+            yield Mistake(f"stages.{letter}", "should name a stage, or a list of stages")
+        for item in sequence:
+            if isinstance(item, dict) and len(item) != 1:
+                text = f"{short(item)} should be {{stage: options}}"
+                yield Mistake(f"stages.{letter}", text)
+
+
+def of_orders(orders: Sequence[str], letters: Collection[str]) -> Iterator[Mistake]:
+    """What is wrong with orders that are written out."""
+    for order in orders:
+        if not order or any(letter not in letters for letter in order):
+            text = f"{short(order)} should be made of the letters {', '.join(letters)}"
+            yield Mistake("orders", text)
+        elif len(set(order)) < len(order):
+            text = f"{order!r} has a letter twice; give the second a letter of its own"
+            yield Mistake("orders", text)
+    if len(set(orders)) < len(orders):
+        yield Mistake("orders", "one stands twice; name each once")

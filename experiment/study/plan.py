@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from experiment.study.config import StudyConfig, WrittenStage
 from experiment.suite.config_file import config_values
-from experiment.suite.messages import ConfigError, Mistake, check, short, stop_at, unknown
+from experiment.suite.messages import ConfigError, Mistake, entries, unknown
 from experiment.suite.records import Experiment, Suite
 from experiment.suite.schema import suite_of
 
@@ -77,7 +77,7 @@ class Study:
 
 def load_studies(config: Path | str) -> list[StudyConfig]:
     """The studies of a config module, each by itself sound. Raises ConfigError."""
-    return _studies(config_values(Path(config)))
+    return entries(StudyConfig, config_values(Path(config)), "ORDER_STUDIES", "study")
 
 
 def load_study(
@@ -92,7 +92,7 @@ def load_study(
     `longer` are orders beside the study's own, which `verify` has come to.
     """
     values = config_values(Path(config))
-    studies = {study.name: study for study in _studies(values)}
+    studies = {own.name: own for own in entries(StudyConfig, values, "ORDER_STUDIES", "study")}
     if name not in studies:
         hint = unknown(name, studies, "a study") if studies else "its ORDER_STUDIES is empty"
         raise ConfigError([Mistake(str(config), hint)])
@@ -116,31 +116,6 @@ def _extended(
     config: Path | str, name: str, overrides: list[str] | None, longer: Sequence[str]
 ) -> Study:
     return load_study(config, name, overrides=overrides, longer=longer)
-
-
-def _studies(values: dict[str, Any]) -> list[StudyConfig]:
-    written = values["ORDER_STUDIES"]
-    if not isinstance(written, list | tuple):
-        text = f"{short(written)} should be a list of dicts"
-        raise ConfigError([Mistake("ORDER_STUDIES", text)])
-    mistakes: list[Mistake] = []
-    studies: dict[str, StudyConfig] = {}
-    for index, item in enumerate(written):
-        if not isinstance(item, dict):
-            mistakes.append(Mistake(f"ORDER_STUDIES[{index}]", f"{short(item)} is not a dict"))
-            continue
-        named = isinstance(item.get("name"), str)
-        where = item["name"] if named else f"ORDER_STUDIES[{index}]"
-        study, found = check(StudyConfig, item, where)
-        mistakes += found
-        if study is None:
-            continue
-        mistakes += [m._replace(place=f"{where}.{m.place}") for m in study.mistakes()]
-        if study.name.lower() in (name.lower() for name in studies):
-            mistakes.append(Mistake(where, "another study has this name; names must be unique"))
-        studies[study.name] = study
-    stop_at(mistakes)
-    return list(studies.values())
 
 
 def _links(study: StudyConfig, orders: Sequence[str]) -> list[Link]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar, get_args
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from machine.errors import Refused
 
 Model = TypeVar("Model", bound=BaseModel)
+Named = TypeVar("Named", bound="Entry")
 
 OTHER_BRANCH = {"list_type", "model_type"}  # of a union, where the value is none of these
 
@@ -51,6 +52,41 @@ def check(
         return kind(**value), []
     except ValidationError as error:
         return None, explain(error, kind, where)
+
+
+class Entry(Protocol):
+    """One dict of a list in the config that has a name and says what in it does not go together."""
+
+    @property
+    def name(self) -> str: ...
+
+    def mistakes(self) -> Iterable[Mistake]: ...
+
+
+def entries(kind: type[Named], values: Mapping[str, Any], section: str, what: str) -> list[Named]:
+    """The dicts of a config's `section`, each by itself sound; `what` is one called. Raises
+    ConfigError."""
+    written = values[section]
+    if not isinstance(written, list | tuple):
+        raise ConfigError([Mistake(section, f"{short(written)} should be a list of dicts")])
+    mistakes: list[Mistake] = []
+    found: dict[str, Named] = {}
+    for index, item in enumerate(written):
+        if not isinstance(item, dict):
+            mistakes.append(Mistake(f"{section}[{index}]", f"{short(item)} is not a dict"))
+            continue
+        named = isinstance(item.get("name"), str)
+        where = item["name"] if named else f"{section}[{index}]"
+        one, wrong = check(kind, item, where)  # type: ignore[type-var]
+        mistakes += wrong
+        if one is None:
+            continue
+        mistakes += [m._replace(place=f"{where}.{m.place}") for m in one.mistakes()]
+        if one.name.lower() in (name.lower() for name in found):
+            mistakes.append(Mistake(where, f"another {what} has this name; names must be unique"))
+        found[one.name] = one
+    stop_at(mistakes)
+    return list(found.values())
 
 
 def explain(error: ValidationError, kind: type[BaseModel], where: str) -> list[Mistake]:
