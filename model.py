@@ -1,4 +1,4 @@
-"""The networks: a small CNN, and its hybrids with a Transformer or an MLP, with exits on the way.
+"""The networks by name: the hybrid of a small CNN with a Transformer or an MLP, and all others.
 
 `HybridCNNTransformer(**model_args)` rebuilds any network of this project, a structurally pruned one
 included: `model_args` holds every width, layer by layer, and nothing else is needed.
@@ -6,22 +6,38 @@ included: `model_args` holds every width, layer by layer, and nothing else is ne
 
 from __future__ import annotations
 
+import copy
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from machine.files import canonical_json
 from machine.noise import drop_remarks
+from networks import foreign
 from networks.args import ModelArgs, exit_places
+from networks.cct import CCT
 from networks.convolution import ConvBlock, fuse_blocks
-from networks.transformer import PositionalEncoding, TokenTransformer, mean_over_tokens
+from networks.exits import (
+    ExitHead,
+    ExitingNetwork,
+    ModelPart,
+    every_logits,
+    layers_before,
+)
+from networks.network import Network, check_images
+from networks.pointwise import without_strides
+from networks.resnet_cifar import ResNetCifar
+from networks.transformer import PositionalEncoding, TokenTransformer
 
 __all__ = [  # what a notebook takes from here; some of it is made behind the door
-    "ConvBlock", "ExitHead", "HybridCNNTransformer", "LightweightCNN", "ModelArgs",
-    "PositionalEncoding", "blueprint", "exit_places", "fuse_blocks",
+    "ARCHITECTURES", "CCT", "ConvBlock", "ExitHead", "HybridCNNTransformer", "LightweightCNN",
+    "ModelArgs", "ModelPart", "Network", "PositionalEncoding", "ResNetCifar", "blueprint",
+    "build_network", "check_images", "every_logits", "exit_places", "fuse_blocks", "resolved_args",
 ]  # fmt: skip
 
 
@@ -32,23 +48,6 @@ drop_remarks("torch.utils.cpp_extension")
 def _as_tokens(maps: Tensor) -> Tensor:
     """`[B, C, h, w]` → `[B, h*w, C]`, which for channels_last moves nothing."""
     return maps.permute(0, 2, 3, 1).flatten(1, 2)
-
-
-def _layers_before(place: str) -> int | None:
-    """How many encoder layers lie before a place; None: all."""
-    if place == "head":
-        return None
-    return int(place.removeprefix("layer_")) + 1 if place.startswith("layer_") else 0
-
-
-def every_logits(parts: Iterable[Callable[..., Sequence[Tensor]]], images: Tensor) -> Tensor:
-    """The logits of every exit, whether or not a sample would have left: `[E + 1, B, K]`."""
-    carried: Sequence[Tensor] = (images,)
-    every = []
-    for part in parts:
-        logits, *carried = part(*carried)
-        every.append(logits)
-    return torch.stack(every)
 
 
 class LightweightCNN(nn.Module):
@@ -65,6 +64,8 @@ class LightweightCNN(nn.Module):
         norm: str = "batch",
         activation: str = "relu",
         separable: bool = False,
+        residual: Sequence[int] | None = None,
+        squeeze_excite: Sequence[int] | None = None,
     ):
         super().__init__()
         widths = [in_channels, *channels]
@@ -79,6 +80,8 @@ class LightweightCNN(nn.Module):
                     norm=norm,
                     activation=activation,
                     separable=separable,
+                    residual=bool(residual and residual[i]),
+                    squeeze_excite=squeeze_excite[i] if squeeze_excite else 0,
                 )
                 for i in range(len(channels))
             )
@@ -88,43 +91,12 @@ class LightweightCNN(nn.Module):
         return self.blocks(images)
 
 
-class ExitHead(nn.Module):
-    """A classifier on features on the way: norm, mean over tokens, linear (arXiv:1709.01686).
-
-    `[B, C]`, or tokens `[B, N, C]` (`class_token`: only the first counts), and beside these what a
-    parallel path has pooled → logits `[B, num_classes]`.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        num_classes: int,
-        *,
-        over_tokens: bool = False,
-        pooled: int = 0,
-        class_token: bool = False,
-    ):
-        super().__init__()
-        self.norm, self.class_token = nn.LayerNorm(dim), class_token
-        self.over_tokens = over_tokens
-        self.head = nn.Linear(pooled + dim, num_classes)
-
-    def forward(self, features: Tensor, pooled: Tensor | None = None) -> Tensor:
-        features = self.norm(features)
-        if self.over_tokens:
-            features = features[:, 0] if self.class_token else mean_over_tokens(features)
-        return self.head(features if pooled is None else torch.cat([pooled, features], dim=1))
-
-
-class HybridCNNTransformer(nn.Module):
+class HybridCNNTransformer(ExitingNetwork):
     """Images `[B, in_channels, H, W]` → logits `[B, num_classes]`.
 
     fusion 'serial': CNN features become the Transformer's tokens. 'parallel': pooled CNN features
     beside an MLP over them. 'parallel_attention': pooled CNN features beside a patch-embedding
     Transformer on the image. The two paths are joined before the head.
-
-    With `exits` it can be left on the way: `parts` are the pieces between them. `with_exits` set,
-    `forward` gives the logits of every exit, the last one the network's own: `[E + 1, B, classes]`.
 
     `model_args` are the fields of `ModelArgs`. Raises pydantic.ValidationError (a ValueError) for
     arguments that build no network, and ValueError for images of another shape.
@@ -145,8 +117,9 @@ class HybridCNNTransformer(nn.Module):
             norm=args["cnn_norm"],
             activation=args["cnn_activation"],
             separable=args["cnn_separable"],
+            residual=args.get("cnn_residual"),
+            squeeze_excite=args.get("cnn_squeeze_excite"),
         )
-        self.fusion = args["fusion"]
         if self.fusion == "serial":
             height, width = checked.feature_sizes()[-1]
             self.embed: nn.Module = nn.Linear(channels[-1], dim)
@@ -168,7 +141,6 @@ class HybridCNNTransformer(nn.Module):
             self.transformer = TokenTransformer(height * width, args)
             features = channels[-1] + dim
         self.head = nn.Linear(features, args["num_classes"])
-        self.with_exits = False
         if args["exits"]:
             self.exits = nn.ModuleDict({place: self._exit_head(place) for place in args["exits"]})
         self.register_forward_pre_hook(check_images)
@@ -185,30 +157,22 @@ class HybridCNNTransformer(nn.Module):
             class_token=args["pooling"] == "class_token",
         )
 
-    def forward(self, images: Tensor) -> Tensor:
-        if self.with_exits:
-            return self.every_logits(images)
-        return self.span("image", "head", images)[0]
+    def exit_places(self) -> list[str]:
+        return exit_places(self.fusion, self.model_args["num_layers"])
 
-    def every_logits(self, images: Tensor) -> Tensor:
-        """The logits of every exit and of the network's end: `[E + 1, B, num_classes]`."""
-        spans = [functools.partial(self.span, *piece) for piece in self.pieces()]
-        return every_logits(spans, images)
+    @property
+    def fusion(self) -> str:
+        return str(self.model_args["fusion"])
 
-    def parts(self) -> list[ModelPart]:
-        """What lies between exits, as modules of their own which share this network's weights."""
-        return [ModelPart(self, *piece) for piece in self.pieces()]
-
-    def pieces(self) -> list[tuple[str, str]]:
-        """Between exits: the places where each piece begins and ends, see `span`."""
-        return list(itertools.pairwise(["image", *self.model_args["exits"], "head"]))
+    @property
+    def pools_beside(self) -> bool:
+        return self.fusion == "parallel_attention"
 
     def span(self, after: str, to: str, stream: Tensor, *pooled: Tensor) -> tuple[Tensor, ...]:
-        """What lies between two places: `(stream, *pooled)` → `(logits, stream, *pooled)`.
+        """See `ExitingNetwork.span`; the places of exits are 'cnn', 'layer_0', 'layer_1', ...
 
-        A place is 'image', that of an exit ('cnn', 'layer_0', ...), or 'head', after which there
-        are logits alone. The stream is the images, then feature maps or tokens; `pooled` is there
-        in fusion 'parallel_attention' alone, after the CNN.
+        The stream is the images, then feature maps or tokens; `pooled` is there in fusion
+        'parallel_attention' alone, after the CNN.
         """
         if after == "image":
             maps = self.cnn(stream)  # [B, C, h, w]
@@ -223,7 +187,7 @@ class HybridCNNTransformer(nn.Module):
             pooled = (self.pool(stream).flatten(1),)  # [B, C]
             features = self.mlp(self.grid(stream).flatten(1))  # [B, mlp_dims[-1]]
         else:
-            first, last = _layers_before(after), _layers_before(to)
+            first, last = layers_before(after), layers_before(to)
             if first == 0:
                 grid = self.embed(stream) if pooled else stream  # a convolution over patches
                 tokens = _as_tokens(grid) if pooled else self.embed(_as_tokens(grid))
@@ -259,34 +223,61 @@ class HybridCNNTransformer(nn.Module):
         return groups
 
 
-class ModelPart(HybridCNNTransformer):
-    """One piece of a network with exits, every layer under its name: see `span`."""
-
-    def __init__(self, model: HybridCNNTransformer, after: str, to: str):
-        nn.Module.__init__(self)
-        self.model_args, self.fusion, self.piece = model.model_args, model.fusion, (after, to)
-        for name, module in model.named_children():
-            self.add_module(name, module)
-        self.train(model.training)
-
-    def forward(self, stream: Tensor, pooled: Tensor | None = None) -> tuple[Tensor, ...]:  # type: ignore[override]
-        beside = (pooled,) if self.fusion == "parallel_attention" else ()
-        return self.span(*self.piece, stream, *beside)
+HYBRID = "hybrid"
+# By name: what `model_args` call their architecture. Beside these there are torchvision's
+# ('torchvision:resnet18') and the user's own ('my_nets.py:TinyNet').
+ARCHITECTURES: dict[str, type[Network]] = {
+    HYBRID: HybridCNNTransformer,
+    "cct": CCT,
+    "resnet_cifar": ResNetCifar,
+}
 
 
-def check_images(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    """Raise ValueError for images that are not `[B, in_channels, H, W]` as `model_args` says."""
-    args: dict[str, Any] = module.model_args  # type: ignore[assignment]
-    expected = (args["in_channels"], *args["image_size"])
-    found = tuple(inputs[0].shape[1:])
-    if len(inputs[0].shape) != 4 or found != expected:
-        raise ValueError(
-            f"cnn.blocks.0 takes images [B, {', '.join(map(str, expected))}], "
-            f"got {list(inputs[0].shape)}; model_args says in_channels and image_size"
-        )
+def architecture_of(model_args: Mapping[str, Any]) -> str:
+    """The name of an architecture; the hybrid's arguments need not say it."""
+    return str(model_args.get("architecture", HYBRID))
 
 
-def blueprint(model_args: dict[str, Any]) -> HybridCNNTransformer:
+def resolved_args(model_args: Mapping[str, Any]) -> dict[str, Any]:
+    """`model_args` with every default spelled out, as plain data.
+
+    Raises pydantic.ValidationError (the hybrid's) and NetworkError, both ValueErrors.
+    """
+    if architecture_of(model_args) == HYBRID:
+        return ModelArgs(**model_args).resolved()
+    return foreign.resolved(model_args, ARCHITECTURES)
+
+
+def build_network(model_args: Mapping[str, Any]) -> Network:
+    """The network of some arguments, freshly initialised. Raises ValueError where there is none."""
+    if architecture_of(model_args) == HYBRID:
+        network: Network = HybridCNNTransformer(**model_args)
+    else:
+        network = foreign.built(model_args, ARCHITECTURES)
+    without_strides(network)
+    return network
+
+
+def blueprint(model_args: Mapping[str, Any]) -> Network:
     """The network of some arguments without its weights, to look at names and shapes."""
-    with torch.device("meta"):
-        return HybridCNNTransformer(**model_args)
+    if architecture_of(model_args) == HYBRID:
+        with torch.device("meta"):
+            return build_network(model_args)
+    return copy.deepcopy(_blueprint(canonical_json(dict(model_args))))
+
+
+@functools.lru_cache(maxsize=256)
+def _blueprint(about: bytes) -> Network:
+    args = json.loads(about)
+    try:
+        with torch.device("meta"):
+            return build_network(args).eval()
+    except foreign.NetworkError:  # a constructor that looks at numbers has to have some
+        return build_network(args).to("meta").eval()
+
+
+def places_of(model_args: Mapping[str, Any]) -> list[str]:
+    """Where a network of some arguments could be left early."""
+    if architecture_of(model_args) == HYBRID:
+        return exit_places(model_args["fusion"], model_args["num_layers"])
+    return blueprint(model_args).exit_places()

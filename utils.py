@@ -18,14 +18,14 @@ from experiment.running.checkpoint import load_checkpoint
 from experiment.running.measure import static_metrics
 from methods.pruning.masks import mask_channels
 from methods.quantization import backends
-from model import HybridCNNTransformer
+from model import Network
 from stages.deployment import converted, deploy
 from stages.ptq import PtqSpec
 from stages.qat import QatSpec
 from stages.state import state_of
 
 
-def apply_channel_pruning(model: HybridCNNTransformer, ratio: float) -> HybridCNNTransformer:
+def apply_channel_pruning(model: Network, ratio: float) -> Network:
     """A copy with the weakest `ratio` of every layer's output channels set to zero (L1 norm)."""
     pruned = copy.deepcopy(model)
     mask_channels(pruned, ratio)
@@ -33,7 +33,7 @@ def apply_channel_pruning(model: HybridCNNTransformer, ratio: float) -> HybridCN
 
 
 def prepare_model_for_quantization(
-    model: HybridCNNTransformer, backend: str = "pt2e", *, qat: bool = False
+    model: Network, backend: str = "pt2e", *, qat: bool = False
 ) -> nn.Module:
     """A copy with observers, or with fake quantization to train (`qat`)."""
     quant = QatSpec(backend=backend).quant("qat") if qat else PtqSpec(backend=backend).quant("ptq")
@@ -56,7 +56,7 @@ def convert_to_quantized_model(prepared: nn.Module, backend: str = "pt2e") -> nn
     return converted(prepared, backend)
 
 
-def get_model_stats(model: HybridCNNTransformer) -> dict[str, Any]:
+def get_model_stats(model: Network) -> dict[str, Any]:
     """params, nonzero_params, model_size_mb, macs, flops and bitops of a float network."""
     return static_metrics(deploy(state_of(model)))
 

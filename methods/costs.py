@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import json
 import math
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from model import HybridCNNTransformer
-from networks.args import ModelArgs
+from machine.files import canonical_json
+from model import HYBRID, Network, architecture_of, blueprint
+from networks.args import ModelArgs, richer
 from networks.attention import attention_written_out
 
 
 def count_macs(
-    model: HybridCNNTransformer, inputs: tuple[torch.Tensor, ...] | None = None
+    model: Network, inputs: tuple[torch.Tensor, ...] | None = None
 ) -> tuple[int, dict[str, int]]:
     """Multiply-accumulates for one image: in all, and by Conv2d or Linear layer.
 
@@ -25,8 +29,18 @@ def count_macs(
     """
     from torch.utils.flop_counter import FlopCounterMode  # brings triton, a sixth of a second
 
-    with attention_written_out(), FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(*(inputs or (example_image(model),)))
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one operation, which no counter looks into
+    try:
+        with (
+            attention_written_out(),
+            sdpa_kernel(SDPBackend.MATH),
+            FlopCounterMode(display=False) as counter,
+            torch.no_grad(),
+        ):
+            model(*(inputs or (example_image(model),)))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
     by_module = counter.get_flop_counts()
     root = type(model).__name__
     layers = {
@@ -36,7 +50,7 @@ def count_macs(
     return counter.get_total_flops() // 2, layers
 
 
-def part_macs(model: HybridCNNTransformer) -> list[tuple[int, dict[str, int]]]:
+def part_macs(model: Network) -> list[tuple[int, dict[str, int]]]:
     """`count_macs` of each part between exits, exit heads included."""
     counts, inputs = [], (example_image(model),)
     for part in model.parts():
@@ -49,18 +63,21 @@ def part_macs(model: HybridCNNTransformer) -> list[tuple[int, dict[str, int]]]:
 def planned_macs(model_args: dict[str, Any]) -> list[int]:
     """Multiply-accumulates for an image that leaves at each exit, and at the network's end.
 
-    What `part_macs` adds up to, by arithmetic: there is no network, so that a config is checked
-    and widths are searched in 0.1 ms, where counting takes 40 and first a second of imports.
+    What `part_macs` adds up to; of a hybrid by arithmetic, without a network, so that a config is
+    checked and widths are searched in 0.1 ms, where counting takes 40 and at first a second.
     """
+    if architecture_of(model_args) != HYBRID:
+        return list(_counted_macs(canonical_json(model_args)))
     checked = ModelArgs(**model_args)
     args = checked.resolved()
     channels, classes, fusion = args["cnn_channels"], args["num_classes"], args["fusion"]
     sides, macs = [tuple(args["image_size"]), *checked.feature_sizes()], 0
+    gates = richer(args, "cnn_squeeze_excite")
     for i, (before, after) in enumerate(itertools.pairwise([args["in_channels"], *channels])):
         kernel, stride = args["cnn_kernels"][i] ** 2, args["cnn_strides"][i]
         positions = math.prod(math.ceil(side / stride) for side in sides[i])  # before pooling
         each = before * (kernel + after) if args["cnn_separable"] else before * kernel * after
-        macs += positions * each
+        macs += positions * each + 2 * after * gates[i]
     spent, features = {"cnn": macs}, channels[-1]
     if fusion == "parallel":
         widths = [channels[-1] * args["mlp_grid"] ** 2, *args["mlp_dims"]]
@@ -85,8 +102,17 @@ def planned_macs(model_args: dict[str, Any]) -> list[int]:
     return [*at_exits, macs + sum(heads[-1:]) + classes * features]
 
 
+@functools.lru_cache(maxsize=4096)
+def _counted_macs(about: bytes) -> tuple[int, ...]:
+    counts = part_macs(blueprint(json.loads(about)))
+    return tuple(itertools.accumulate(macs for macs, _ in counts))
+
+
 def planned_attention(model_args: dict[str, Any]) -> int:
     """Of `planned_macs`, those between queries, keys and values, which no layer has."""
+    if architecture_of(model_args) != HYBRID:
+        macs, layers = count_macs(blueprint(model_args))
+        return macs - sum(layers.values())
     checked = ModelArgs(**model_args)
     args = checked.resolved()
     if args["fusion"] == "parallel":
@@ -100,7 +126,7 @@ def planned_attention(model_args: dict[str, Any]) -> int:
     return 2 * tokens**2 * inner
 
 
-def example_image(model: HybridCNNTransformer) -> torch.Tensor:
+def example_image(model: Network) -> torch.Tensor:
     """One black image `[1, C, H, W]` of the shape that the network takes, where the network is."""
     shape = (1, model.model_args["in_channels"], *model.model_args["image_size"])
     return torch.zeros(shape, device=next(model.parameters()).device)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
+T = TypeVar("T", bound=int)
 Activation = Literal["relu", "gelu", "silu", "hardswish"]
 Width = Annotated[int, Field(ge=1, le=16384)]
 Widths = Width | list[Width]  # one number stands for every block or layer
+Hidden = Annotated[int, Field(ge=0, le=16384)]  # a width; 0: there is none
 
 
 class ModelArgs(BaseModel):
@@ -18,6 +21,8 @@ class ModelArgs(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
+    architecture: Literal["hybrid"] = "hybrid"  # other ones have arguments of their own
+    weights: str | None = None  # a file that training starts from; no part of the network
     fusion: Literal["serial", "parallel", "parallel_attention"] = "serial"
     # the data set's, filled in by the suite
     image_size: tuple[Width, Width] | list[Width] | Width = 32
@@ -31,6 +36,9 @@ class ModelArgs(BaseModel):
     cnn_norm: Literal["batch", "group", "none"] = "batch"  # group: one group, any batch size
     cnn_activation: Activation = "relu"
     cnn_separable: bool = False  # depthwise 3×3 then pointwise 1×1
+    # True: wherever it can be; else one a block
+    cnn_residual: bool | list[bool] = False  # the block's input is added before the pooling
+    cnn_squeeze_excite: Hidden | list[Hidden] = 0  # hidden width, after the activation; 0 = none
     # the second path of 'parallel': an MLP over the CNN's features pooled to mlp_grid × mlp_grid
     mlp_dims: list[Width] = Field([256, 128], min_length=1)
     mlp_grid: Width = 2
@@ -56,6 +64,8 @@ class ModelArgs(BaseModel):
             ("cnn_kernels", blocks),
             ("cnn_strides", blocks),
             ("cnn_pools", blocks),
+            ("cnn_residual", blocks),
+            ("cnn_squeeze_excite", blocks),
         ]:
             check_length(key, getattr(self, key), length, "cnn_channels has")
         for key in ("num_heads", "head_dim", "ffn_dim"):
@@ -74,6 +84,7 @@ class ModelArgs(BaseModel):
                 f"patch_size {self.patch_size} does not divide the image size {self._size()}"
             )
         self.feature_sizes()
+        self._residual()
         allowed = exit_places(self.fusion, layers)
         if self.exits != [place for place in allowed if place in self.exits]:
             raise ValueError(
@@ -123,9 +134,38 @@ class ModelArgs(BaseModel):
             sizes.append(size)
         return sizes
 
+    def _residual(self) -> list[bool]:
+        """For each block whether its input is added. Raises ValueError where that cannot be."""
+        widths = [self.in_channels, *self.cnn_channels]
+        strides = spread(self.cnn_strides, len(self.cnn_channels))
+        fits = [
+            stride == 1 and before == after
+            for stride, before, after in zip(strides, widths, widths[1:], strict=False)
+        ]
+        if self.cnn_residual is True:
+            if not any(fits):
+                raise ValueError(
+                    "cnn_residual: no block has stride 1 and gives as many channels as it takes; "
+                    "set it to False, or repeat a number in cnn_channels"
+                )
+            return fits
+        wanted = spread(self.cnn_residual, len(fits))
+        for block, (wants, can) in enumerate(zip(wanted, fits, strict=True)):
+            if wants and not can:
+                raise ValueError(
+                    f"cnn_residual: cnn.blocks.{block} takes {widths[block]} channels and gives "
+                    f"{widths[block + 1]} with stride {strides[block]}; it needs as many and "
+                    "stride 1, or False there"
+                )
+        return wanted
+
     def resolved(self) -> dict[str, Any]:
-        """The same arguments as plain data, every block and layer spelled out."""
-        args = self.model_dump()
+        """The same arguments as plain data, every block and layer spelled out.
+
+        What makes a CNN richer is there only where it is used, so that the arguments of all other
+        networks, their keys and their files are those of before.
+        """
+        args = self.model_dump(exclude={"architecture", "weights"})
         args["image_size"] = list(self._size())
         blocks, layers = len(self.cnn_channels), self.num_layers
         for key in ("cnn_kernels", "cnn_strides", "cnn_pools"):
@@ -137,6 +177,11 @@ class ModelArgs(BaseModel):
             else spread(self.head_dim, layers)
         )
         args["ffn_dim"] = spread(self.ffn_dim, layers)
+        args["cnn_residual"] = self._residual()
+        args["cnn_squeeze_excite"] = spread(self.cnn_squeeze_excite, blocks)
+        for key in RICHER:
+            if not any(args[key]):
+                del args[key]
         return args
 
 
@@ -146,11 +191,19 @@ def exit_places(fusion: str, num_layers: int) -> list[str]:
     return ["cnn", *(f"layer_{i}" for i in range(layers - 1))]
 
 
-def spread(value: int | list[int], length: int) -> list[int]:
+RICHER = ("cnn_residual", "cnn_squeeze_excite")
+
+
+def richer(model_args: Mapping[str, Any], key: str) -> list[int]:
+    """One of RICHER of resolved arguments, block by block, said or not."""
+    return list(model_args.get(key) or [0] * len(model_args["cnn_channels"]))
+
+
+def spread(value: T | list[T], length: int) -> list[T]:
     return list(value) if isinstance(value, list) else [value] * length
 
 
-def check_length(key: str, value: int | list[int] | None, length: int, why: str) -> None:
+def check_length(key: str, value: int | Sequence[int] | None, length: int, why: str) -> None:
     if isinstance(value, list) and len(value) != length:
         raise ValueError(f"{key} has {len(value)} entries, {why} {length}")
 

@@ -31,10 +31,11 @@ def attention_written_out() -> Iterator[None]:
         _written_out_everywhere = before
 
 
-def written_out(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def written_out(query: Tensor, key: Tensor, value: Tensor, dropout: float = 0.0) -> Tensor:
     """softmax(q·kᵀ/√d)·v of `[B, heads, N, d]` as two matmuls and a softmax."""
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)  # [B, heads, N, N]
-    return scores.softmax(dim=-1) @ value
+    weights = scores.softmax(dim=-1)
+    return (F.dropout(weights, dropout) if dropout else weights) @ value
 
 
 @functools.cache
@@ -78,14 +79,20 @@ class ScaledDotProduct(nn.Module):
 
     PyTorch's fused CPU kernel wins at inference; its backward is slow for short sequences, so CPU
     training takes the path that a short measurement finds the faster. A module of its own, which FX
-    keeps whole: the choice is made when it runs, not when it is traced.
+    keeps whole: the choice is made when it runs, not when it is traced. `dropout` is of the
+    attention's weights, in training.
     """
+
+    def __init__(self, dropout: float = 0.0):
+        super().__init__()
+        self.dropout = dropout
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         trains = self.training and query.device.type == "cpu"
+        dropout = self.dropout if self.training else 0.0
         if _written_out_everywhere or (trains and self._written_out(query)):
-            return written_out(query, key, value)
-        return F.scaled_dot_product_attention(query, key, value)
+            return written_out(query, key, value, dropout)
+        return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout)
 
     @staticmethod
     def _written_out(query: Tensor) -> bool:
@@ -100,11 +107,20 @@ class Attention(nn.Module):
     `[B, N, embed_dim]` in and out; heads may be narrower than embed_dim / heads (pruned networks).
     """
 
-    def __init__(self, embed_dim: int, num_heads: int, head_dim: int, dropout: float = 0.0):
+    def __init__(
+        self,
+        embed_dim: int,
+        num_heads: int,
+        head_dim: int,
+        dropout: float = 0.0,  # of what it gives
+        *,
+        attention_dropout: float = 0.0,  # of its weights
+        qkv_bias: bool = True,
+    ):
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(embed_dim, 3 * num_heads * head_dim)
-        self.core = ScaledDotProduct()
+        self.qkv = nn.Linear(embed_dim, 3 * num_heads * head_dim, bias=qkv_bias)
+        self.core = ScaledDotProduct(attention_dropout)
         self.proj = nn.Linear(num_heads * head_dim, embed_dim)
         self.dropout = nn.Dropout(dropout)
 

@@ -96,7 +96,7 @@ def applies(norm: nn.Module, activation: nn.Module, pool: nn.Module) -> bool:
     )
 
 
-def norm_relu_pool(maps: Tensor, norm: nn.BatchNorm2d, pool: nn.Module) -> Tensor:
+def norm_relu_pool(maps: Tensor, norm: nn.BatchNorm2d, pool: nn.Module | None) -> Tensor:
     """What `pool(relu(norm(maps)))` gives in training, running statistics moved as well."""
     size = pool.kernel_size if isinstance(pool, nn.MaxPool2d) else 1
     out, mean, var = NormReluPool.apply(maps, norm.weight, norm.bias, norm.eps, size)

@@ -20,15 +20,20 @@ class PositionalEncoding(nn.Module):
         if kind == "learnable":
             self.embedding = small_noise(num_tokens, dim)
         else:
-            position = torch.arange(num_tokens)[:, None]
-            rate = torch.exp(-math.log(10_000.0) * torch.arange(0, dim, 2) / dim)
-            table = torch.zeros(1, num_tokens, dim)
-            table[0, :, 0::2] = torch.sin(position * rate)
-            table[0, :, 1::2] = torch.cos(position * rate)[:, : dim // 2]
-            self.register_buffer("embedding", table)
+            self.register_buffer("embedding", sinusoids(num_tokens, dim))
 
     def forward(self, tokens: Tensor) -> Tensor:
         return tokens + self.embedding
+
+
+def sinusoids(num_tokens: int, dim: int) -> Tensor:
+    """Sines and cosines of each position, `[1, N, C]` (arXiv:1706.03762)."""
+    position = torch.arange(num_tokens)[:, None]
+    rate = torch.exp(-math.log(10_000.0) * torch.arange(0, dim, 2) / dim)
+    table = torch.zeros(1, num_tokens, dim)
+    table[0, :, 0::2] = torch.sin(position * rate)
+    table[0, :, 1::2] = torch.cos(position * rate)[:, : dim // 2]
+    return table
 
 
 def small_noise(num_tokens: int, dim: int) -> nn.Parameter:
@@ -52,6 +57,12 @@ def mean_over_tokens(tokens: Tensor) -> Tensor:
     it, a factor and a rounding, as NNCF puts them after it, gives wrong values.
     """
     return tokens.mean(dim=1, keepdim=True).squeeze(1)
+
+
+def pooled_sequence(tokens: Tensor, score: nn.Module) -> Tensor:
+    """`[B, N, C]` → `[B, C]` by learned weights over the tokens (arXiv:2104.05704)."""
+    weights = score(tokens).softmax(dim=1)  # [B, N, 1]
+    return (weights * tokens).sum(dim=1, keepdim=True).squeeze(1)
 
 
 class EncoderLayer(nn.Module):
@@ -128,7 +139,6 @@ class TokenTransformer(nn.Module):
         tokens = self.norm(tokens)
         if self.pooling == "class_token":
             return tokens[:, 0]
-        if self.pooling == "sequence":  # learned weights over tokens, arXiv:2104.05704
-            weights = self.score(tokens).softmax(dim=1)  # [B, N, 1]
-            return (weights * tokens).sum(dim=1, keepdim=True).squeeze(1)
+        if self.pooling == "sequence":
+            return pooled_sequence(tokens, self.score)
         return mean_over_tokens(tokens)

@@ -1,6 +1,8 @@
 """`early_exit`: heads on the way, trained, and thresholds at which a sample leaves.
 
-Heads stand after the CNN and after each encoder layer but the last (BranchyNet, arXiv:1709.01686).
+Heads stand where the network names places (BranchyNet, arXiv:1709.01686): of a hybrid after the CNN
+and after each encoder layer but the last.
+
 What leaving means is in exits.py; later stages train the heads along, cut them and quantize them.
 """
 
@@ -14,8 +16,8 @@ from pydantic import Field, model_validator
 from methods.costs import planned_macs
 from methods.early_exit.exits import Exits
 from methods.early_exit.thresholds import check_saving
-from model import HybridCNNTransformer
-from networks.args import exit_places
+from methods.pruning.dimensions import with_exits
+from model import HYBRID, architecture_of, blueprint, build_network, places_of
 from stages.fit_spec import FitSpec
 from stages.fitting import fit
 from stages.stage import CompressionArgs, Context
@@ -76,7 +78,14 @@ class EarlyExitSpec(FitSpec, TeacherSpec):
 
     def check(self, model_args: dict[str, Any]) -> None:
         super().check(model_args)
-        allowed = exit_places(model_args["fusion"], model_args["num_layers"])
+        allowed = places_of(model_args)
+        if not allowed:
+            raise ValueError(
+                f"{architecture_of(model_args)} names no places where it could be left early; its "
+                "class would have exit_places and parts, see docs/networks.md"
+            )
+        if architecture_of(model_args) != HYBRID:
+            blueprint(self.outgoing(model_args))  # whether its constructor takes exits
         places = self.places_in(model_args)
         if not places or places != [place for place in allowed if place in places]:
             raise ValueError(f"places {places} should be some of {allowed}, in this order")
@@ -90,11 +99,11 @@ class EarlyExitSpec(FitSpec, TeacherSpec):
             check_saving(planned_macs(model_args), self.exits(len(model_args["exits"])))
 
     def outgoing(self, model_args: dict[str, Any]) -> dict[str, Any]:
-        return {**model_args, "exits": self.places_in(model_args)}
+        return with_exits(model_args, self.places_in(model_args))
 
     def places_in(self, model_args: dict[str, Any]) -> list[str]:
         """Where the exits of such a network are."""
-        allowed = exit_places(model_args["fusion"], model_args["num_layers"])
+        allowed = places_of(model_args)
         return allowed if self.places is None else self.places
 
     def exits(self, count: int) -> Exits:
@@ -118,7 +127,7 @@ def early_exit(state: ModelState, spec: EarlyExitSpec, ctx: Context) -> ModelSta
     spec.check(state.model_args)
     args = spec.outgoing(state.model_args)
     torch.manual_seed(ctx.seed)
-    fresh = HybridCNNTransformer(**args).state_dict()  # heads that were there before stay
+    fresh = build_network(args).state_dict()  # heads that were there before stay
     weights = {name: state.weights.get(name, value) for name, value in fresh.items()}
     started = state.changed(weights, model_args=args, exits=spec.exits(len(args["exits"])))
     criterion = taught(spec, args, state, ctx)

@@ -6,10 +6,17 @@ from typing import Any, Literal
 
 import torch
 from pydantic import Field
+from torch import nn
 
 from data_sets.augmentation import hidden_by_cutout, hidden_by_randaugment
+from model import blueprint
 from stages.stage import StageSpec
 from training.recipe import Recipe, resolve_precision
+
+
+def _has_batch_norm(model_args: dict[str, Any]) -> bool:
+    return any(isinstance(m, nn.BatchNorm2d) for m in blueprint(model_args).modules())
+
 
 MUCH_HIDDEN = 0.5  # share of an image from which an augmentation that hides it is remarked on
 
@@ -33,8 +40,9 @@ class FitSpec(Recipe, StageSpec):
         return self.model_copy(update={"precision": precision})
 
     def check(self, model_args: dict[str, Any]) -> None:
-        if self.sparsity and model_args["cnn_norm"] != "batch":
-            raise ValueError("sparsity needs batch norm; set it to 0, or cnn_norm to 'batch'")
+        if self.sparsity and not _has_batch_norm(model_args):
+            remedy = ", or cnn_norm to 'batch'" if "cnn_norm" in model_args else ""
+            raise ValueError(f"sparsity needs batch norm; set it to 0{remedy}")
         height, width = model_args["image_size"]
         if self.cutout >= max(height, width):
             raise ValueError(

@@ -12,14 +12,14 @@ from machine.files import canonical_json, sha256
 from methods.casting import FLOAT32
 from methods.early_exit.exits import Exits, exits_of
 from methods.quantization.record import Quant
-from model import HybridCNNTransformer
+from model import Network, build_network
 
 
 @dataclass(frozen=True)
 class ModelState:
     """A network between two stages. Frozen: a stage returns a new one."""
 
-    model_args: dict[str, Any]  # resolved; HybridCNNTransformer(**model_args) rebuilds it
+    model_args: dict[str, Any]  # resolved; build_network(model_args) rebuilds it
     weights: dict[str, Tensor]  # name → float32 master (parameters and buffers), on the CPU
     quant: Quant | None = None
     exits: Exits | None = None  # how it is left early; the exits' heads are among the weights
@@ -41,10 +41,10 @@ class ModelState:
 def initial_state(model_args: dict[str, Any], seed: int) -> ModelState:
     """A freshly initialised network; equal seeds give equal weights."""
     torch.manual_seed(seed)
-    return state_of(HybridCNNTransformer(**model_args))
+    return state_of(build_network(model_args))
 
 
-def state_of(model: HybridCNNTransformer) -> ModelState:
+def state_of(model: Network) -> ModelState:
     """The state of a float network."""
     return ModelState(model.model_args, cpu_copy(model.state_dict()))
 
@@ -57,9 +57,9 @@ def cpu_copy(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
-def build(state: ModelState) -> HybridCNNTransformer:
+def build(state: ModelState) -> Network:
     """The float32 network of a state, in eval mode, on the CPU."""
-    model = HybridCNNTransformer(**state.model_args)
+    model = build_network(state.model_args)
     model.load_state_dict(state.weights)
     return model.eval()
 

@@ -9,7 +9,7 @@ from torch import nn
 from model import HybridCNNTransformer, LightweightCNN
 from stages.state import build
 from tests.support.exits import with_exits
-from tests.support.tiny import FUSIONS, TINY, tiny
+from tests.support.tiny import FUSIONS, RICH, TINY, tiny
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -37,6 +37,8 @@ def test_parts_make_the_whole_network(fusion: str, pooling: str) -> None:
         {"cnn_norm": "none", "pooling": "class_token", "positional_encoding": "sinusoidal"},
         {"pooling": "sequence", "dropout": 0.1, "stochastic_depth": 0.2, "cnn_strides": [2, 1]},
         {"num_layers": 0, "cnn_kernels": [5, 1]},
+        {**RICH, "cnn_norm": "group", "cnn_separable": True},
+        {**RICH, "in_channels": 8, "cnn_activation": "hardswish"},
     ],
 )
 def test_every_option_builds_runs_and_trains(fusion: str, args: dict) -> None:
@@ -74,6 +76,10 @@ def test_cnn_alone() -> None:
         ({"cnn_kernels": [3]}, "cnn_kernels has 1 entries, cnn_channels has 2"),
         ({"num_heads": 3}, "embed_dim 16 is not a multiple of num_heads 3"),
         ({"fusion": "parallel_attention", "patch_size": 3}, "patch_size 3 does not divide"),
+        ({"cnn_residual": [True, False]}, r"cnn\.blocks\.0 takes 1 channels and gives 8 with str"),
+        ({"cnn_residual": [False]}, "cnn_residual has 1 entries, cnn_channels has 2"),
+        ({"cnn_residual": True}, "cnn_residual: no block has stride 1 and gives as many channels"),
+        ({"cnn_squeeze_excite": -1}, "greater than or equal to 0"),
         ({"emb_dim": 3}, "emb_dim"),
         ({"dropout": 1.5}, "less than 1"),
     ],

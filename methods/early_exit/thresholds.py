@@ -11,7 +11,7 @@ from torch import Tensor
 
 from methods import costs
 from methods.early_exit.exits import Exits, certainty
-from model import HybridCNNTransformer
+from model import Network
 
 CANDIDATES = 101  # thresholds that are tried: quantiles of the certainties seen
 
@@ -33,7 +33,7 @@ def exit_taken(certain: Tensor, criterion: str, thresholds: Sequence[float]) -> 
     return torch.cat([go, everyone]).to(torch.uint8).argmax(dim=0)
 
 
-def exit_macs(model: HybridCNNTransformer) -> list[int]:
+def exit_macs(model: Network) -> list[int]:
     """Multiply-accumulates for an image that leaves at each exit, and at the network's end."""
     return list(itertools.accumulate(macs for macs, _ in costs.part_macs(model)))
 

@@ -10,7 +10,7 @@ import pytest
 from methods.costs import count_macs, part_macs, planned_macs
 from model import HybridCNNTransformer
 from tests.support.macs import macs_by_hand
-from tests.support.tiny import FUSIONS, TINY
+from tests.support.tiny import FUSIONS, RICH, TINY
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -51,6 +51,7 @@ ODD: list[dict[str, Any]] = [
     {"pooling": "sequence", "cnn_kernels": [5, 3], "cnn_strides": [1, 2], "image_size": [12, 8]},
     {"ffn_dim": [24, 7], "num_heads": [2, 3], "head_dim": [5, 4], "in_channels": 3},
     {"mlp_grid": 3, "num_classes": 3, "num_layers": 3, "patch_size": 4},
+    {**RICH, "cnn_strides": [1, 1, 1, 2, 1]},
 ]
 
 

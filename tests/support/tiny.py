@@ -21,6 +21,14 @@ TINY = {
     "patch_size": 2,
 }
 
+# A chain of two residual blocks, one behind a pooling; squeeze-excite in a residual block and not.
+RICH = {
+    "cnn_channels": [8, 8, 8, 16, 16],
+    "cnn_pools": [1, 2, 1, 1, 1],
+    "cnn_residual": True,
+    "cnn_squeeze_excite": [0, 4, 0, 3, 0],
+}
+
 
 FUSIONS = ["serial", "parallel", "parallel_attention"]
 
