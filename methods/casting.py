@@ -16,39 +16,60 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._pytree import tree_map_only
 
 from methods.exported import CONVERSION, CUTTING, MOVING, drop_unused
+from methods.layers import LAYERS, NORMS, last_products, layers_of, norm_behind
 from methods.quantization.record import Quant, float_layer_names, quantizable_layers
+from model import HybridCNNTransformer, Network
 
 FLOAT32, BFLOAT16 = "float32", "bfloat16"
 HEADS = ("head", "score")  # last part of the names of the layers that stay float32
 
 aten = torch.ops.aten
-LAYERS = (aten.conv2d.default, aten.linear.default)
 ATTENTION = aten.scaled_dot_product_attention.default
 # What else is computed in bfloat16 where it follows a product: it looks at each value by itself, or
 # chooses one of some.
 BETWEEN = {
     *(aten.relu.default, aten.gelu.default, aten.silu.default, aten.hardswish.default),
-    *(aten.dropout.default, aten.max_pool2d.default),
+    *(aten.dropout.default, aten.max_pool2d.default, aten.hardtanh.default, aten.relu6.default),
+    *(aten.leaky_relu.default, aten.elu.default, aten.hardsigmoid.default, aten.sigmoid.default),
+    *(aten.tanh.default, aten.mul.Tensor, aten.cat.default, aten.chunk.default),
+    *(aten.split.Tensor, aten.split_with_sizes.default, aten.slice.Tensor, aten.select.int),
+    *(aten.contiguous.default, aten.clone.default, aten.unsqueeze.default, aten.squeeze.dim),
+    *(aten.unflatten.int, aten.pad.default, aten.constant_pad_nd.default),
 }
 
 
-def cast_layers(model: nn.Module, quant: Quant | None = None) -> list[str]:
+def cast_layers(model: Network, quant: Quant | None = None) -> list[str]:
     """Names of the layers that are computed in bfloat16, those apart that `quant` makes int8."""
     layers = quantizable_layers(model)
     names = layers if quant is None else float_layer_names(model, quant.float_layers)
-    return [name for name in layers if name in names and name.rpartition(".")[2] not in HEADS]
+    heads = () if isinstance(model, HybridCNNTransformer) else layers_of(model.model_args).heads
+    return [
+        name
+        for name in layers
+        if name in names and name not in heads and name.rpartition(".")[2] not in HEADS
+    ]
 
 
-def float32_layers(model: nn.Module, quant: Quant | None = None) -> list[str]:
+def float32_layers(model: Network, quant: Quant | None = None) -> list[str]:
     """Names of the layers that stay float32: heads, and norms that are not folded away."""
+    folded = (
+        ()
+        if isinstance(model, HybridCNNTransformer)
+        else layers_of(model.model_args).norms.values()
+    )
     layers = quantizable_layers(model)
     names = layers if quant is None else float_layer_names(model, quant.float_layers)
     cast = cast_layers(model, quant)
-    norms = nn.LayerNorm | nn.GroupNorm
+    norms = (
+        nn.LayerNorm,
+        nn.GroupNorm,
+        *(() if isinstance(model, HybridCNNTransformer) else NORMS),
+    )
     return [
         name
         for name, module in model.named_modules()
-        if isinstance(module, norms) or (name in names and name not in cast)
+        if (isinstance(module, norms) and name not in folded)
+        or (name in names and name not in cast)
     ]
 
 
@@ -58,7 +79,8 @@ def in_bfloat16(graph: fx.GraphModule) -> fx.GraphModule:
 
     The weights of cast layers are bfloat16 from here on.
     """
-    _fold_batch_norms(graph)
+    heads = last_products(graph)
+    _fold_batch_norms(graph, heads)
     attended = {
         _origin(value)
         for node in graph.graph.nodes
@@ -67,7 +89,7 @@ def in_bfloat16(graph: fx.GraphModule) -> fx.GraphModule:
     }
     narrow: set[fx.Node] = set()  # nodes whose values are bfloat16
     for node in list(graph.graph.nodes):
-        if _is_cast(node):
+        if _is_cast(node) and node not in heads:
             _narrow_weights(graph, node)
             narrow |= {value for value in node.all_input_nodes if value.op == "get_attr"}
             computes = True
@@ -141,16 +163,19 @@ def _narrow_weights(graph: fx.GraphModule, node: fx.Node) -> None:
             value.meta = _meta(value, torch.bfloat16)
 
 
-def _fold_batch_norms(graph: fx.GraphModule) -> None:
-    """Into the convolutions before them that are cast."""
+def _fold_batch_norms(graph: fx.GraphModule, heads: set[fx.Node]) -> None:
+    """Into the layers before them that are cast."""
     for norm in list(graph.graph.nodes):
         if norm.target is not aten.batch_norm.default:
             continue
         conv = norm.args[0]
-        if not _is_cast(conv) or len(conv.users) > 1:
+        if not _is_cast(conv) or conv in heads or norm_behind(conv) is None:
             continue
         weight, bias = (*conv.args, None)[1:3]
-        scale, shift, mean, var = (_get(graph, str(value.target)) for value in norm.args[1:5])
+        scale, shift, mean, var = (
+            None if value is None else _get(graph, str(value.target)) for value in norm.args[1:5]
+        )
+        assert mean is not None and var is not None
         old = None if bias is None else _get(graph, str(bias.target))
         folded = fuse_conv_bn_weights(
             _get(graph, str(weight.target)), old, mean, var, norm.args[7], scale, shift
@@ -161,7 +186,7 @@ def _fold_batch_norms(graph: fx.GraphModule) -> None:
         if bias is None:
             with graph.graph.inserting_before(conv):
                 bias = graph.graph.get_attr(place)
-            bias.meta = norm.args[2].meta
+            bias.meta = norm.args[3].meta
             conv.args = (*conv.args[:2], bias, *conv.args[3:])
         norm.replace_all_uses_with(conv)
         graph.graph.erase_node(norm)

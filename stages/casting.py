@@ -13,7 +13,8 @@ import torch
 
 from machine.processor import bf16_is_fast
 from methods.casting import BFLOAT16, cast_layers, float32_layers
-from model import blueprint
+from methods.exported import exportable
+from model import HYBRID, architecture_of, blueprint
 from stages.stage import Context, StageSpec
 from stages.state import ModelState
 
@@ -39,6 +40,10 @@ class CastSpec(StageSpec):
                 "it on a machine that has it, or add 'emulate': True to see its accuracy alone"
             )
         return self
+
+    def check(self, model_args: dict[str, Any]) -> None:
+        if architecture_of(model_args) != HYBRID:
+            exportable(model_args)  # as a graph is what is cast
 
     def settings(self) -> dict[str, Any]:
         """Imitated or not, the result is the same."""

@@ -21,7 +21,7 @@ from methods.casting import FLOAT32
 from methods.early_exit.exits import EarlyExitNetwork, Exits, SplitNetwork
 from methods.early_exit.thresholds import calibrate, exit_macs
 from methods.quantization import backends, pt2e
-from model import HybridCNNTransformer, every_logits
+from model import Network, every_logits
 from stages.stage import Context, StageError
 from stages.state import ModelState, build, state_of
 
@@ -34,7 +34,7 @@ class Deployed:
 
     state: ModelState
     device: torch.device  # where the networks run
-    float_network: HybridCNNTransformer  # what is counted, and what int8 is timed against
+    float_network: Network  # what is counted, and what int8 is timed against
     parts: Sequence[nn.Module]  # of the network, between exits; itself where it has none
     made: list[Program] = field(default_factory=list, repr=False)  # see `programs`
 
@@ -130,15 +130,15 @@ def calibrated(state: ModelState, ctx: Context) -> Deployed:
     return replace(deployed, state=replace(state, exits=exits))
 
 
-def with_ranges(state: ModelState, model: HybridCNNTransformer, ctx: Context) -> ModelState:
+def with_ranges(state: ModelState, model: Network, ctx: Context) -> ModelState:
     """`state`, whose network is `model`, with int8 ranges observed where they are missing."""
-    if state.quant is None or state.quant.ranges is not None:
+    if state.quant is None or not backends.lacks_ranges(model, state.quant):
         return state
     loader = ctx.loaders(batch_size=state.quant.calibration_batch_size).calibration
     return replace(state, quant=backends.with_calibrated_ranges(model, state.quant, loader))
 
 
-def _deployed(state: ModelState, model: HybridCNNTransformer, device: torch.device) -> Deployed:
+def _deployed(state: ModelState, model: Network, device: torch.device) -> Deployed:
     cpu = torch.device("cpu")
     if not state.is_rounded:
         return _in_float(state, _placed(model, device), device)
@@ -155,12 +155,12 @@ def _deployed(state: ModelState, model: HybridCNNTransformer, device: torch.devi
     return deployed.on({INT8_BATCH: preferred(deployed.programs[0])})
 
 
-def _in_float(state: ModelState, placed: HybridCNNTransformer, device: torch.device) -> Deployed:
+def _in_float(state: ModelState, placed: Network, device: torch.device) -> Deployed:
     parts = placed.parts() if state.model_args["exits"] else [placed]
     return Deployed(state, device, placed, parts)
 
 
-def _placed(model: HybridCNNTransformer, device: torch.device) -> HybridCNNTransformer:
+def _placed(model: Network, device: torch.device) -> Network:
     return model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 

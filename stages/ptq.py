@@ -15,11 +15,12 @@ from methods.quantization.names import present_name
 from methods.quantization.record import (
     Quant,
     check_something_is_int8,
+    products_beside,
     quantizable_layers,
     reduced_range,
 )
 from methods.quantization.sensitivity import Choice, choose_float_layers
-from model import blueprint
+from model import HYBRID, architecture_of, blueprint
 from stages.deployment import with_ranges
 from stages.stage import Context, StageError, StageSpec
 from stages.state import ModelState, build, state_of
@@ -102,8 +103,14 @@ class QuantSpec(StageSpec):
         return self
 
     def check(self, model_args: dict[str, Any]) -> None:
-        if self.float_layers != "auto":
-            check_something_is_int8(blueprint(model_args), self.float_layers)
+        architecture = architecture_of(model_args)
+        if architecture != HYBRID and not backends.BACKENDS[self.backend].TAKES_ANY_NETWORK:
+            raise ValueError(
+                f"backend {self.backend!r} is for the hybrid alone, not for {architecture}; "
+                "choose 'pt2e'"
+            )
+        patterns = [] if self.float_layers == "auto" else self.float_layers
+        check_something_is_int8(blueprint(model_args), patterns)
 
     def quant(self, scheme: str) -> Quant:
         """The record of a network quantized so; neither ranges nor 'auto' layers are known yet."""
@@ -158,6 +165,11 @@ def quantized(state: ModelState, spec: QuantSpec, scheme: str, ctx: Context) -> 
         quant = replace(quant, float_layers=choice.float_layers)
     if state.quant is not None and state.quant.frozen:
         quant = replace(quant, frozen=True)  # its masters are gone
+    if beside := products_beside(state.model_args):
+        ctx.warn(
+            f"{beside} products stay float: int8 is for modules that are exactly nn.Conv2d or "
+            "nn.Linear, and these are of others (nn.MultiheadAttention, subclasses, functions)"
+        )
     return state.changed(state.weights, quant=quant)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from methods.pruning.masks import zero_channel_masks
 from methods.quantization import backends
 from methods.quantization.freezing import frozen_tensors
-from model import HybridCNNTransformer, blueprint
+from model import Network, blueprint
 from stages.state import ModelState
 from training.losses import Criterion
 
@@ -26,7 +26,7 @@ def with_sparsity(criterion: Criterion, module: nn.Module, weight: float) -> Cri
 
 
 def trainable(
-    state: ModelState, model: HybridCNNTransformer, device: torch.device
+    state: ModelState, model: Network, device: torch.device
 ) -> tuple[nn.Module, dict[str, str]]:
     """The module that trains, and where each master weight lives in it."""
     if state.quant is not None and state.quant.scheme == "qat":
@@ -51,9 +51,26 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
     """Batch norm by its running statistics in training too, which stay as they are."""
 
     def forward(self, images: Tensor) -> Tensor:
-        return F.batch_norm(
-            images, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-        )
+        return _by_running_statistics(self, images)
+
+
+class FrozenBatchNorm1d(nn.BatchNorm1d):
+    """The same of features."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return _by_running_statistics(self, features)
+
+
+FROZEN_NORMS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.BatchNorm2d: FrozenBatchNorm2d,
+    nn.BatchNorm1d: FrozenBatchNorm1d,
+}
+
+
+def _by_running_statistics(norm: nn.BatchNorm1d | nn.BatchNorm2d, values: Tensor) -> Tensor:
+    return F.batch_norm(
+        values, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps
+    )
 
 
 def frozen_in(state: ModelState) -> set[str]:
@@ -74,9 +91,9 @@ def freeze(module: nn.Module, tensors: set[str]) -> None:
         if name in tensors:
             parameter.requires_grad_(False)
     for name, part in module.named_modules():
-        if isinstance(part, nn.BatchNorm2d) and f"{name}.running_mean" in tensors:
+        if type(part) in FROZEN_NORMS and f"{name}.running_mean" in tensors:
             # Another class, not another module: its name, hooks and parameters stay what they are.
-            part.__class__ = FrozenBatchNorm2d
+            part.__class__ = FROZEN_NORMS[type(part)]
 
 
 class LastExit(nn.Module):
@@ -91,7 +108,7 @@ class LastExit(nn.Module):
 
 
 def masks_in(
-    module: nn.Module, model: HybridCNNTransformer, names: dict[str, str]
+    module: nn.Module, model: Network, names: dict[str, str]
 ) -> list[tuple[Tensor, Tensor]]:
     """(tensor of `module`, mask) for each channel that `model` has pruned."""
     tensors = module.state_dict()  # shares memory with the module

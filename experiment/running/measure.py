@@ -20,8 +20,8 @@ from machine.timing import onednn_kernels
 from methods.casting import FLOAT32, cast_layers
 from methods.costs import count_macs, example_image, part_macs
 from methods.early_exit.exits import EarlyExitNetwork
-from methods.quantization.record import float_layer_names
-from model import HybridCNNTransformer
+from methods.quantization.record import float_layer_names, quantizable_layers
+from model import Network
 from stages.casting import NO_BFLOAT16
 from stages.deployment import Deployed
 from stages.latency import (
@@ -176,9 +176,7 @@ def static_metrics(deployed: Deployed, ran: nn.Module | None = None) -> dict[str
     return metrics
 
 
-def exit_metrics(
-    state: ModelState, model: HybridCNNTransformer, network: EarlyExitNetwork
-) -> dict[str, Any]:
+def exit_metrics(state: ModelState, model: Network, network: EarlyExitNetwork) -> dict[str, Any]:
     """Mean MACs, FLOPs and BitOps by where the images seen have left; 'exits' has the parts."""
     seen = sum(network.left)
     share = [count / seen for count in network.left]
@@ -200,9 +198,7 @@ def exit_metrics(
     }
 
 
-def bitops(
-    state: ModelState, model: HybridCNNTransformer, macs: int, layer_macs: dict[str, int]
-) -> int:
+def bitops(state: ModelState, model: Network, macs: int, layer_macs: dict[str, int]) -> int:
     """Σ MACs · weight bits · activation bits (arXiv:2005.07093).
 
     Attention itself is never int8; in a cast network it is bfloat16, as are the cast layers.
@@ -214,12 +210,13 @@ def bitops(
         attention = 16
     if (quant := state.quant) is not None:
         kept = float_layer_names(model, quant.float_layers)
-        bits |= {name: quant.bits for name in bits if name not in kept}
+        small = [name for name in quantizable_layers(model) if name not in kept]
+        bits |= {name: quant.bits for name in small if name in bits}
     between = macs - sum(layer_macs.values())
     return between * attention**2 + sum(layer_macs[name] * bits[name] ** 2 for name in bits)
 
 
-def thop_macs(model: HybridCNNTransformer) -> int:
+def thop_macs(model: Network) -> int:
     """thop's count, which misses attention's matmuls and bare parameters, for comparison."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # thop asks distutils for versions

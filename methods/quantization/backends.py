@@ -2,9 +2,10 @@
 
 `Quant` is the plain record that travels in a ModelState. A backend says how ranges are found and
 weights made; who runs the network is an engine's affair. A backend module offers `unavailable`,
-`prepare`, `begin_observing`, `set_observing`, `observed_ranges`, `master_names`, `simulated`,
-`native_int8` and `int8_forms`, and says what OBSERVERS it has, whether it TRAINS_IN_BF16 and
-whether its networks RUN_IN_TORCH (then it has `convert` as well); BACKENDS says which serves which
+`prepare`, `observing`, `begin_observing`, `set_observing`, `observed_ranges`, `master_names`,
+`simulated`, `native_int8` and `int8_forms`, and says what OBSERVERS it has, whether it
+TRAINS_IN_BF16, whether it TAKES_ANY_NETWORK (then it has `lacks_ranges` as well)
+and whether its networks RUN_IN_TORCH (then it has `convert`); BACKENDS says which serves which
 name.
 """
 
@@ -24,8 +25,9 @@ from methods.exported import Inputs
 from methods.quantization import fake_quant, pt2e
 from methods.quantization import fx as fx_backend
 from methods.quantization.names import present_name
+from methods.quantization.places import Observed
 from methods.quantization.record import Quant, float_layer_names
-from model import HybridCNNTransformer
+from model import Network
 
 BACKENDS: dict[str, ModuleType] = {
     "pt2e": pt2e,
@@ -66,9 +68,13 @@ def trains_in_bf16(backend: str) -> bool:
     return module_of(backend).TRAINS_IN_BF16
 
 
-def prepare(model: HybridCNNTransformer, quant: Quant) -> nn.Module:
+def prepare(model: Network, quant: Quant) -> nn.Module:
     """A copy of `model` with observers ('ptq') or trainable fake quantization ('qat')."""
-    return BACKENDS[quant.backend].prepare(
+    return _made(BACKENDS[quant.backend].prepare, model, quant)
+
+
+def _made(make: Callable[..., nn.Module], model: Network, quant: Quant) -> nn.Module:
+    return make(
         model,
         quant.backend,
         float_layer_names(model, quant.float_layers),
@@ -78,7 +84,7 @@ def prepare(model: HybridCNNTransformer, quant: Quant) -> nn.Module:
     )
 
 
-def master_names(prepared: nn.Module, model: HybridCNNTransformer, quant: Quant) -> dict[str, str]:
+def master_names(prepared: nn.Module, model: Network, quant: Quant) -> dict[str, str]:
     """`model`'s parameter and buffer names → those of the network prepared from it."""
     return BACKENDS[quant.backend].master_names(prepared, model)
 
@@ -127,15 +133,28 @@ def convert(prepared: nn.Module, backend: str) -> nn.Module:
 
 
 def with_calibrated_ranges(
-    model: HybridCNNTransformer, quant: Quant, calibration: Iterable[tuple[Tensor, Tensor]]
+    model: Network, quant: Quant, calibration: Iterable[tuple[Tensor, Tensor]]
 ) -> Quant:
-    """`quant` with ranges observed on the first `quant.calibration_batches` batches."""
-    prepared = prepare(model, quant)
+    """`quant` with ranges observed on the first `quant.calibration_batches` batches.
+
+    Those of layers that it has from training stay, where these are not all that is rounded.
+    """
+    module = BACKENDS[quant.backend]
+    prepared = _made(module.observing, model, quant)
     observe(prepared, quant.backend, calibration, quant.calibration_batches)
+    if quant.ranges is not None and quant.scheme == "qat" and isinstance(prepared, Observed):
+        return replace(quant, ranges=prepared.ranges(quant.ranges))
     return with_trained_ranges(quant, prepared)
 
 
-def native_int8(model: HybridCNNTransformer, quant: Quant) -> list[nn.Module] | None:
+def lacks_ranges(model: Network, quant: Quant) -> bool:
+    """Whether something is to be observed before `model` can be deployed."""
+    if BACKENDS[quant.backend].TAKES_ANY_NETWORK:
+        return pt2e.lacks_ranges(model, quant)
+    return quant.ranges is None
+
+
+def native_int8(model: Network, quant: Quant) -> list[nn.Module] | None:
     """The int8 network, or its parts between exits, as torch's own int8 modules; None where the
     backend has none, but graphs for engines. Raises ValueError without ranges."""
     prepared = _with_ranges(model, quant)
@@ -143,7 +162,7 @@ def native_int8(model: HybridCNNTransformer, quant: Quant) -> list[nn.Module] | 
 
 
 def int8_forms(
-    model: HybridCNNTransformer, quant: Quant, inputs: Sequence[Inputs]
+    model: Network, quant: Quant, inputs: Sequence[Inputs]
 ) -> list[tuple[fx.GraphModule, nn.Module | None]]:
     """The int8 network, or its parts between exits: each as operations that engines read, and as
     PyTorch runs it by itself (None: it does not).
@@ -154,7 +173,7 @@ def int8_forms(
     return BACKENDS[quant.backend].int8_forms(prepared, quant.backend, quant.ranges, inputs)
 
 
-def _with_ranges(model: HybridCNNTransformer, quant: Quant) -> nn.Module:
+def _with_ranges(model: Network, quant: Quant) -> nn.Module:
     if quant.ranges is None:
         raise ValueError("the network's ranges were never observed; calibrate it first")
     return prepare(model, quant)

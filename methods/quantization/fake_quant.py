@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from machine.noise import drop_remarks
-from model import HybridCNNTransformer
+from methods.quantization.record import quantizable_layers
+from model import HybridCNNTransformer, Network, build_network
 
 # torchao registers an Enum in a way that torch 2.14 and later remark on.
 drop_remarks("torch.utils._pytree", "Enum")
@@ -35,13 +36,13 @@ FEATURES = "cnn"  # name of the place where two read the CNN's output: a paralle
 
 
 def prepare(
-    model: HybridCNNTransformer,
+    model: Network,
     float_layers: list[str],
     observer: str,
     *,
     train: bool,
     reduce_range: bool = False,
-) -> HybridCNNTransformer:
+) -> Network:
     """A copy of `model` whose layers, but `float_layers`, are quantized as int8 would.
 
     With `reduce_range` weights have 128 levels instead of 256.
@@ -49,15 +50,26 @@ def prepare(
     In training mode it observes and quantizes at once; else it is in eval mode and only observes.
     """
     faked = copy.deepcopy(model).cpu().train(train)
-    for name, module in list(faked.named_modules()):
-        if type(module) in KINDS:
-            # Another class, not another module: its name, hooks and parameters stay what they are.
-            module.__class__ = KINDS[type(module)]
-            assert isinstance(module, _Conv2d | _Linear)
-            module.quantizer = InputQuantizer(observer)
-            module.quantized, module.follows = name not in float_layers, False
-            module.levels = REDUCED_WEIGHT_RANGE if reduce_range else WEIGHT_RANGE
+    for name in quantizable_layers(model):
+        module = faked.get_submodule(name)
+        # Another class, not another module: its name, hooks and parameters stay what they are.
+        module.__class__ = KINDS[type(module)]
+        assert isinstance(module, _Conv2d | _Linear)
+        module.quantizer = InputQuantizer(observer)
+        module.quantized, module.follows = name not in float_layers, False
+        module.levels = levels(reduce_range)
+    for module in faked.modules():
+        if isinstance(module, nn.TransformerEncoderLayer):  # a hook keeps it from calling, outside
+            module.register_forward_pre_hook(_nothing)  # training, one kernel with plain weights
     faked.with_exits = bool(faked.model_args["exits"])
+    if isinstance(faked, HybridCNNTransformer):
+        _observe_features(faked, observer)
+    set_quantizing(faked, train)
+    return faked
+
+
+def _observe_features(faked: HybridCNNTransformer, observer: str) -> None:
+    """Round the CNN's output where two read it."""
     if faked.fusion != "serial" or faked.with_exits:
         features = InputQuantizer(observer)
         faked.cnn.quantizer = features
@@ -66,8 +78,15 @@ def prepare(
         first = faked.mlp[0]
         assert isinstance(first, _Linear)
         first.quantizer, first.follows = features, True
-    set_quantizing(faked, train)
-    return faked
+
+
+def _nothing(module: nn.Module, inputs: Any) -> None:
+    pass
+
+
+def levels(reduce_range: bool) -> tuple[int, int]:
+    """The least and the largest level of weights."""
+    return REDUCED_WEIGHT_RANGE if reduce_range else WEIGHT_RANGE
 
 
 class InputQuantizer(nn.Module):
@@ -207,9 +226,9 @@ def observed_ranges(faked: nn.Module) -> dict[str, Tensor]:
     return ranges
 
 
-def float_copy(faked: nn.Module) -> HybridCNNTransformer:
+def float_copy(faked: nn.Module) -> Network:
     """The float network with the weights of one that `prepare` made, in eval mode."""
-    model = HybridCNNTransformer(**faked.model_args)  # type: ignore[arg-type]
+    model = build_network(faked.model_args)  # type: ignore[arg-type]
     found = faked.state_dict()
     model.load_state_dict({name: found[name] for name in model.state_dict()})
     return model.eval()
@@ -226,16 +245,19 @@ def levels_of(faked: nn.Module) -> tuple[int, int]:
 
 
 def _observer(name: str) -> nn.Module:
+    low, high = ACTIVATION_RANGE
+    return observer_class(name)(dtype=torch.uint8, quant_min=low, quant_max=high)
+
+
+def observer_class(name: str) -> Any:
+    """One of OBSERVERS, as torchao makes them."""
     from torchao.quantization.pt2e import observer as torchao
 
-    low, high = ACTIVATION_RANGE
-    common = {"dtype": torch.uint8, "quant_min": low, "quant_max": high, "eps": 2**-12}
-    if name == "histogram":  # the bounds with the least squared error
-        return torchao.HistogramObserver(**common)
-    if name == "minmax":
-        return torchao.MinMaxObserver(**common)
-    if name == "moving_average":
-        return torchao.MovingAverageMinMaxObserver(**common)
+    kind: Any = {
+        "histogram": torchao.HistogramObserver,  # the bounds with the least squared error
+        "minmax": torchao.MinMaxObserver,
+        "moving_average": torchao.MovingAverageMinMaxObserver,
+    }.get(name)
 
     class PercentileObserver(torchao.HistogramObserver):
         """The bounds that leave one value in 10,000 outside, at both ends together."""
@@ -248,4 +270,4 @@ def _observer(name: str) -> nn.Module:
             low, high = self.min_val + first * width, self.min_val + last * width
             return self._calculate_qparams(low, high)
 
-    return PercentileObserver(**common)
+    return (kind or PercentileObserver).with_args(eps=2**-12)

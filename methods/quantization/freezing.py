@@ -9,13 +9,17 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from methods.layers import layers_of
 from methods.quantization.fake_quant import REDUCED_WEIGHT_RANGE, WEIGHT_RANGE, on_grid
 from methods.quantization.record import Quant, float_layer_names, quantizable_layers
+from model import HybridCNNTransformer, Network
 from networks.convolution import ConvBlock
+
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d
 
 
 @torch.no_grad()
-def put_on_grid(model: nn.Module, quant: Quant) -> None:
+def put_on_grid(model: Network, quant: Quant) -> None:
     """Round the weights that `frozen_layers` names, in place; int8 networks of it stay the same."""
     levels = REDUCED_WEIGHT_RANGE if quant.reduce_range else WEIGHT_RANGE
     norms = _folded_norms(model)
@@ -25,18 +29,20 @@ def put_on_grid(model: nn.Module, quant: Quant) -> None:
         if name in norms:  # multiplied as torch folds it, or weights near a half round otherwise
             norm = norms[name][1]
             assert norm.running_var is not None
-            gain = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+            gain = torch.rsqrt(norm.running_var + norm.eps)
+            if norm.weight is not None:
+                gain = norm.weight * gain
         weight.copy_(on_grid(weight, gain, levels))
 
 
-def frozen_layers(model: nn.Module, quant: Quant) -> list[str]:
+def frozen_layers(model: Network, quant: Quant) -> list[str]:
     """The layers that are int8, but exits' heads: parts that later stages add and train."""
     kept = float_layer_names(model, quant.float_layers)
     layers = quantizable_layers(model)
     return [name for name in layers if name not in kept and not name.startswith("exits.")]
 
 
-def frozen_tensors(model: nn.Module, quant: Quant) -> set[str]:
+def frozen_tensors(model: Network, quant: Quant) -> set[str]:
     """Names of all that int8 weights and biases are made of; batch norms are folded into them."""
     norms = _folded_norms(model)
     owners = []
@@ -47,13 +53,18 @@ def frozen_tensors(model: nn.Module, quant: Quant) -> set[str]:
     }
 
 
-def _folded_norms(model: nn.Module) -> dict[str, tuple[str, nn.BatchNorm2d]]:
-    """Convolution → name and module of the batch norm that int8 folds into it."""
-    blocks = [
-        (name, block) for name, block in model.named_modules() if isinstance(block, ConvBlock)
-    ]
-    return {
-        f"{name}.conv": (f"{name}.norm", block.norm)
-        for name, block in blocks
-        if isinstance(block.norm, nn.BatchNorm2d)
-    }
+def _folded_norms(model: Network) -> dict[str, tuple[str, BatchNorm]]:
+    """Layer → name and module of the batch norm that int8 folds into it."""
+    if isinstance(model, HybridCNNTransformer):  # of which it is known without a graph
+        blocks = [(name, m) for name, m in model.named_modules() if isinstance(m, ConvBlock)]
+        return {
+            f"{name}.conv": (f"{name}.norm", block.norm)
+            for name, block in blocks
+            if isinstance(block.norm, nn.BatchNorm2d)
+        }
+    found = {}
+    for layer, name in layers_of(model.model_args).norms.items():
+        norm = model.get_submodule(name)
+        assert isinstance(norm, BatchNorm)
+        found[layer] = name, norm
+    return found

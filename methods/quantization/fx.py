@@ -37,7 +37,7 @@ from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx, prepare_qa
 from machine.noise import without_warnings
 from methods.early_exit.exits import SplitNetwork
 from methods.exported import Inputs, export
-from model import HybridCNNTransformer
+from model import HybridCNNTransformer, Network
 from networks.attention import ScaledDotProduct
 
 # Said at the first int8 tensor, wherever that is; requirements.txt bounds torch instead.
@@ -48,6 +48,7 @@ warnings.filterwarnings("ignore", message="torch.quantize_per_tensor, torch.quan
 QUANTIZED_TYPES = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d)
 RUN_IN_TORCH = True
 TRAINS_IN_BF16 = False  # torch.ao's fake quantization has no bf16 kernels
+TAKES_ANY_NETWORK = False  # what is fused is named by the hybrid
 OBSERVERS = ("histogram",)
 
 
@@ -61,7 +62,7 @@ def unavailable(backend: str) -> str | None:
 
 
 def prepare(
-    model: HybridCNNTransformer,
+    model: Network,
     backend: str,
     float_layers: list[str],
     observer: str,
@@ -86,8 +87,11 @@ def prepare(
     return SplitNetwork(parts)
 
 
+observing = prepare  # what it observes is all that it rounds
+
+
 def _prepare(
-    model: HybridCNNTransformer,
+    model: Network,
     backend: str,
     float_layers: list[str],
     inputs: tuple[Tensor, ...],
@@ -168,12 +172,13 @@ def observed_ranges(prepared: nn.Module) -> dict[str, Tensor]:
     return ranges
 
 
-def master_names(prepared: nn.Module, model: HybridCNNTransformer) -> dict[str, str]:
+def master_names(prepared: nn.Module, model: Network) -> dict[str, str]:
     """The float network's parameter and buffer names → the prepared network's.
 
     Quantized, a convolution holds its batch norm: `norm.weight` becomes `conv.bn.weight`. Kept
     float, what is fused is a sequence: `conv.0.weight`, `conv.1.weight`.
     """
+    assert isinstance(model, HybridCNNTransformer)
     found = prepared.state_dict().keys()
     norms = {
         name: group[0]
@@ -324,7 +329,8 @@ def _activation_observers(prepared: nn.Module) -> list[tuple[str, nn.Module]]:
     ]
 
 
-def _with_fused_partners(model: HybridCNNTransformer, names: list[str]) -> list[str]:
+def _with_fused_partners(model: Network, names: list[str]) -> list[str]:
+    assert isinstance(model, HybridCNNTransformer)
     partners = [group for group in model._fuse_modules_for_quantization() if group[0] in names]
     return [*names, *(name for group in partners for name in group[1:])]
 

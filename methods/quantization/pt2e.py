@@ -1,44 +1,36 @@
 """int8 through torchao's PT2E export quantization: backend `pt2e`.
 
-Observing and training happen on the float network (fake_quant.py); here it is exported and
-quantized by torchao's X86InductorQuantizer with the ranges found. Engines run the graph.
+Training happens on the float network (fake_quant.py), and the hybrid is observed there as well,
+others on their graph (places.py). Here a network is exported and quantized by torchao's
+X86InductorQuantizer with the ranges found. Engines run the graph.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from machine.noise import without_warnings
-from methods.exported import Inputs, drop_unused, example_inputs, export
+from methods.early_exit.exits import SplitNetwork
+from methods.exported import Inputs, drop_unused, example_inputs, export, pieces
+from methods.layers import called_layer
 from methods.quantization import fake_quant
-from methods.quantization.fake_quant import (
-    OBSERVERS,
-    begin_observing,
-    observed_ranges,
-    set_observing,
+from methods.quantization.fake_quant import OBSERVERS, set_observing
+from methods.quantization.graph_rewrites import (
+    products_of_rounded,
+    quantize_early,
+    subtract_what_must_stay,
 )
-from methods.quantization.graph_rewrites import quantize_early, subtract_what_must_stay
+from methods.quantization.places import Observed, set_ranges, show_norms, with_observers
 from methods.quantization.record import Quant
-from model import HybridCNNTransformer
+from model import HybridCNNTransformer, Network
 
-__all__ = ["OBSERVERS", "begin_observing", "observed_ranges", "set_observing"]
+__all__ = ["OBSERVERS", "set_observing"]
 TRAINS_IN_BF16 = True
 RUN_IN_TORCH = False  # PyTorch by itself would only simulate the graph, and slowly
-
-# Operations that hand values on as they are, so that a range holds on both sides.
-PRESERVING = {
-    torch.ops.aten.max_pool2d.default,
-    torch.ops.aten.flatten.using_ints,
-    torch.ops.aten.permute.default,
-    torch.ops.aten.transpose.int,
-    torch.ops.aten.dropout.default,
-    torch.ops.aten.select.int,
-}
-LAYERS = {torch.ops.aten.conv2d.default, torch.ops.aten.linear.default}
+TAKES_ANY_NETWORK = True  # that torch.export takes
 
 
 def unavailable(backend: str) -> str | None:
@@ -47,7 +39,7 @@ def unavailable(backend: str) -> str | None:
 
 
 def prepare(
-    model: HybridCNNTransformer,
+    model: Network,
     backend: str,
     float_layers: list[str],
     observer: str,
@@ -56,17 +48,70 @@ def prepare(
     reduce_range: bool,
 ) -> nn.Module:
     """A copy of `model`: in eval mode with observers, or in train mode with fake quantization."""
+    if not qat:
+        return observing(model, backend, float_layers, observer, qat=qat, reduce_range=reduce_range)
+    return fake_quant.prepare(
+        model, float_layers, "moving_average", train=True, reduce_range=reduce_range
+    )
+
+
+def observing(
+    model: Network,
+    backend: str,
+    float_layers: list[str],
+    observer: str,
+    *,
+    qat: bool,
+    reduce_range: bool,
+) -> nn.Module:
+    """A copy of `model` that observes the ranges of all places at which its int8 form rounds."""
     observer = "moving_average" if qat else observer
-    return fake_quant.prepare(model, float_layers, observer, train=qat, reduce_range=reduce_range)
+    if isinstance(model, HybridCNNTransformer):
+        return fake_quant.prepare(
+            model, float_layers, observer, train=False, reduce_range=reduce_range
+        )
+    return Observed(model, float_layers, observer, fake_quant.levels(reduce_range))
 
 
-def master_names(prepared: nn.Module, model: HybridCNNTransformer) -> dict[str, str]:
+def begin_observing(prepared: nn.Module) -> None:
+    """From here on what runs through is observed, in floating point."""
+    if isinstance(prepared, Observed):
+        prepared.begin()
+    else:
+        fake_quant.begin_observing(prepared)
+
+
+def observed_ranges(prepared: nn.Module) -> dict[str, Tensor]:
+    """Place → float32 `[scale, zero point]`. Raises ValueError for what was never observed."""
+    if isinstance(prepared, Observed):
+        return prepared.ranges()
+    return fake_quant.observed_ranges(prepared)
+
+
+def lacks_ranges(model: Network, quant: Quant) -> bool:
+    """Whether places at which `model` rounds are without a range: training knows layers alone."""
+    if quant.ranges is None:
+        return True
+    if quant.scheme != "qat" or isinstance(model, HybridCNNTransformer):
+        return False
+    graphs = Observed(model, list(quant.float_layers), "minmax", fake_quant.WEIGHT_RANGE)
+    graphs.begin()
+    return not graphs.places().keys() <= quant.ranges.keys()
+
+
+def master_names(prepared: nn.Module, model: Network) -> dict[str, str]:
     """Every parameter and buffer keeps its name."""
     return {name: name for name in model.state_dict()}
 
 
 def simulated(prepared: nn.Module, backend: str) -> nn.Module:
-    """The observed network itself, rounding from now on; deployed logits differ by 0.2 %."""
+    """The observed network itself, rounding from now on; deployed logits differ by 0.2 %.
+
+    Of others than the hybrid it is the graph that is deployed, which PyTorch runs slowly.
+    """
+    if isinstance(prepared, Observed):
+        graphs = _graphs(prepared, prepared.ranges())
+        return graphs[0] if len(graphs) == 1 else SplitNetwork(graphs)
     set_observing(prepared, False)
     fake_quant.set_quantizing(prepared, True)
     return prepared
@@ -83,125 +128,70 @@ def int8_forms(
 
     Raises ValueError for ranges that do not fit the network.
     """
-    model, float_layers = fake_quant.float_copy(prepared), fake_quant.float_layers_of(prepared)
-    levels = fake_quant.levels_of(prepared)
-    parts = model.parts() if model.model_args["exits"] else [model]
+    return [(graph, None) for graph in _graphs(prepared, ranges)]
+
+
+def _graphs(prepared: nn.Module, ranges: dict[str, Tensor]) -> list[fx.GraphModule]:
+    model, float_layers, levels = _parts_of(prepared)
     return [
-        (quantized_graph(part, ranges, float_layers, each, levels=levels), None)
-        for part, each in zip(parts, inputs, strict=True)
+        quantized_graph(part, ranges, float_layers, inputs, levels=levels, number=number)
+        for number, (part, inputs) in enumerate(pieces(model))
     ]
 
 
+def _parts_of(prepared: nn.Module) -> tuple[Network, list[str], tuple[int, int]]:
+    """The float network that was prepared, the layers kept float, the levels of weights."""
+    if isinstance(prepared, Observed):
+        return prepared.network, prepared.float_layers, prepared.levels
+    layers = fake_quant.float_layers_of(prepared)
+    return fake_quant.float_copy(prepared), layers, fake_quant.levels_of(prepared)
+
+
 def quantized_graph(
-    model: HybridCNNTransformer,
+    model: Network,
     ranges: dict[str, Tensor],
     float_layers: list[str],
     inputs: tuple[Tensor, ...] | None = None,
     *,
     levels: tuple[int, int] = fake_quant.WEIGHT_RANGE,
+    number: int = 0,
 ) -> fx.GraphModule:
     """`model` with int8 weights and quantize/dequantize operations, as torchao's graph.
 
-    `inputs` are an example of what a part of a network takes (None: images); `levels` of weights.
+    `inputs` are an example of what a part of a network takes (None: images), `number` is the
+    part's; `levels` of weights.
 
     Run as it is, it gives the int8 network's logits slowly: a reference for what is compiled.
     """
     with without_warnings():
-        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+        from torchao.quantization.pt2e import MinMaxObserver
+        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
 
         inputs = inputs or example_inputs(model)
-        prepared = prepare_pt2e(export(model, inputs), _quantizer(float_layers, levels))
-        _set_ranges(prepared, ranges)
+        prepared = with_observers(export(model, inputs), float_layers, levels, MinMaxObserver)
+        set_ranges(prepared, model, ranges, number)
         with torch.no_grad():
             prepared(*inputs)  # the observers of the weights have to see them
         for node in prepared.graph.nodes:
-            if node.target in LAYERS:
-                node.meta["layer"] = _layer(node)  # int8 weights have no names
+            if (layer := called_layer(node)) is not None:
+                node.meta["layer"] = layer  # int8 weights have no names
         graph = convert_pt2e(prepared)
+    show_norms(graph)
     quantize_early(graph)
+    products_of_rounded(graph)
     subtract_what_must_stay(graph)
     drop_unused(graph)
     return graph
 
 
-def recorded(prepared: nn.Module) -> tuple[HybridCNNTransformer, Quant]:
+def recorded(prepared: nn.Module) -> tuple[Network, Quant]:
     """The float network that was prepared, and how it is quantized, by the ranges seen."""
-    reduced = fake_quant.levels_of(prepared) == fake_quant.REDUCED_WEIGHT_RANGE
+    model, float_layers, levels = _parts_of(prepared)
     quant = Quant(
         "ptq",
         "pt2e",
-        float_layers=tuple(fake_quant.float_layers_of(prepared)),
+        float_layers=tuple(float_layers),
         ranges=observed_ranges(prepared),
-        reduce_range=reduced,
+        reduce_range=levels == fake_quant.REDUCED_WEIGHT_RANGE,
     )
-    return fake_quant.float_copy(prepared), quant
-
-
-def _quantizer(float_layers: list[str], levels: tuple[int, int]) -> Any:
-    from torchao.quantization.pt2e import observer as torchao
-    from torchao.quantization.pt2e.quantizer import QuantizationConfig, QuantizationSpec
-    from torchao.quantization.pt2e.quantizer.x86_inductor_quantizer import X86InductorQuantizer
-
-    low, high = fake_quant.ACTIVATION_RANGE
-    activation = QuantizationSpec(
-        torch.uint8, torchao.MinMaxObserver, low, high, torch.per_tensor_affine
-    )
-    low, high = levels
-    # torchao's own configuration bounds a weight's scale by 2^-12, which small channels are below.
-    observer = torchao.PerChannelMinMaxObserver.with_args(eps=fake_quant.SMALLEST_SCALE)
-    weight = QuantizationSpec(
-        torch.int8, observer, low, high, torch.per_channel_symmetric, ch_axis=0
-    )
-    quantizer = X86InductorQuantizer()
-    quantizer.set_global(QuantizationConfig(activation, activation, weight, None, False))
-    for name in float_layers:
-        quantizer.set_module_name_qconfig(name, None)
-    return quantizer
-
-
-def _set_ranges(prepared: fx.GraphModule, ranges: dict[str, Tensor]) -> None:
-    """Give every activation observer the range of the place that it stands at."""
-    from torchao.quantization.pt2e.observer import FixedQParamsObserver, PerChannelMinMaxObserver
-
-    modules = dict(prepared.named_modules(remove_duplicate=False))
-    fixed: dict[int, nn.Module] = {}  # one observer may stand at several nodes: the first says
-    for node in prepared.graph.nodes:
-        if node.op != "call_module" or node.target not in modules:
-            continue
-        observer = modules[node.target]
-        if not hasattr(observer, "calculate_qparams") or isinstance(
-            observer, PerChannelMinMaxObserver
-        ):
-            continue
-        if id(observer) not in fixed:
-            place = _place(node)
-            if place not in ranges:
-                known = ", ".join(ranges)
-                raise ValueError(f"the stored ranges do not fit this network: {place} of {known}")
-            scale, zero_point = ranges[place].tolist()
-            low, high = fake_quant.ACTIVATION_RANGE
-            fixed[id(observer)] = FixedQParamsObserver(
-                scale, int(zero_point), torch.uint8, torch.per_tensor_affine, low, high
-            )
-        prepared.add_submodule(node.target, fixed[id(observer)])
-
-
-def _place(observer: fx.Node) -> str:
-    """The layer whose input an observer sees, else that it sees the CNN's output."""
-    waiting = list(observer.users)
-    while waiting:
-        node = waiting.pop(0)
-        if node.target in LAYERS:
-            return _layer(node)
-        if node.op == "call_module" or node.target in PRESERVING:
-            waiting += node.users
-    return fake_quant.FEATURES
-
-
-def _layer(node: fx.Node) -> str:
-    """The name of the layer that a convolution or linear node belongs to, by its weight."""
-    weight = node.args[1]
-    while isinstance(weight, fx.Node) and weight.op != "get_attr":
-        weight = weight.args[0]
-    assert isinstance(weight, fx.Node)
-    return str(weight.target).removesuffix(".weight")
+    return model, quant

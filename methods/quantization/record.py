@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
@@ -10,7 +10,9 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from machine.processor import int8_saturates
+from methods.layers import LAYERS, layers_of
 from methods.quantization.names import present_name
+from model import HYBRID, HybridCNNTransformer, Network, architecture_of
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,23 @@ def needs_vnni(quant: Quant) -> bool:
 
 
 def quantizable_layers(model: nn.Module) -> list[str]:
-    """Names of the Conv2d and Linear layers, in the order of the network."""
-    return [n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    """Names of the Conv2d and Linear layers, in the order of the network.
+
+    Of others than the hybrid those alone that int8 will compute, see methods/layers.py. Raises
+    NetworkError where such a network has no graph.
+    """
+    names = [n for n, m in model.named_modules() if type(m) in LAYERS.values()]
+    if not isinstance(model, Network) or isinstance(model, HybridCNNTransformer):
+        return names
+    called = layers_of(model.model_args).called
+    return [name for name in names if name in called]
+
+
+def products_beside(model_args: Mapping[str, Any]) -> int:
+    """How many products with weights are no `quantizable_layers`, and stay float."""
+    if architecture_of(model_args) == HYBRID:
+        return 0
+    return layers_of(model_args).products_beside
 
 
 def float_layer_names(model: nn.Module, patterns: Iterable[str]) -> list[str]:
@@ -90,6 +107,10 @@ def float_layer_names(model: nn.Module, patterns: Iterable[str]) -> list[str]:
 def check_something_is_int8(model: nn.Module, patterns: Iterable[str]) -> None:
     """Raise ValueError where `patterns` keep every layer float, or one of them matches none."""
     patterns = list(patterns)
+    if not quantizable_layers(model):
+        raise ValueError(
+            "the network calls no nn.Conv2d or nn.Linear, which int8 is for; remove the stage"
+        )
     if len(float_layer_names(model, patterns)) == len(quantizable_layers(model)):
         raise ValueError(
             f"float_layers: {', '.join(map(repr, patterns))} leaves nothing to quantize; name "

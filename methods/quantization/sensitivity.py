@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from data_sets.batches import BatchLoader
 from methods.quantization import backends
 from methods.quantization.record import Quant, quantizable_layers
-from model import HybridCNNTransformer
+from model import Network
 from train_eval import evaluate
 from training.losses import final_logits
 
@@ -51,7 +51,7 @@ class Choice:
 
 
 def scan_layers(
-    model: HybridCNNTransformer,
+    model: Network,
     quant: Quant,
     calibration: Sequence[tuple[Tensor, Tensor]],
     validation: BatchLoader,
@@ -77,7 +77,7 @@ def scan_layers(
 
 
 def choose_float_layers(
-    model: HybridCNNTransformer,
+    model: Network,
     quant: Quant,
     calibration: Sequence[tuple[Tensor, Tensor]],
     validation: BatchLoader,
@@ -108,7 +108,7 @@ def choose_float_layers(
 
 
 def _simulated(
-    model: HybridCNNTransformer, quant: Quant, calibration: Sequence[tuple[Tensor, Tensor]]
+    model: Network, quant: Quant, calibration: Sequence[tuple[Tensor, Tensor]]
 ) -> nn.Module:
     prepared = backends.prepare(model, replace(quant, scheme="ptq"))
     backends.observe(prepared, quant.backend, calibration, len(calibration))

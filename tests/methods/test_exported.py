@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from methods import exported
 from methods.exported import export, pieces
+from model import build_network, resolved_args
+from tests.support.home import HOME
 from tests.support.tiny import FUSIONS, tiny
 
 
@@ -51,3 +54,20 @@ def test_another_kind_of_network_is_another_graph() -> None:
         images = torch.randn(3, 1, 8, 8)
         with torch.no_grad():
             assert torch.allclose(export(part, inputs)(images), model.eval()(images), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["Overwriting", "SkipAndJoin"])
+def test_what_is_overwritten_is_read_as_it_then_is(name: str) -> None:
+    """No operation overwrites any more, none is read too early, and inputs stay what they were."""
+    args = {"architecture": f"{HOME}/tests/support/nets.py:{name}", "image_size": 8}
+    model = build_network(resolved_args(args)).eval()
+    plain, images = copy.deepcopy(model), torch.randn(3, 3, 8, 8)
+    before = images.clone()
+    graph = export(model, exported.example_inputs(model))
+    with torch.no_grad():
+        assert torch.allclose(graph(images), plain(images.clone()), atol=1e-5)
+    assert torch.equal(images, before)
+    schemas = [getattr(node.target, "_schema", None) for node in graph.graph.nodes]
+    assert not any(schema.is_mutable for schema in schemas if schema is not None)
+    targets = [node.target for node in graph.graph.nodes]
+    assert torch.ops.aten.batch_norm.default in targets

@@ -31,7 +31,7 @@ from tests.support.chains import FAST, SPECS
 from tests.support.int8 import calibrated_on, off
 from tests.support.processes import forkserver
 from tests.support.suites import Suites, results
-from tests.support.tiny import FUSIONS, tiny
+from tests.support.tiny import FUSIONS, RICH, tiny
 
 BF16 = CastSpec(emulate=True)
 EXITS = EarlyExitSpec(thresholds=0.6, **FAST)
@@ -41,6 +41,7 @@ KINDS: list[dict[str, Any]] = [
     {"cnn_norm": "group", "pooling": "sequence", "ffn_activation": "silu"},
     {"cnn_norm": "none", "cnn_activation": "hardswish", "pooling": "class_token"},
     {"cnn_separable": True, "cnn_activation": "gelu", "positional_encoding": "sinusoidal"},
+    RICH,
 ]
 
 

@@ -15,7 +15,7 @@ from model import HybridCNNTransformer
 from stages.deployment import deploy
 from stages.state import state_of
 from tests.support.int8 import calibrated_on, off, simulated, to_int8
-from tests.support.tiny import tiny
+from tests.support.tiny import RICH, tiny
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "serial": {},
@@ -23,6 +23,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "patches": {"fusion": "parallel_attention", "pooling": "class_token"},
     "separable": {"pooling": "sequence", "cnn_separable": True, "cnn_norm": "group"},
     "hardswish": {"cnn_norm": "none", "cnn_activation": "hardswish", "ffn_activation": "relu"},
+    "rich": RICH,
+    "rich, parallel": {**RICH, "fusion": "parallel", "cnn_separable": True},
     "silu": {"fusion": "parallel", "cnn_activation": "silu"},
 }
 

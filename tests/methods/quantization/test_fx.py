@@ -10,7 +10,7 @@ import torch
 from methods.quantization import backends, fx
 from methods.quantization.record import Quant
 from tests.support.int8 import to_int8
-from tests.support.tiny import tiny
+from tests.support.tiny import RICH, tiny
 
 
 @pytest.mark.parametrize("scheme", ["ptq", "qat"])
@@ -20,8 +20,9 @@ from tests.support.tiny import tiny
         {"fusion": "parallel"},
         {"pooling": "sequence", "cnn_separable": True, "cnn_norm": "group"},
         {"fusion": "parallel_attention", "cnn_norm": "none", "ffn_activation": "relu"},
+        RICH,
     ],
-    ids=["parallel", "separable", "patches"],
+    ids=["parallel", "separable", "patches", "rich"],
 )
 def test_fx_networks_written_out_give_the_same_logits(scheme: str, args: dict[str, Any]) -> None:
     """A value between two levels may go to the other one: seen for 2 of 64 without AVX512."""

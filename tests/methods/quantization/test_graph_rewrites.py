@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from methods.casting import in_bfloat16
+from methods.layers import LAYERS
 from methods.quantization import backends, graph_rewrites, pt2e
 from methods.quantization.graph_rewrites import (
     convolutions_as_products,
@@ -138,7 +139,7 @@ def test_biases_fit_int32_and_hide_the_difference() -> None:
 
 def largest_bias(graph: fx.GraphModule) -> float:
     """In units of input scale × weight scale, as ONNX Runtime stores it in int32."""
-    layers = [node for node in graph.graph.nodes if node.target in pt2e.LAYERS]
+    layers = [node for node in graph.graph.nodes if node.target in LAYERS]
     found = []
     for values, weight, bias in (node.args[:3] for node in layers):
         scale = getattr(graph, weight.args[1].target) * values.args[1]
