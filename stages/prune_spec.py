@@ -16,8 +16,11 @@ from methods.pruning.amounts import (
     args_after,
     check_reachable,
 )
-from methods.pruning.dimensions import TARGETS, Dimension, dimensions
-from model import HybridCNNTransformer, blueprint
+from methods.pruning.cutting import TARGETS, Dimension, Weights
+from methods.pruning.dimensions import dimensions, left_alone
+from methods.pruning.importance import norm_scales
+from methods.pruning.masks import channel_tensors
+from model import HYBRID, Network, architecture_of, blueprint
 from stages.finetuning import FinetuneSpec
 from stages.stage import CompressionArgs, StageSpec
 from training.recipe import TrainingArgs
@@ -27,6 +30,7 @@ STRUCTURAL_ONLY = (
     "targets", "keep", "scope", "ratios", "protect", "min_channels", "round_to", "iterations",
     "schedule", "calibration_batches",
 )  # fmt: skip
+OWN_WORD = ("heads", "head_dim", "depth")  # targets that no graph shows
 OF_THE_FLOAT_NETWORK = (
     "keep latency_ms is of the float32 network, and this one is quantized or cast; prune before it "
     "is, or keep macs"
@@ -167,17 +171,23 @@ class PruneSpec(StageSpec):
         return found
 
     def remarks(self, model_args: dict[str, Any]) -> list[str]:
+        found = [] if self.mode == "mask" else _left_alone(self.targets, model_args)
         if self.finetune is None or "finetune" in self.idle():
-            return []
-        return self.finetune.remarks(model_args)
+            return found
+        return [*found, *self.finetune.remarks(model_args)]
 
     def check(self, model_args: dict[str, Any]) -> None:
         if self.finetune is not None and "finetune" not in self.idle():
             self.finetune.check(model_args)
+        masked = self.mode == "mask" and architecture_of(model_args) != HYBRID
+        if masked and not channel_tensors(blueprint(model_args)):
+            raise ValueError("the network has no layer whose channels could be zero")
         if self.mode == "structural":
-            dims = self.dimensions(blueprint(model_args))
+            network = blueprint(model_args)
+            dims = self.dimensions(network)
             if self.criterion in ("bn_scale", "fpgm"):
-                odd = [d.name for d in dims if not _scored(d, self.criterion)]
+                weights = network.state_dict()
+                odd = [d.name for d in dims if not _scored(d, self.criterion, weights)]
                 if odd:
                     raise ValueError(f"criterion {self.criterion!r} does not score {odd[0]}")
 
@@ -202,6 +212,8 @@ class PruneSpec(StageSpec):
         """Whether it is all one which encoder layers go, if any do."""
         if "depth" not in self.targets:
             return True
+        if architecture_of(model_args) != HYBRID:
+            return False
         widths = [model_args[key] for key in ("num_heads", "head_dim", "ffn_dim")]
         unlike = model_args["exits"] or self.ratios or self.protect
         return not unlike and all(len(set(each)) <= 1 for each in widths)
@@ -211,11 +223,21 @@ class PruneSpec(StageSpec):
             return model_args
         return _foreseen(self, model_args, exact=False)
 
-    def dimensions(self, model: HybridCNNTransformer) -> list[Dimension]:
+    def dimensions(self, model: Network) -> list[Dimension]:
         """What of the network may be pruned. Raises ValueError for patterns that match nothing."""
         dims = dimensions(model, self.targets)
+        if self.targets != PruneSpec.model_fields["targets"].default:
+            for target in OWN_WORD:
+                offered = any(d.target == target for d in dims)
+                if target in self.targets and not offered and not _has_map(model):
+                    name = architecture_of(model.model_args)
+                    raise ValueError(
+                        f"targets: {target!r} is of networks that say themselves what it is, and "
+                        f"{name} does not; remove it"
+                    )
         if not dims:
-            raise ValueError(f"targets {self.targets}: the network has none of these")
+            why = "; ".join(_left_alone(self.targets, model.model_args)) or "has none of these"
+            raise ValueError(f"targets {self.targets}: the network {why}")
         for pattern in [*self.protect, *self.own_ratios()]:
             if not any(fnmatchcase(d.name, pattern) for d in dims):
                 names = ", ".join(d.name for d in dims)
@@ -234,10 +256,24 @@ class PruneSpec(StageSpec):
         return self.ratios if isinstance(self.ratios, dict) else {}
 
 
-def _scored(dimension: Dimension, criterion: str) -> bool:
+def _scored(dimension: Dimension, criterion: str, weights: Weights) -> bool:
     if criterion == "bn_scale":
-        return any(".norm" in m.tensor for m in dimension.members if m.role == "norm")
+        return bool(norm_scales(dimension, weights))
     return dimension.target != "depth"
+
+
+def _has_map(model: Network) -> bool:
+    return architecture_of(model.model_args) == HYBRID
+
+
+def _left_alone(targets: list[Target], model_args: dict[str, Any]) -> list[str]:
+    """A line on what the targets mean and cannot be cut, if anything."""
+    refused = left_alone(model_args, targets)
+    if not refused:
+        return []
+    first, why = next(iter(refused.items()))
+    others = f" and {len(refused) - 1} more" if len(refused) > 1 else ""
+    return [f"leaves {first}{others} as it is: {why}"]
 
 
 def _foreseen(spec: PruneSpec, model_args: dict[str, Any], *, exact: bool) -> dict[str, Any]:

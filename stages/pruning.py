@@ -12,7 +12,7 @@ from typing import Any
 
 from methods.pruning import importance
 from methods.pruning.amounts import Removed, choose, choose_for_cost
-from methods.pruning.dimensions import cut
+from methods.pruning.cutting import cut
 from methods.pruning.masks import mask_channels
 from methods.pruning.sensitivity import ratios_for_drop, scan
 from stages.architecture_change import report

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from machine.timing import latency
 from methods import costs
-from methods.pruning.dimensions import Dimension, cut_args
-from model import HybridCNNTransformer, blueprint
+from methods.pruning.cutting import Dimension, cut_args, without_exits
+from model import blueprint, build_network
 
 Removed = list[tuple[Dimension, Tensor]]
 LARGEST_DIAL = 0.999  # end of the dial that is tried: something of every dimension stays
@@ -174,12 +174,12 @@ def _cost(
     if "units" in keep:
         return lambda args: 1.0
     if "macs" in keep:
-        return lambda args: costs.planned_macs({**args, "exits": []})[-1]
+        return lambda args: costs.planned_macs(without_exits(args))[-1]
     if "params" in keep:
         return lambda args: sum(p.numel() for p in blueprint(args).parameters())
 
     def milliseconds(args: dict[str, Any]) -> float:
-        model = HybridCNNTransformer(**args).eval()
+        model = build_network(args).eval()
         images = costs.example_image(model).repeat(int(keep.get("batch", 1)), 1, 1, 1)
         placed = model.to(device).to(memory_format=torch.channels_last)
         images = images.to(device=device, memory_format=torch.channels_last)

@@ -1,152 +1,74 @@
-"""The prunable dimensions of a hybrid: which positions of which tensors belong to each unit.
+"""The prunable dimensions of a network: of the hybrid by its map, of any other by its graph.
 
-A dimension is a row of units (channels, heads, layers, ...) that can be removed one by one. Its
-members say where a unit lives in every tensor that produces, carries or consumes it.
-
-torch-pruning (1.6.1) finds such groups by tracing. It is not used here: in the parallel fusions its
-graph joins the two inputs of the concatenation, so that a CNN channel drags a token channel along,
-and that a narrower head changes attention's scale no graph shows. The tests compare with its graph
-where it is right, for the serial fusion.
+The hybrid's are written down here, attention's heads and whole layers among them: that a narrower
+head changes attention's scale no graph shows. The tests compare with torch-pruning's graph where
+that is right, for the serial fusion.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from model import HybridCNNTransformer
+from methods.pruning.cutting import (
+    SHAPES,
+    TARGETS,
+    Dimension,
+    Member,
+    Weights,
+    cut,
+    cut_args,
+)
+from methods.pruning.graph import found_by_graph
+from model import HYBRID, HybridCNNTransformer, Network, architecture_of, blueprint
+from networks.args import richer
 
-TARGETS = ("conv", "ffn", "heads", "head_dim", "embed", "depth")
-Weights = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Member:
-    """Where a dimension's units lie along one axis of one tensor."""
-
-    tensor: str
-    axis: int
-    role: str  # 'out' makes the unit, 'norm' carries it, 'in' takes it
-    index: Tensor  # [units, k] positions along the axis
-
-
-@dataclass(frozen=True)
-class Dimension:
-    """A row of removable units. From each of `blocks` equal runs the same number must go."""
-
-    name: str
-    target: str
-    size: int
-    key: str  # model_args entry that holds the width
-    position: int | None  # its place in that entry's list
-    members: tuple[Member, ...] = ()
-    blocks: int = 1
-
-    @property
-    def width(self) -> int:
-        """The number that model_args holds: units in one block."""
-        return self.size // self.blocks
+__all__ = [
+    "TARGETS", "Dimension", "Member", "Weights", "cut", "cut_args", "dimensions", "left_alone",
+    "with_exits",
+]  # fmt: skip
 
 
-def dimensions(model: HybridCNNTransformer, targets: Sequence[str]) -> list[Dimension]:
-    """Every prunable dimension of the network whose target is among `targets`."""
-    found = [
-        *_conv(model),
-        *_mlp(model),
-        *(_transformer(model) if hasattr(model, "transformer") else ()),
-    ]
+def dimensions(model: Network, targets: Sequence[str]) -> list[Dimension]:
+    """Every prunable dimension of the network whose target is among `targets`.
+
+    Raises ValueError for a network whose graph cannot be followed.
+    """
+    if isinstance(model, HybridCNNTransformer):
+        found = [
+            *_conv(model),
+            *_mlp(model),
+            *(_transformer(model) if hasattr(model, "transformer") else ()),
+        ]
+    else:
+        offered = model.dimensions()
+        found = found_by_graph(model.model_args).dimensions if offered is None else offered
     return [dimension for dimension in found if dimension.target in targets]
 
 
-def cut(
-    model_args: dict[str, Any], weights: Weights, removed: Sequence[tuple[Dimension, Tensor]]
-) -> tuple[dict[str, Any], Weights]:
-    """Arguments and weights of the network without the `removed` units of each dimension."""
-    args, weights = _narrower(model_args, removed), dict(weights)
-    kept: dict[tuple[str, int], Tensor] = {}
-    for dimension, units in removed:
-        for member in dimension.members:
-            place = member.tensor, member.axis
-            length = weights[member.tensor].shape[member.axis]
-            mask = kept.setdefault(place, torch.ones(length, dtype=torch.bool))
-            mask[member.index[units].flatten()] = False
-    for (tensor, axis), mask in kept.items():
-        weights[tensor] = weights[tensor].index_select(axis, mask.nonzero().flatten()).contiguous()
-    for dimension, _ in removed:
-        if dimension.target == "head_dim":
-            _keep_scale(dimension, model_args, args, weights)
-    for dimension, units in removed:
-        if dimension.target == "depth":
-            args, weights = _without_layers(args, weights, set(units.tolist()))
-    return args, weights
-
-
-def cut_args(
-    model_args: dict[str, Any], removed: Sequence[tuple[Dimension, Tensor]]
-) -> dict[str, Any]:
-    """The arguments that `cut` gives; they hang on no weight."""
-    args = _narrower(model_args, removed)
-    for dimension, units in removed:
-        if dimension.target == "depth":
-            args, _ = _without_layers(args, {}, set(units.tolist()))
-    return args
-
-
-def _narrower(
-    model_args: dict[str, Any], removed: Sequence[tuple[Dimension, Tensor]]
-) -> dict[str, Any]:
-    """The arguments with fewer units in each dimension; of layers, their number alone."""
-    args = copy.deepcopy(model_args)
-    for dimension, units in removed:
-        gone = len(units) // dimension.blocks
-        if dimension.position is None:
-            args[dimension.key] -= gone
-        else:
-            args[dimension.key][dimension.position] -= gone
-    return args
-
-
-def _keep_scale(
-    dimension: Dimension, before: dict[str, Any], after: dict[str, Any], weights: Weights
-) -> None:
-    """Attention divides by √head_dim; queries are scaled so that a narrower head gives the same."""
-    layer = dimension.position
-    assert layer is not None
-    narrow, wide = after["head_dim"][layer], before["head_dim"][layer]
-    rows = after["num_heads"][layer] * narrow
-    for leaf in ("weight", "bias"):
-        name = f"transformer.layers.{layer}.attention.qkv.{leaf}"
-        weights[name] = weights[name].clone()
-        weights[name][:rows] *= (narrow / wide) ** 0.5
-
-
-def _without_layers(
-    args: dict[str, Any], weights: Weights, gone: set[int]
-) -> tuple[dict[str, Any], Weights]:
-    """Without these layers and the exits behind them, nor one behind what is now the last."""
-    stay = [i for i in range(args["num_layers"] + len(gone)) if i not in gone]
-    for key in ("num_heads", "head_dim", "ffn_dim"):
-        args[key] = [args[key][i] for i in stay]
-    prefixes = {f"transformer.layers.{i}.": f"transformer.layers.{n}." for n, i in enumerate(stay)}
-    exits = {f"layer_{i}": f"layer_{n}" for n, i in enumerate(stay[:-1])}
-    prefixes.update({f"exits.{old}.": f"exits.{new}." for old, new in exits.items()})
-    args["exits"] = [
-        exits.get(place, place) for place in args["exits"] if place == "cnn" or place in exits
+def with_exits(model_args: dict[str, Any], places: Sequence[str]) -> dict[str, Any]:
+    """The arguments with exits at these places, whose heads are as narrow as what they hear."""
+    args = {**model_args, "exits": list(places)}
+    if SHAPES not in args:
+        return args
+    now = {d.name: d.width for d in dimensions(blueprint(model_args), TARGETS)}
+    whole = {key: value for key, value in args.items() if key != SHAPES}
+    gone = [
+        (d, torch.arange(d.size - now.get(d.name, 1)))  # which ones, no shape hangs on
+        for d in dimensions(blueprint(whole), TARGETS)
     ]
-    renamed: Weights = {}
-    for name, value in weights.items():
-        if name.startswith(("transformer.layers.", "exits.layer_")):
-            old = next((prefix for prefix in prefixes if name.startswith(prefix)), None)
-            if old is None:
-                continue
-            name = prefixes[old] + name.removeprefix(old)
-        renamed[name] = value
-    return args, renamed
+    return cut_args(whole, gone)
+
+
+def left_alone(model_args: dict[str, Any], targets: Sequence[str]) -> dict[str, str]:
+    """Dimension of these targets that cannot be cut rightly → why."""
+    if architecture_of(model_args) == HYBRID or blueprint(model_args).dimensions() is not None:
+        return {}
+    refused = found_by_graph(model_args).refused
+    return {d.name: why for d, why in refused if d.target in targets}
 
 
 # --- the map ------------------------------------------------------------------------------------
@@ -173,33 +95,62 @@ def _norm(model: nn.Module, name: str, index: Tensor) -> list[Member]:
     return [Member(f"{name}.{n}", 0, "norm", index) for n, value in tensors.items() if value.ndim]
 
 
-def _conv(model: HybridCNNTransformer) -> list[Dimension]:
-    """Output channels of each convolution block."""
-    args, found = model.model_args, []
-    channels = args["cnn_channels"]
-    for i, size in enumerate(channels):
-        block, index = f"cnn.blocks.{i}", _units(size)
-        members = _layer(model, f"{block}.conv", 0, "out", index)
-        members += _norm(model, f"{block}.norm", index)
-        if i + 1 < len(channels):
-            following = f"cnn.blocks.{i + 1}"
-            if args["cnn_separable"]:
-                members += _layer(model, f"{following}.depthwise", 0, "norm", index)
-            members += _layer(model, f"{following}.conv", 1, "in", index)
-        elif model.fusion == "serial":
-            members += _layer(model, "embed", 1, "in", index)
+def _conv(model: Network) -> list[Dimension]:
+    """Output channels of each convolution block; of those that residuals join, as one.
+
+    Blocks that images are added to keep all channels.
+    """
+    channels = model.model_args["cnn_channels"]
+    groups: list[list[int]] = [[]]  # of blocks; first those that are joined to the images
+    for i, residual in enumerate(richer(model.model_args, "cnn_residual")):
+        if residual:
+            groups[-1].append(i)
         else:
-            members += _layer(model, "head", 1, "in", index)
-            if model.fusion == "parallel":
-                cells = args["mlp_grid"] ** 2
-                members += _layer(model, "mlp.0", 1, "in", _units(size, each=cells))
-        if i + 1 == len(channels):
-            members += _conv_exits(model, index)
-        found.append(Dimension(block, "conv", size, "cnn_channels", i, tuple(members)))
+            groups.append([i])
+    found = []
+    for first, *tied in groups[1:]:
+        members = [member for i in (first, *tied) for member in _conv_block(model, i)]
+        dimension = Dimension(
+            f"cnn.blocks.{first}",
+            "conv",
+            channels[first],
+            "cnn_channels",
+            first,
+            tuple(members),
+            tied=tuple(tied),
+        )
+        found.append(dimension)
     return found
 
 
-def _conv_exits(model: HybridCNNTransformer, index: Tensor) -> list[Member]:
+def _conv_block(model: Network, i: int) -> list[Member]:
+    """Where the output channels of a convolution block lie."""
+    args, block = model.model_args, f"cnn.blocks.{i}"
+    channels = args["cnn_channels"]
+    size, index = channels[i], _units(channels[i])
+    members = _layer(model, f"{block}.conv", 0, "out", index)
+    members += _norm(model, f"{block}.norm", index)
+    if i + 1 < len(channels):
+        following = f"cnn.blocks.{i + 1}"
+        if args["cnn_separable"]:
+            members += _layer(model, f"{following}.depthwise", 0, "norm", index)
+        members += _layer(model, f"{following}.conv", 1, "in", index)
+    elif model.fusion == "serial":
+        members += _layer(model, "embed", 1, "in", index)
+    else:
+        members += _layer(model, "head", 1, "in", index)
+        if model.fusion == "parallel":
+            cells = args["mlp_grid"] ** 2
+            members += _layer(model, "mlp.0", 1, "in", _units(size, each=cells))
+    if i + 1 == len(channels):
+        members += _conv_exits(model, index)
+    if richer(args, "cnn_squeeze_excite")[i]:  # whose gates carry channels, and make none
+        members += _layer(model, f"{block}.squeeze_excite.fc1", 1, "in", index)
+        members += _layer(model, f"{block}.squeeze_excite.fc2", 0, "norm", index)
+    return members
+
+
+def _conv_exits(model: Network, index: Tensor) -> list[Member]:
     """What early exits take of the CNN's last channels."""
     members: list[Member] = []
     for place in model.model_args["exits"]:
@@ -210,7 +161,7 @@ def _conv_exits(model: HybridCNNTransformer, index: Tensor) -> list[Member]:
     return members
 
 
-def _mlp(model: HybridCNNTransformer) -> list[Dimension]:
+def _mlp(model: Network) -> list[Dimension]:
     """Widths of the parallel fusion's MLP path; pruned with target 'ffn'."""
     if model.fusion != "parallel":
         return []
@@ -225,7 +176,7 @@ def _mlp(model: HybridCNNTransformer) -> list[Dimension]:
     return found
 
 
-def _transformer(model: HybridCNNTransformer) -> list[Dimension]:
+def _transformer(model: Network) -> list[Dimension]:
     args = model.model_args
     found = [_embed(model)]
     for i in range(args["num_layers"]):
@@ -253,7 +204,7 @@ def _transformer(model: HybridCNNTransformer) -> list[Dimension]:
     return found
 
 
-def _embed(model: HybridCNNTransformer) -> Dimension:
+def _embed(model: Network) -> Dimension:
     """The residual stream: everything that writes to it, normalises it or reads from it."""
     args = model.model_args
     size = args["embed_dim"]

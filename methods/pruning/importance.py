@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from methods.pruning.dimensions import Dimension, Member, Weights
-from model import HybridCNNTransformer
+from methods.pruning.cutting import Dimension, Member, Weights
+from model import Network
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 CRITERIA = (
@@ -23,7 +23,7 @@ CRITERIA = (
 
 
 def importance(
-    model: HybridCNNTransformer,
+    model: Network,
     dims: Sequence[Dimension],
     criterion: str,
     calibration: Callable[[], Batches],
@@ -102,15 +102,19 @@ def fpgm(dimension: Dimension, weights: Weights) -> Tensor:
 
 def bn_scale(dimension: Dimension, weights: Weights) -> Tensor:
     """|γ| of the norms on the dimension (arXiv:1708.06519). Raises ValueError if it has none."""
-    scales = [
-        by_unit(weights[m.tensor].abs(), m)
-        for m in dimension.members
-        if m.role == "norm" and m.tensor.rpartition(".")[0].rpartition(".")[2].startswith("norm")
-        and m.tensor.endswith(".weight")
-    ]  # fmt: skip
+    scales = [by_unit(weights[m.tensor].abs(), m) for m in norm_scales(dimension, weights)]
     if not scales:
         raise ValueError(f"criterion 'bn_scale': {dimension.name} has no norm; choose another")
     return torch.stack(scales).mean(0)
+
+
+def norm_scales(dimension: Dimension, weights: Weights) -> list[Member]:
+    """Where the scales of the norms on the dimension are."""
+    return [
+        m
+        for m in dimension.members
+        if m.role == "norm" and m.tensor.endswith(".weight") and weights[m.tensor].ndim == 1
+    ]
 
 
 def by_unit(values: Tensor, member: Member) -> Tensor:
@@ -147,7 +151,7 @@ def _whole(tensor: str, axis: int, role: str, weights: Weights) -> Member:
 # --- with calibration images --------------------------------------------------------------------
 
 
-def _gradients(model: HybridCNNTransformer, batches: Batches) -> Iterable[dict[str, Tensor]]:
+def _gradients(model: Network, batches: Batches) -> Iterable[dict[str, Tensor]]:
     """Gradients of the mean cross-entropy, batch by batch, of the network as it is deployed.
 
     With early exits it is the mean over all of them.
@@ -162,7 +166,7 @@ def _gradients(model: HybridCNNTransformer, batches: Batches) -> Iterable[dict[s
 
 
 def _taylor(
-    model: HybridCNNTransformer, dims: Sequence[Dimension], weights: Weights, batches: Batches
+    model: Network, dims: Sequence[Dimension], weights: Weights, batches: Batches
 ) -> list[Tensor]:
     """|Σ w·∂L/∂w| of what a unit feeds: the loss's first-order change without it.
 
@@ -179,7 +183,7 @@ def _taylor(
 
 
 def _hessian(
-    model: HybridCNNTransformer, dims: Sequence[Dimension], weights: Weights, batches: Batches
+    model: Network, dims: Sequence[Dimension], weights: Weights, batches: Batches
 ) -> list[Tensor]:
     """½ Σ w²·h, the second-order change, the Fisher diagonal for h (arXiv:1801.05787)."""
     scores = [torch.zeros(d.size) for d in dims]
@@ -191,30 +195,47 @@ def _hessian(
 
 
 @torch.no_grad()
-def _activations(
-    model: HybridCNNTransformer, dims: Sequence[Dimension], batches: Batches
-) -> list[Tensor]:
+def _activations(model: Network, dims: Sequence[Dimension], batches: Batches) -> list[Tensor]:
     """Mean |activation| of each unit, where it is first consumed (arXiv:1607.03250)."""
     scores = [torch.zeros(d.size) for d in dims]
-    handles = []
-    for score, dimension in zip(scores, dims, strict=True):
-        member = _consumers(dimension)[0]
-        layer = model.get_submodule(member.tensor.rpartition(".")[0])
-        handles.append(layer.register_forward_hook(_adder(score, member)))
+    handles, seen = [], [False] * len(dims)
+    for number, dimension in enumerate(dims):
+        layer, member = _listener(model, dimension)
+
+        def add(
+            layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor,
+            number: int = number, member: Member = member,
+        ) -> None:  # fmt: skip
+            axis = 1 if isinstance(layer, nn.modules.conv._ConvNd) else -1
+            mean = inputs[0].abs().movedim(axis, 0).flatten(1).mean(1)  # [positions]
+            scores[number] += mean[member.index].mean(1)
+            seen[number] = True
+
+        handles.append(layer.register_forward_hook(add))
     for images, _ in batches:
         model.eval()(images)
     for handle in handles:
         handle.remove()
+    for dimension, was_seen in zip(dims, seen, strict=True):
+        if not was_seen:
+            raise ValueError(_unseen(dimension))
     return scores
 
 
-def _adder(score: Tensor, member: Member) -> Callable[..., None]:
-    def add(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        axis = 1 if isinstance(layer, nn.Conv2d) else -1
-        mean = inputs[0].abs().movedim(axis, 0).flatten(1).mean(1)  # [positions]
-        score.add_(mean[member.index].mean(1))
+def _listener(model: Network, dimension: Dimension) -> tuple[nn.Module, Member]:
+    """The first layer that takes the units, and where."""
+    for member in _consumers(dimension):
+        layer = model.get_submodule(member.tensor.rpartition(".")[0])
+        if isinstance(layer, nn.Linear | nn.modules.conv._ConvNd):
+            return layer, member
+    raise ValueError(_unseen(dimension))
 
-    return add
+
+def _unseen(dimension: Dimension) -> str:
+    return (
+        f"criterion 'activation': what {dimension.name} feeds is used without being called; "
+        "choose another"
+    )
 
 
 def _consumers(dimension: Dimension) -> list[Member]:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from model import HybridCNNTransformer
+from methods.pruning.graph import silent_tensors
+from model import HybridCNNTransformer, Network
 from networks.convolution import ConvBlock
 
 
@@ -20,7 +21,7 @@ def channel_scores(weight: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def mask_channels(model: HybridCNNTransformer, ratio: float) -> dict[str, list[int]]:
+def mask_channels(model: Network, ratio: float) -> dict[str, list[int]]:
     """Zero the weakest `ratio` of each layer's output channels, in place.
 
     Returns layer → `[zeroed, all]`. The classifier is left alone.
@@ -37,19 +38,22 @@ def mask_channels(model: HybridCNNTransformer, ratio: float) -> dict[str, list[i
     return report
 
 
-def channel_tensors(model: HybridCNNTransformer) -> dict[str, list[str]]:
+def channel_tensors(model: Network) -> dict[str, list[str]]:
     """Layer → names of the tensors that are zero where an output channel is pruned, weight first.
 
-    Left out: the classifiers, depthwise convolutions (their channels are the layer's before) and
-    the one-channel score of sequence pooling.
+    Left out: the classifiers, depthwise convolutions (their channels are the layer's before), the
+    one-channel score of sequence pooling, and gates, which zero leaves half open. Raises ValueError
+    for a network whose graph cannot be followed.
     """
+    if not isinstance(model, HybridCNNTransformer):
+        return silent_tensors(model.model_args)
     blocks = {f"{name}.conv": b for name, b in model.named_modules() if isinstance(b, ConvBlock)}
     known = model.state_dict().keys()
     owned = {}
     for name, layer in model.named_modules():
         if not isinstance(layer, nn.Conv2d | nn.Linear) or name.rpartition(".")[2] == "head":
             continue
-        if name.endswith((".depthwise", ".score")):
+        if name.endswith((".depthwise", ".score")) or ".squeeze_excite." in name:
             continue
         wanted = [f"{name}.weight", f"{name}.bias"]
         if name in blocks:
@@ -60,18 +64,25 @@ def channel_tensors(model: HybridCNNTransformer) -> dict[str, list[str]]:
     return owned
 
 
-def zero_channel_masks(model: HybridCNNTransformer) -> dict[str, Tensor]:
+def zero_channel_masks(model: Network) -> dict[str, Tensor]:
     """Tensor name → 0/1 mask, for every layer that has an all-zero filter.
 
     A filter that is zero to the bit was pruned: training does not arrive there by itself.
     """
     tensors = model.state_dict()
-    masks = {}
+    masks: dict[str, Tensor] = {}
+    if not isinstance(model, HybridCNNTransformer) and not _any_silent(model):
+        return masks  # without looking at the graph, which takes a second
     for owned in channel_tensors(model).values():
         alive = channel_scores(tensors[owned[0]]) > 0  # [out]
-        if alive.all():
+        if alive.all() or not alive.any():  # a layer that starts at zero is not a pruned one
             continue
         for name in owned:
             shape = (-1, *[1] * (tensors[name].ndim - 1))
             masks[name] = alive.to(tensors[name].dtype).view(shape)
     return masks
+
+
+def _any_silent(model: nn.Module) -> bool:
+    layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    return any(not layer.weight.flatten(1).any(dim=1).all() for layer in layers)

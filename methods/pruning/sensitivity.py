@@ -11,8 +11,8 @@ from torch import Tensor
 
 from data_sets.batches import BatchLoader
 from methods.pruning.amounts import Amount, choose
-from methods.pruning.dimensions import Dimension, Weights, cut
-from model import HybridCNNTransformer
+from methods.pruning.cutting import Dimension, Weights, cut
+from model import build_network
 from train_eval import evaluate
 
 RATIOS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9)
@@ -36,7 +36,7 @@ def scan(
             ratio = len(removed[0][1]) / dimension.size  # what whole units come to
             if ratio not in points:
                 args, kept = cut(model_args, weights, removed)
-                network = HybridCNNTransformer(**args)
+                network = build_network(args)
                 network.load_state_dict(kept)
                 placed = network.eval().to(validation.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
                 points[ratio] = evaluate(placed, validation).accuracy

@@ -18,7 +18,7 @@ from model import HybridCNNTransformer
 from networks.args import exit_places
 from tests.support.cutting import choice, cut_of
 from tests.support.macs import macs_by_hand
-from tests.support.tiny import FUSIONS, TINY, tiny
+from tests.support.tiny import FUSIONS, RICH, TINY, tiny
 
 # --- a cut network is a masked network -----------------------------------------------------------
 
@@ -86,8 +86,10 @@ def assert_cut_equals_masked(args: dict[str, Any], targets: Any, ratio: float = 
         {},
         {"cnn_separable": True, "cnn_norm": "group", "pooling": "class_token"},
         {"cnn_norm": "none", "pooling": "sequence", "positional_encoding": "sinusoidal"},
+        RICH,
+        {**RICH, "cnn_separable": True, "cnn_norm": "group", "in_channels": 8},
     ],
-    ids=["plain", "separable", "no-norm"],
+    ids=["plain", "separable", "no-norm", "rich", "rich-separable"],
 )
 def test_cut_equals_masked(fusion: str, target: str, args: dict[str, Any]) -> None:
     if fusion == "parallel" and target in ("heads", "head_dim", "embed", "depth"):
@@ -112,6 +114,7 @@ def test_cut_equals_masked_on_random_architectures(data: st.DataObject) -> None:
         "in_channels": draw(st.sampled_from([1, 3])),
         "image_size": draw(st.sampled_from([8, 12])),
         "cnn_channels": draw(st.lists(st.integers(2, 9), min_size=blocks, max_size=blocks)),
+        "cnn_squeeze_excite": draw(st.lists(st.integers(0, 3), min_size=blocks, max_size=blocks)),
         "cnn_pools": draw(st.lists(st.sampled_from([1, 2]), min_size=blocks, max_size=blocks)),
         "cnn_kernels": draw(st.sampled_from([1, 3])),
         "cnn_norm": draw(st.sampled_from(["batch", "group", "none"])),
@@ -125,18 +128,42 @@ def test_cut_equals_masked_on_random_architectures(data: st.DataObject) -> None:
         "pooling": draw(st.sampled_from(["mean", "class_token", "sequence"])),
         "mlp_dims": draw(st.lists(st.integers(2, 9), min_size=1, max_size=3)),
     }
+    if draw(st.booleans()):  # a residual block, and sometimes one more
+        more = draw(st.integers(1, 2))
+        for key in ("cnn_channels", "cnn_squeeze_excite"):
+            args[key] += [args[key][-1]] * more
+        args["cnn_pools"] += [1] * more
+        args["cnn_residual"] = [False] * blocks + [True] * more
     args["exits"] = [p for p in exit_places(args["fusion"], layers) if draw(st.booleans())]
     targets = draw(st.lists(st.sampled_from(TARGETS), min_size=1, unique=True))
     assume(dimensions(HybridCNNTransformer(**{**TINY, **args}), targets))
     assert_cut_equals_masked(args, targets, draw(st.floats(0, 0.95)))
 
 
+def test_residual_blocks_are_one_dimension() -> None:
+    """By hand: what residuals add up has the same channels; images keep theirs."""
+    dims = {d.name: d for d in dimensions(tiny(**RICH), ["conv"])}
+    assert {name: (d.position, d.tied) for name, d in dims.items()} == {
+        "cnn.blocks.0": (0, (1, 2)),
+        "cnn.blocks.3": (3, (4,)),
+    }
+    makers = [m.tensor for m in dims["cnn.blocks.0"].members if m.role == "out"]
+    assert makers == [f"cnn.blocks.{i}.conv.weight" for i in range(3)]
+    from_images = tiny(in_channels=8, **RICH)
+    assert from_images.model_args["cnn_residual"] == [True, True, True, False, True]
+    assert [d.name for d in dimensions(from_images, ["conv"])] == ["cnn.blocks.3"]
+    smaller = cut_of(from_images, choice(from_images, ["conv"], 0.5))
+    assert smaller.model_args["cnn_channels"] == [8, 8, 8, 8, 8]
+    assert smaller.model_args["cnn_residual"] == [True, True, True, False, True]
+
+
 # --- independent references ----------------------------------------------------------------------
 
 
-def test_groups_equal_torch_prunings_for_the_serial_fusion() -> None:
+@pytest.mark.parametrize("rich", [{}, RICH], ids=["plain", "rich"])
+def test_groups_equal_torch_prunings_for_the_serial_fusion(rich: dict[str, Any]) -> None:
     tp = pytest.importorskip("torch_pruning")
-    model = tiny(pooling="class_token")
+    model = tiny(pooling="class_token", **rich)
     loose = [(p, 2) for n, p in model.named_parameters() if n.endswith(("embedding", "_token"))]
     graph = tp.DependencyGraph().build_dependency(
         model, torch.randn(1, 1, 8, 8), unwrapped_parameters=loose, verbose=False
@@ -144,6 +171,7 @@ def test_groups_equal_torch_prunings_for_the_serial_fusion() -> None:
     roots = {
         "cnn.blocks.0": "cnn.blocks.0.conv",
         "cnn.blocks.1": "cnn.blocks.1.conv",
+        "cnn.blocks.3": "cnn.blocks.3.conv",
         "transformer.embed": "embed",
         "transformer.layers.1.ffn": "transformer.layers.1.fc1",
         "transformer.layers.1.head_dim": "transformer.layers.1.attention.qkv",
@@ -158,7 +186,7 @@ def test_groups_equal_torch_prunings_for_the_serial_fusion() -> None:
         theirs = set()
         for dependency, indices in graph.get_pruning_group(root, prune_out, idxs=[1]):
             module = dependency.target.module
-            if module in names and not isinstance(module, nn.ReLU):
+            if module in names and not isinstance(module, nn.ReLU | nn.Sigmoid):
                 consumer = "in_channels" in dependency.handler.__name__
                 theirs |= {(names[module], consumer, i) for i in indices}
         ours = set()
@@ -167,6 +195,14 @@ def test_groups_equal_torch_prunings_for_the_serial_fusion() -> None:
             if type(model.get_submodule(owner)).__module__.startswith("torch.nn"):
                 ours |= {(owner, member.role == "in", i) for i in member.index[1].tolist()}
         assert ours == theirs, dimension.name
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_planned_macs_of_a_cut_rich_network_are_those_that_run(fusion: str) -> None:
+    model = tiny(fusion=fusion, **RICH)
+    smaller = cut_of(model, choice(model, ["conv", "ffn"], 0.4))
+    assert smaller.model_args["cnn_channels"] == [5, 5, 5, 10, 10]
+    assert costs.planned_macs(smaller.model_args) == [costs.count_macs(smaller)[0]]
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from methods.pruning.masks import channel_scores, mask_channels
-from tests.support.tiny import tiny
+from methods.pruning.masks import channel_scores, mask_channels, zero_channel_masks
+from tests.support.tiny import RICH, tiny
 
 
 def test_scores_are_l1_norms_by_hand() -> None:
@@ -30,6 +30,18 @@ def test_a_pruned_channel_is_silent_after_its_norm(norm: str, separable: bool) -
         assert len(silent) == out.shape[1] // 2
         weight = model.cnn.blocks[int(index)].conv.weight
         assert silent == [c for c, row in enumerate(weight) if not row.any()]
+
+
+def test_gates_are_left_alone() -> None:
+    """A gate of zero would be sigmoid(0): half of a channel, not none."""
+    model = tiny(**RICH)
+    before = {n: v.clone() for n, v in model.state_dict().items()}
+    report = mask_channels(model, 0.5)
+    assert sum("squeeze_excite" in name for name in before) == 8
+    assert not any("squeeze_excite" in name for name in [*report, *zero_channel_masks(model)])
+    for name, value in model.state_dict().items():
+        if "squeeze_excite" in name:
+            assert torch.equal(value, before[name])
 
 
 def test_the_weakest_channels_go_and_the_classifier_stays() -> None:
