@@ -51,7 +51,7 @@ class DistillSpec(FitSpec, TeacherSpec):
         return "d", "distilled"
 
     def check(self, model_args: dict[str, Any]) -> None:
-        if self.depth < 1 and model_args["fusion"] == "parallel":
+        if self.depth < 1 and model_args.get("fusion") == "parallel":
             raise ValueError("depth is of encoder layers, which fusion 'parallel' has not")
         super().check(self.outgoing(model_args))
 

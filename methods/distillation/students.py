@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from methods.pruning.dimensions import TARGETS, Weights, cut, dimensions
+from methods.pruning.amounts import Removed
+from methods.pruning.cutting import SHAPES, TARGETS, Weights, cut, cut_args
+from methods.pruning.dimensions import dimensions
 from methods.quantization.record import Quant, quantizable_layers
-from model import blueprint
+from model import HYBRID, architecture_of, blueprint, places_of, resolved_args
 from networks.args import ModelArgs, exit_places
 
 MULTIPLE = 8  # widths of a scaled student are multiples of this
@@ -29,13 +31,26 @@ def student_args(
 
     Widths become multiples of 8, at least 8, but never more than they were. Layers that go are
     spread evenly over the depth. Heads keep their size and become fewer, as in DeiT's family
-    (arXiv:2012.12877); what that cannot give, head_dim does. Raises ValueError.
+    (arXiv:2012.12877); what that cannot give, head_dim does. Of a network that is no hybrid `width`
+    scales what its graph shows, and its `own` arguments make it anew before. `own` may name another
+    architecture, and is then all of the student's arguments. Raises ValueError.
     """
     for key in FROM_DATA:
         if key in own:
             raise ValueError(f"student.{key} comes from the data; remove the key")
     if "exits" in own:
         raise ValueError("student.exits: remove the key; early_exit after distill adds exits")
+    entering = architecture_of(model_args)
+    if own.get("architecture", entering) != entering:
+        if width < 1 or depth < 1:
+            raise ValueError(
+                f"{'width' if width < 1 else 'depth'} is of the network that enters, a {entering}; "
+                "remove it, as a student of another architecture has its own arguments"
+            )
+        return resolved_args({**own, **{key: model_args[key] for key in FROM_DATA}})
+    if entering != HYBRID:
+        return _narrower(model_args, width, depth, own)
+    own = {key: value for key, value in own.items() if key != "architecture"}
     args, own = copy.deepcopy(model_args), dict(own)
     layers = args["num_layers"]
     args = _with_layers(args, max(1, round(depth * layers)) if layers else 0)
@@ -55,6 +70,36 @@ def student_args(
     resolved = ModelArgs(**{**args, **own, "exits": []}).resolved()
     there = exit_places(resolved["fusion"], resolved["num_layers"])
     return {**resolved, "exits": [place for place in args["exits"] if place in there]}
+
+
+def _narrower(
+    model_args: dict[str, Any], width: float, depth: float, own: dict[str, Any]
+) -> dict[str, Any]:
+    """As `student_args`, of a network that is no hybrid."""
+    if depth < 1:
+        raise ValueError(
+            f"depth is of the hybrid's encoder layers; of a {architecture_of(model_args)} set "
+            "width, or its own arguments in student"
+        )
+    args = copy.deepcopy(model_args)
+    if own:  # what was pruned was of other widths
+        args = resolved_args({k: v for k, v in args.items() if k not in (SHAPES, "exits")} | own)
+        there = places_of(args)
+        args["exits"] = [place for place in model_args["exits"] if place in there]
+    if width == 1:
+        return args
+    widths = {d.name: _scaled(d.width, width) for d in dimensions(blueprint(args), TARGETS)}
+    return cut_args(args, _spread(args, widths))
+
+
+def _spread(args: dict[str, Any], widths: dict[str, int]) -> Removed:
+    """What goes where evenly spaced units of each dimension stay, as many as `widths` says."""
+    removed = []
+    for dimension in dimensions(blueprint(args), TARGETS):
+        goes = torch.ones(dimension.width, dtype=torch.bool)
+        goes[_taken(dimension.width, widths[dimension.name])] = False
+        removed.append((dimension, goes.repeat(dimension.blocks).nonzero().flatten()))
+    return removed
 
 
 def _with_layers(args: dict[str, Any], count: int) -> dict[str, Any]:
@@ -81,6 +126,8 @@ def inherited(teacher_args: dict[str, Any], weights: Weights, args: dict[str, An
     Of each width evenly spaced units are taken, as of the layers. Early exits are left out.
     """
     now = {**teacher_args, "exits": []}
+    if architecture_of(args) != HYBRID:
+        return cut(teacher_args, weights, _part(teacher_args, args))[1]
     weights = {name: value for name, value in weights.items() if not name.startswith("exits.")}
     for targets in (["depth"], [target for target in TARGETS if target != "depth"]):
         removed = []
@@ -94,17 +141,44 @@ def inherited(teacher_args: dict[str, Any], weights: Weights, args: dict[str, An
     return weights
 
 
+def _part(teacher_args: dict[str, Any], args: dict[str, Any]) -> Removed:
+    """What of a network that is no hybrid goes in a narrower one."""
+    return _spread(teacher_args, {d.name: d.width for d in dimensions(blueprint(args), TARGETS)})
+
+
 def why_no_part(args: dict[str, Any], teacher_args: dict[str, Any]) -> str | None:
     """Why a network of `args` is not a narrower or shallower one of `teacher_args`."""
-    for key, theirs in teacher_args.items():
-        if key not in FREE and args[key] != theirs:
-            return f"{key} is {args[key]}, the teacher's {theirs}"
+    student, teacher = architecture_of(args), architecture_of(teacher_args)
+    if student != teacher:
+        return f"it is a {student}, the teacher a {teacher}"
+    if student != HYBRID:
+        return _why_no_narrower(args, teacher_args)
+    for key in {**teacher_args, **args}:
+        mine, theirs = args.get(key), teacher_args.get(key)
+        if key not in FREE and mine != theirs:
+            return f"{key} is {mine}, the teacher's {theirs}"
     shallow = _with_layers(teacher_args, min(args["num_layers"], teacher_args["num_layers"]))
     for key in WIDTHS:
-        mine, theirs = np.atleast_1d(args[key]), np.atleast_1d(shallow[key])
-        if len(mine) != len(theirs) or (mine > theirs).any():
+        widths, of_theirs = np.atleast_1d(args[key]), np.atleast_1d(shallow[key])
+        if len(widths) != len(of_theirs) or (widths > of_theirs).any():
             return f"{key} is {args[key]}, the teacher's {teacher_args[key]}"
     return None
+
+
+def _why_no_narrower(args: dict[str, Any], teacher_args: dict[str, Any]) -> str | None:
+    for key in args.keys() | teacher_args.keys():
+        if key not in (SHAPES, *FREE) and args.get(key) != teacher_args.get(key):
+            return f"{key} is {args.get(key)}, the teacher's {teacher_args.get(key)}"
+    mine, theirs = (
+        {d.name: d.width for d in dimensions(blueprint(a), TARGETS)} for a in (args, teacher_args)
+    )
+    for name, width in mine.items():
+        if width > theirs.get(name, 0):
+            return f"{name} has {width} units, the teacher's {theirs.get(name, 'none')}"
+    if mine.keys() != theirs.keys():
+        return "its dimensions are others"
+    left = cut_args(teacher_args, _part(teacher_args, args))
+    return None if left.get(SHAPES) == args.get(SHAPES) else "its layers have other shapes"
 
 
 def quant_of_student(quant: Quant, args: dict[str, Any]) -> Quant:

@@ -12,8 +12,9 @@ import torch
 from pydantic import ValidationError
 
 from dataset import Dataset
-from methods.distillation.students import student_args
+from methods.distillation.students import FROM_DATA, student_args
 from methods.quantization.record import Quant
+from model import architecture_of, resolved_args
 from stages.deployment import calibrated, deploy
 from stages.distillation import DistillSpec, distill
 from stages.finetuning import TrainSpec, train
@@ -157,3 +158,26 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     found, found_details = resumed(partial(_stage, kind), digits, stop_after)
     assert_same_bits(found, expected)
     assert found_details == details
+
+
+RESNET = {"architecture": "resnet_cifar", "depth": 8, "width": 8}
+
+
+@pytest.mark.parametrize(
+    "student",
+    [RESNET, {"architecture": "hybrid"} | {k: v for k, v in TINY.items() if k not in FROM_DATA}],
+)
+def test_networks_teach_others_of_another_architecture(
+    ctx: Context, student: dict[str, Any]
+) -> None:
+    teacher = tiny().model_args
+    if student["architecture"] == "hybrid":
+        teacher = resolved_args({**RESNET, "image_size": 8, "in_channels": 1})
+    start = initial_state(teacher, 1)
+    spec = DistillSpec(student=student, feature_weight=1.0, attention_weight=1.0, **FAST)
+    spec.check(start.model_args)
+    end = distill(start, spec, ctx)
+    assert architecture_of(end.model_args) == student["architecture"]
+    assert end.model_args["num_classes"] == start.model_args["num_classes"]
+    assert all(torch.isfinite(value).all() for value in end.weights.values())
+    assert deploy(end).network(torch.zeros(2, 1, 8, 8)).shape == (2, 10)

@@ -10,7 +10,7 @@ import torch
 from methods.distillation.features import Watch, places
 from methods.quantization import backends
 from methods.quantization.record import Quant
-from model import HybridCNNTransformer
+from model import HybridCNNTransformer, build_network, resolved_args
 from stages.distillation import DistillSpec
 from tests.support.tiny import TINY, tiny
 
@@ -52,3 +52,39 @@ def test_places_are_the_ends_of_each_resolution_that_both_have() -> None:
     nothing = args(cnn_channels=[8], cnn_pools=[4], fusion="parallel")
     with pytest.raises(ValueError, match="no feature map of one size"):
         DistillSpec(width=0.5, feature_weight=1.0).check_teacher(args(), nothing, False)
+
+
+RESNET = {"architecture": "resnet_cifar", "depth": 8, "width": 8}
+DATA = {"image_size": 8, "in_channels": 1}
+
+
+def test_places_of_another_architecture_are_the_last_modules_of_each_size() -> None:
+    mine = tiny().model_args
+    resnet = resolved_args({**RESNET, **DATA})
+    assert places(mine, resnet) == [
+        ("cnn.blocks.0.pool", "layer1", 64, (8, 8)),
+        ("cnn.blocks.1.pool", "layer2", 16, (16, 16)),
+    ]
+    found = places(resnet, mine)
+    assert [(p.student, p.teacher) for p in found] == [
+        (p.teacher, p.student) for p in places(mine, resnet)
+    ]
+    vit = resolved_args(
+        {
+            "architecture": "torchvision:VisionTransformer", "patch_size": 2, "num_layers": 2,
+            "num_heads": 2, "hidden_dim": 12, "mlp_dim": 16, **DATA,
+        }
+    )  # fmt: skip
+    tokens = places(mine, vit)  # 4×4 patches beside a class token
+    assert ("transformer.norm", "encoder", 16, (16, 12)) in tokens
+
+
+def test_what_a_foreign_teacher_shows_is_what_its_modules_give() -> None:
+    network = build_network(resolved_args({**RESNET, **DATA})).eval()
+    at = places(network.model_args, tiny().model_args)
+    watch = Watch(network, [(p.student, p.positions) for p in at])
+    images = torch.randn(3, 1, 8, 8)
+    with torch.inference_mode():
+        network(images)
+    for place in at:
+        assert watch.seen[place.student].shape == (3, place.positions, place.channels[0])

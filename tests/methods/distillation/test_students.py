@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
-from methods.distillation.students import inherited, student_args
+from methods.distillation.students import inherited, student_args, why_no_part
 from model import HybridCNNTransformer
-from tests.support.tiny import tiny
+from tests.support.tiny import RICH, tiny
 
 DEFAULT = {"cnn_channels": [32, 64, 64, 128], "cnn_pools": [2, 1, 2, 2]}
 
@@ -55,6 +55,22 @@ def test_own_arguments_go_over_the_scaled_ones() -> None:
     assert (student["num_heads"], student["head_dim"]) == ([2, 2, 2], [24, 24, 24])
     other = student_args(teacher, 1.0, 1.0, {"fusion": "parallel", "mlp_dims": [32]})
     assert other["fusion"] == "parallel" and other["mlp_dims"] == [32]
+
+
+def test_residual_blocks_stay_residual() -> None:
+    """Equal widths are scaled alike, and a part of the teacher is taken alike in all of them."""
+    teacher = tiny(**{**RICH, "cnn_channels": [32, 32, 32, 64, 64]})
+    args = student_args(teacher.model_args, 0.5, 1.0, {})
+    assert args["cnn_channels"] == [16, 16, 16, 32, 32]
+    assert args["cnn_residual"] == teacher.model_args["cnn_residual"]
+    assert args["cnn_squeeze_excite"] == teacher.model_args["cnn_squeeze_excite"]
+    assert why_no_part(args, teacher.model_args) is None
+    part = inherited(teacher.model_args, teacher.state_dict(), args)
+    HybridCNNTransformer(**args).load_state_dict(part)
+    plain = resolved(**{**args, "cnn_residual": False})
+    of_plain = resolved(**{**teacher.model_args, "cnn_residual": False})
+    assert "cnn_residual is None" in str(why_no_part(plain, teacher.model_args))
+    assert "the teacher's None" in str(why_no_part(args, of_plain))
 
 
 @pytest.mark.parametrize("fusion", ["serial", "parallel", "parallel_attention"])
