@@ -25,7 +25,7 @@ from methods.casting import BFLOAT16
 from methods.early_exit.exits import Exits
 from methods.early_exit.thresholds import calibrate, exit_macs
 from methods.quantization import backends
-from model import HybridCNNTransformer, every_logits
+from model import Network, every_logits
 from stages.deployment import Deployed, deploy
 from stages.ptq import PtqSpec
 from stages.state import ModelState, build, state_of
@@ -47,7 +47,7 @@ class Subject:
     Files go to `folder`. Peers know nothing of early exits: they get the same network without.
     """
 
-    model: HybridCNNTransformer
+    model: Network
     calibration: Tensor  # [N, C, H, W], N a multiple of CALIBRATION_BATCH
     folder: Path
     threads: int
@@ -58,7 +58,7 @@ class Subject:
             yield images, images
 
     @cached_property
-    def plain(self) -> HybridCNNTransformer:
+    def plain(self) -> Network:
         """The network to its end."""
         if not self.model.model_args["exits"]:
             return self.model

@@ -1,4 +1,4 @@
-"""Every engine against every other, and against peers' own int8, on four networks.
+"""Every engine against every other, and against peers' own int8, on our networks and two others.
 
 Run: python -m benchmarks.inference            (about 40 min on 2 cores)
      python -m benchmarks.inference --quick    (default network, 2 threads: about 3 min)
@@ -39,7 +39,7 @@ from machine.files import write_json
 from machine.processor import bf16_is_fast
 from machine.timing import latencies
 from methods import costs
-from model import HybridCNNTransformer
+from model import Network, build_network, resolved_args
 from stages.pruning import PruneSpec, prune
 from stages.stage import Context
 from stages.state import build, state_of
@@ -47,6 +47,7 @@ from stages.state import build, state_of
 HOME = Path(__file__).parents[1]
 
 REFERENCE, DEFAULT, PRUNED, EXITS = "reference", "default", "pruned", "exits"
+RESNET, MOBILENET = "torchvision:resnet18", "torchvision:mobilenet_v3_small"
 ARGS: dict[str, dict[str, Any]] = {
     # 1.51 M parameters, 115 M MACs
     REFERENCE: {
@@ -58,10 +59,13 @@ ARGS: dict[str, dict[str, Any]] = {
     DEFAULT: DEFAULT_MODEL_PARAMS,
     PRUNED: DEFAULT_MODEL_PARAMS,
     EXITS: {**DEFAULT_MODEL_PARAMS, "exits": ["cnn", "layer_0"]},
+    RESNET: {"architecture": RESNET, "image_size": 224},
+    MOBILENET: {"architecture": MOBILENET, "image_size": 224},
 }
 NETWORKS = tuple(ARGS)
 BATCHES, THREADS = (1, 8, 64), (1, 2)
-CALIBRATION, CHECKED = 256, 64  # images
+CALIBRATION, CHECKED = 256, 64  # images of 32×32
+LARGE = 32  # images of 224×224 to calibrate and to check with
 SEED = 0
 SECONDS = {True: 0.8, False: 1.5}  # of timing a variant, quick or not
 BLOCK, REST = 0.02, 0.012  # seconds; libgomp's idle threads wait actively for 5 ms
@@ -69,11 +73,19 @@ PACKAGES = ("onnx", "onnxruntime", "openvino", "nncf")
 TIES = 0.97  # of the best peer's speed: as fast as it
 
 
-def digits(count: int) -> Tensor:
-    """Digits as `[count, 3, 32, 32]`, normalised, in an order that never changes."""
+def digits(count: int, side: int = 32) -> Tensor:
+    """Digits as `[count, 3, side, side]`, normalised, in an order that never changes."""
     images = torch.from_numpy(load_digits().images[:count]).float()[:, None] / 16
-    images = F.interpolate(images, size=(32, 32), mode="bilinear").expand(-1, 3, -1, -1)
+    images = F.interpolate(images, size=(side, side), mode="bilinear").expand(-1, 3, -1, -1)
     return ((images - images.mean()) / images.std()).contiguous()
+
+
+def images_for(name: str) -> tuple[Tensor, Tensor]:
+    """Those that a network is calibrated on, and those that its logits are compared on."""
+    side = ARGS[name].get("image_size", 32)
+    counts = (CALIBRATION, CHECKED) if side == 32 else (LARGE, LARGE)
+    calibration, checked = digits(sum(counts), side).split(counts)
+    return calibration, checked
 
 
 class _WithoutData(Context):
@@ -84,10 +96,10 @@ class _WithoutData(Context):
         return DataLoaders([], [], [], [])  # type: ignore[arg-type]
 
 
-def network(name: str, images: Tensor) -> HybridCNNTransformer:
+def network(name: str, images: Tensor) -> Network:
     """One of NETWORKS in eval mode; batch norms have the statistics of `images`."""
     torch.manual_seed(SEED)
-    model = HybridCNNTransformer(**ARGS[name])
+    model = build_network(resolved_args(ARGS[name]))
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = None  # the mean over all batches
@@ -100,14 +112,19 @@ def network(name: str, images: Tensor) -> HybridCNNTransformer:
 
 
 def error(engine: Engine, images: Tensor, expected: Tensor, batch: int) -> float:
-    """How far logits are from `expected`, relative to how far those are from their mean."""
+    """How far logits are from `expected`, relative to how far those are from their mean.
+
+    Of networks of others it is relative to the logits: their random weights tell images of digits
+    apart by less than int8 rounds, peers' as well.
+    """
     found = torch.cat(
         [
             torch.as_tensor(engine.run(engine.place(part))).float().clone()
             for part in images.split(batch)
         ]
     )
-    return float((found - expected).norm() / (expected - expected.mean(0)).norm())
+    mean = expected.mean(0) if images.shape[-1] == 32 else 0
+    return float((found - expected).norm() / (expected - mean).norm())
 
 
 def missing(name: str, subject: Subject) -> str | None:
@@ -149,7 +166,7 @@ def measured(subject: Subject, name: str, batch: int, seconds: float) -> list[di
 
     Of a network that is left early a batch of 1 is the mean over images.
     """
-    images = digits(CALIBRATION + CHECKED)[CALIBRATION:]
+    images = images_for(name)[1]
     rows, calls, timed = [], [], []
     with torch.inference_mode():
         expected = subject.plain(images)
@@ -160,7 +177,7 @@ def measured(subject: Subject, name: str, batch: int, seconds: float) -> list[di
             if engine is not None:
                 calls.append(_call(engine, images, batch, subject))
                 timed.append(rows[-1])
-    count = CHECKED if subject.model.model_args["exits"] and batch == 1 else 1
+    count = len(images) if subject.model.model_args["exits"] and batch == 1 else 1
     loads = [os.getloadavg()[0]]
     times = latencies(calls, images, seconds=seconds, block=BLOCK, rest=REST)
     loads.append(os.getloadavg()[0])
@@ -188,14 +205,14 @@ def work(options: argparse.Namespace, threads: int) -> None:
     rows: list[dict[str, Any]] = []
     for name in options.networks:
         with tempfile.TemporaryDirectory() as folder:
-            calibration = digits(CALIBRATION)
+            calibration = images_for(name)[0]
             model = network(name, calibration)
             subject = Subject(model, calibration, Path(folder), threads)
             macs = costs.count_macs(subject.plain)[0]
             params = sum(p.numel() for p in model.parameters())
             print(
                 f"{name}: {macs / 1e6:.1f} M MACs, {params / 1e6:.3f} M parameters, "
-                f"CNN {model.model_args['cnn_channels']}, {threads} thread(s)",
+                f"{_widths(model)}{threads} thread(s)",
                 flush=True,
             )
             for batch in options.batches:
@@ -203,6 +220,12 @@ def work(options: argparse.Namespace, threads: int) -> None:
                 rows += [{**row, "macs": macs, "params": params} for row in found]
                 print_table(found)
     write_json(options.output, {"environment": described(), "rows": rows})
+
+
+def _widths(model: Network) -> str:
+    """What pruning may have changed of a network of ours."""
+    channels = model.model_args.get("cnn_channels")
+    return "" if channels is None else f"CNN {channels}, "
 
 
 def described() -> dict[str, Any]:

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import fx
 
-from engines.onnx_layers import (
-    attention,
-    convolution,
-    dequantize,
-    item,
-    linear,
-    quantize,
-    unbind,
-)
-from engines.onnx_writer import UnknownOperation, Writer, arguments, is_call
+from engines.onnx_layers import attention, convolution, dequantize, linear, quantize
+from engines.onnx_moves import MOVES
+from engines.onnx_writer import UnknownOperation, Writer, arguments, bound, is_call
 
 aten = torch.ops.aten
 quantized = torch.ops.quantized_decomposed
@@ -31,17 +23,22 @@ quantized = torch.ops.quantized_decomposed
 
 def _batch_norm(writer: Writer, node: fx.Node) -> str:
     values, weight, bias, mean, var, training, _, eps, *_ = node.args
-    if training or any(one is None for one in (weight, bias, mean, var)):
+    if training or mean is None or var is None:
         raise UnknownOperation("a batch norm without fixed values")
-    inputs = [writer.value(one) for one in (values, weight, bias, mean, var)]
+    scale = np.ones(writer.sizes(mean), np.float32) if weight is None else writer.array(weight)  # type: ignore[arg-type]
+    shift = np.zeros(writer.sizes(mean), np.float32) if bias is None else writer.array(bias)  # type: ignore[arg-type]
+    inputs = [writer.value(values)]
+    inputs += [writer.constant(scale, f"{node.name}.scale")]
+    inputs += [writer.constant(shift, f"{node.name}.shift")]
+    inputs += [writer.value(mean), writer.value(var)]
     return writer.add("BatchNormalization", inputs, node.name, epsilon=eps)
 
 
 def _layer_norm(writer: Writer, node: fx.Node) -> str:
     values, shape, weight, bias, eps, _ = arguments(node, None, None, 1e-5, True)
-    if weight is None:
-        raise UnknownOperation("a layer norm without weights")
-    inputs = [writer.value(one) for one in (values, weight, bias) if one is not None]
+    scale = np.ones(shape, np.float32) if weight is None else writer.array(weight)
+    inputs = [writer.value(values), writer.constant(scale, f"{node.name}.scale")]
+    inputs += [] if bias is None else [writer.value(bias)]
     return writer.add("LayerNormalization", inputs, node.name, axis=-len(shape), epsilon=eps)
 
 
@@ -63,31 +60,56 @@ def _group_norm(writer: Writer, node: fx.Node) -> str:
     return last
 
 
+def _pairs(value: Sequence[int]) -> list[int]:
+    """One number for both directions, or one for each."""
+    return [*value, *value] if len(value) == 1 else list(value)
+
+
 def _max_pool(writer: Writer, node: fx.Node) -> str:
-    values, kernel, stride, padding, dilation, ceil = arguments(node, [], [0, 0], [1, 1], False)
+    about = bound(node)
     return writer.add(
         "MaxPool",
-        [writer.value(values)],
+        [writer.value(about["self"])],
         node.name,
-        kernel_shape=kernel,
-        strides=stride or kernel,
-        pads=[*padding, *padding],
-        dilations=dilation,
-        ceil_mode=int(ceil),
+        **_windows(about),
+        dilations=_pairs(about["dilation"]),
     )
+
+
+def _average_pool(writer: Writer, node: fx.Node) -> str:
+    about = bound(node)
+    if about["divisor_override"] is not None:
+        raise UnknownOperation("avg_pool2d with a divisor")
+    return writer.add(
+        "AveragePool",
+        [writer.value(about["self"])],
+        node.name,
+        **_windows(about),
+        count_include_pad=int(about["count_include_pad"]),
+    )
+
+
+def _windows(about: dict[str, Any]) -> dict[str, Any]:
+    padding = _pairs(about["padding"])
+    return {
+        "kernel_shape": _pairs(about["kernel_size"]),
+        "strides": _pairs(about["stride"] or about["kernel_size"]),
+        "pads": [*padding, *padding],
+        "ceil_mode": int(about["ceil_mode"]),
+    }
 
 
 def _adaptive_average(writer: Writer, node: fx.Node) -> str:
     """Means of windows: those of equal size as AveragePool, others as products with factors."""
-    values, after = node.args
-    before = writer.sizes(values)[2:]  # type: ignore[arg-type]
+    values, size = arguments(node)
+    after, before = _pairs(size), writer.sizes(values)[2:]
     source = writer.value(values)
-    if list(after) == [1, 1]:  # type: ignore[arg-type]
+    if after == [1, 1]:
         return writer.add("GlobalAveragePool", [source], node.name)
-    if not any(a % b for a, b in zip(before, after, strict=True)):  # type: ignore[arg-type]
-        window = [a // b for a, b in zip(before, after, strict=True)]  # type: ignore[arg-type]
+    if not any(a % b for a, b in zip(before, after, strict=True)):
+        window = [a // b for a, b in zip(before, after, strict=True)]
         return writer.add("AveragePool", [source], node.name, kernel_shape=window, strides=window)
-    rows, columns = (_averages(a, b) for a, b in zip(before, after, strict=True))  # type: ignore[arg-type]
+    rows, columns = (_averages(a, b) for a, b in zip(before, after, strict=True))
     left, right = f"{node.name}_rows", f"{node.name}_columns"
     tall = writer.add("MatMul", [writer.constant(rows, left), source], f"{node.name}_tall")
     return writer.add("MatMul", [tall, writer.constant(columns.T.copy(), right)], node.name)
@@ -102,38 +124,40 @@ def _averages(before: int, after: int) -> np.ndarray:
     return factors
 
 
+def _resize(mode: str) -> Callable[[Writer, fx.Node], str]:
+    """Nearest and bilinear `interpolate`."""
+
+    def write(writer: Writer, node: fx.Node) -> str:
+        about = bound(node)
+        corners = about.get("align_corners")
+        how = {None: "asymmetric", False: "half_pixel", True: "align_corners"}[corners]
+        size = writer.constant(np.array(writer.sizes(node)[2:], np.int64))
+        return writer.add(
+            "Resize",
+            [writer.value(node.args[0]), "", "", size],
+            node.name,
+            mode=mode,
+            coordinate_transformation_mode=how,
+            nearest_mode="floor",
+            axes=[2, 3],
+        )
+
+    return write
+
+
 def _silu(writer: Writer, node: fx.Node) -> str:
     source = writer.value(node.args[0])
     gate = writer.add("Sigmoid", [source], f"{node.name}_gate")
     return writer.add("Mul", [source, gate], node.name)
 
 
-def _gelu(writer: Writer, node: fx.Node) -> str:
-    how = node.kwargs.get("approximate", "none")
-    return writer.add("Gelu", [writer.value(node.args[0])], node.name, approximate=how)
-
-
-def _softmax(writer: Writer, node: fx.Node) -> str:
-    values, axis, dtype = arguments(node, None)
-    if dtype is not None:
-        raise UnknownOperation("softmax of another type")
-    return writer.add("Softmax", [writer.value(values)], node.name, axis=axis)
-
-
-def _plain(operation: str, **options: Any) -> Callable[[Writer, fx.Node], str]:
-    """An operation of one value, by its ONNX name."""
-
-    def write(writer: Writer, node: fx.Node) -> str:
-        (values,) = arguments(node)
-        return writer.add(operation, [writer.value(values)], node.name, **options)
-
-    return write
-
-
 def _arithmetic(operation: str) -> Callable[[Writer, fx.Node], str]:
     def write(writer: Writer, node: fx.Node) -> str:
-        left, right = arguments(node)
-        return writer.add(operation, [writer.value(left), writer.value(right)], node.name)
+        left, right = (writer.value(one) for one in node.args)
+        factor = node.kwargs.get("alpha", 1)
+        if factor != 1:
+            right = writer.add("Mul", [right, writer.value(factor)], f"{node.name}_scaled")
+        return writer.add(operation, [left, right], node.name)
 
     return write
 
@@ -141,7 +165,10 @@ def _arithmetic(operation: str) -> Callable[[Writer, fx.Node], str]:
 def _subtract(writer: Writer, node: fx.Node) -> str:
     """What torch's compiler has subtracted (see `subtract_what_must_stay`) is added here: runtimes
     fuse sums with what comes after them."""
-    left, right = arguments(node)
+    left: Any = node.args[0]
+    right: Any = node.args[1]
+    if node.kwargs:
+        return _arithmetic("Sub")(writer, node)
     if is_call(right, aten.neg.default):
         return writer.add("Add", [writer.value(left), writer.value(right.args[0])], node.name)
     if isinstance(right, fx.Node) and right.op == "get_attr":
@@ -167,86 +194,57 @@ def _reduce(operation: str) -> Callable[[Writer, fx.Node], str]:
     return write
 
 
-# --- what moves values ---------------------------------------------------------------------------
+# --- value by value, and products ----------------------------------------------------------------
 
 
-def _same(writer: Writer, node: fx.Node) -> str:
-    return writer.value(node.args[0])
+def _with(operation: str, **names: str) -> Callable[[Writer, fx.Node], str]:
+    """An operation of one value, by its ONNX name; `names` of its options in torch."""
 
-
-def _reshape(writer: Writer, node: fx.Node) -> str:
-    source: Any = node.args[0]
-    before, after = writer.sizes(source), writer.sizes(node)
-    return writer.reshaped(writer.value(source), before, after, node.name)
-
-
-def _permute(writer: Writer, node: fx.Node) -> str:
-    values, axes = arguments(node)
-    order = [axis % writer.rank(values) for axis in axes]
-    return writer.add("Transpose", [writer.value(values)], node.name, perm=order)
-
-
-def _transpose(writer: Writer, node: fx.Node) -> str:
-    values, first, second = arguments(node)
-    order = list(range(writer.rank(values)))
-    order[first], order[second] = order[second], order[first]
-    return writer.add("Transpose", [writer.value(values)], node.name, perm=order)
-
-
-def _squeeze(operation: str) -> Callable[[Writer, fx.Node], str]:
     def write(writer: Writer, node: fx.Node) -> str:
-        values, axis = arguments(node)
-        axes = writer.constant(np.array([axis], np.int64))
-        return writer.add(operation, [writer.value(values), axes], node.name)
+        about = bound(node)
+        options = {name: about[its] for name, its in names.items()}
+        if about.get("dtype") is not None:
+            raise UnknownOperation(f"{node.target} of another type")
+        return writer.add(operation, [writer.value(node.args[0])], node.name, **options)
 
     return write
 
 
-def _select(writer: Writer, node: fx.Node) -> str:
-    values, axis, index = arguments(node)
-    which = writer.constant(np.array(index, np.int64))
-    return writer.add("Gather", [writer.value(values), which], node.name, axis=axis)
+def _clip(writer: Writer, node: fx.Node) -> str:
+    values, *ends = arguments(node, -1.0, 1.0)
+    bounds = [writer.constant(np.float32(end)) if end is not None else "" for end in ends]
+    return writer.add("Clip", [writer.value(values), *bounds], node.name)
 
 
-def _slice(writer: Writer, node: fx.Node) -> str:
-    values, axis, start, end, step = arguments(node, 0, None, None, 1)
-    ends = [start or 0, np.iinfo(np.int64).max if end is None else end, axis, step]
-    inputs = [writer.constant(np.array([one], np.int64)) for one in ends]
-    return writer.add("Slice", [writer.value(values), *inputs], node.name)
+def _clamp(writer: Writer, node: fx.Node) -> str:
+    about = bound(node)
+    ends = about["min"], about.get("max")
+    bounds = [writer.constant(np.float32(end)) if end is not None else "" for end in ends]
+    return writer.add("Clip", [writer.value(node.args[0]), *bounds], node.name)
 
 
-def _concatenate(writer: Writer, node: fx.Node) -> str:
-    """A class token before tokens is a row of zeros that the token is added to: what is repeated
-    for each image would need the batch's size, computed while it runs."""
-    values, axis = arguments(node, 0)
-    first = values[0]
-    if len(values) == 2 and axis == 1 and is_call(first, aten.expand.default):
-        token, sizes = first.args[0], writer.sizes(node)
-        if token.op == "get_attr" and len(sizes) == 3 and writer.rank(token) == 3:
-            ahead = writer.sizes(first)[1]
-            pads = writer.constant(np.array([0, ahead, 0, 0, 0, 0], np.int64))
-            padded = writer.add("Pad", [writer.value(values[1]), pads], f"{node.name}_room")
-            rows = np.zeros((1, *sizes[1:]), np.float32)
-            rows[:, :ahead] = writer.array(token)
-            name = writer.constant(rows, f"{token.target}_{node.name}")
-            return writer.add("Add", [padded, name], node.name)
-    return writer.add("Concat", [writer.value(one) for one in values], node.name, axis=axis)
+def _elu(writer: Writer, node: fx.Node) -> str:
+    values, alpha, scale, input_scale = arguments(node, 1.0, 1.0, 1.0)
+    if (scale, input_scale) != (1, 1):
+        raise UnknownOperation("elu with a scale")
+    return writer.add("Elu", [writer.value(values)], node.name, alpha=float(alpha))
 
 
-def _expand(writer: Writer, node: fx.Node) -> str:
-    values, *_ = node.args
-    sizes = writer.sizes(node)
-    parts = [writer.constant(np.array([size], np.int64)) for size in sizes]
-    some = next(n for n in writer.graph.graph.nodes if n.op == "placeholder")
-    if -1 in sizes:
-        batch = writer.add("Shape", [writer.value(some)], f"{node.name}_batch", start=0, end=1)
-        parts[sizes.index(-1)] = batch
-    shape = writer.add("Concat", parts, f"{node.name}_shape", axis=0)
-    return writer.add("Expand", [writer.value(values), shape], node.name)
+def _prelu(writer: Writer, node: fx.Node) -> str:
+    values, weight = arguments(node)
+    slopes = writer.array(weight).reshape(-1, *[1] * (writer.rank(values) - 2))
+    name = writer.constant(slopes, f"{weight}_{node.name}")
+    return writer.add("PRelu", [writer.value(values), name], node.name)
+
+
+def _einsum(writer: Writer, node: fx.Node) -> str:
+    equation, values = node.args[:2]
+    inputs = [writer.value(one) for one in values]  # type: ignore[union-attr]
+    return writer.add("Einsum", inputs, node.name, equation=str(equation).replace(" ", ""))
 
 
 def _nothing(writer: Writer, node: fx.Node) -> str:
-    """A size, which what is written here knows."""
+    """A weight, which its layer writes, see `_weight`."""
     return ""
 
 
@@ -256,44 +254,55 @@ WRITERS: dict[Any, Callable[[Writer, fx.Node], str]] = {
     aten.conv2d.default: convolution,
     quantized.quantize_per_tensor.default: quantize,
     quantized.dequantize_per_tensor.default: dequantize,
-    quantized.dequantize_per_channel.default: _nothing,  # by its layer, see `_weight`
+    quantized.dequantize_per_channel.default: _nothing,
     aten.scaled_dot_product_attention.default: attention,
     # norms and pooling
     aten.batch_norm.default: _batch_norm,
     aten.layer_norm.default: _layer_norm,
     aten.group_norm.default: _group_norm,
     aten.max_pool2d.default: _max_pool,
+    aten.avg_pool2d.default: _average_pool,
     aten.adaptive_avg_pool2d.default: _adaptive_average,
     aten.mean.dim: _reduce("ReduceMean"),
     aten.sum.dim_IntList: _reduce("ReduceSum"),
-    # value by value
-    aten.relu.default: _plain("Relu"),
-    aten.hardswish.default: _plain("HardSwish"),
-    aten.neg.default: _plain("Neg"),
-    aten.gelu.default: _gelu,
+    aten.amax.default: _reduce("ReduceMax"),
+    aten.upsample_nearest2d.vec: _resize("nearest"),
+    aten.upsample_bilinear2d.vec: _resize("linear"),
+    # value by value, and products
+    aten.relu.default: _with("Relu"),
+    aten.hardswish.default: _with("HardSwish"),
+    aten.hardsigmoid.default: lambda w, n: w.add(
+        "HardSigmoid", [w.value(n.args[0])], n.name, alpha=1 / 6
+    ),
+    aten.hardtanh.default: _clip,
+    aten.relu6.default: lambda w, n: w.add(
+        "Clip", [w.value(n.args[0]), w.value(0.0), w.value(6.0)], n.name
+    ),
+    aten.clamp.default: _clamp,
+    aten.clamp_min.default: _clamp,
+    aten.leaky_relu.default: _with("LeakyRelu", alpha="negative_slope"),
+    aten.prelu.default: _prelu,
+    aten.elu.default: _elu,
+    aten.gelu.default: _with("Gelu", approximate="approximate"),
     aten.silu.default: _silu,
-    aten.softmax.int: _softmax,
+    aten.mish.default: _with("Mish"),
+    aten.sigmoid.default: _with("Sigmoid"),
+    aten.tanh.default: _with("Tanh"),
+    aten.exp.default: _with("Exp"),
+    aten.sqrt.default: _with("Sqrt"),
+    aten.abs.default: _with("Abs"),
+    aten.neg.default: _with("Neg"),
+    aten.softmax.int: _with("Softmax", axis="dim"),
+    aten.log_softmax.int: _with("LogSoftmax", axis="dim"),
     aten.add.Tensor: _arithmetic("Add"),
     aten.mul.Tensor: _arithmetic("Mul"),
     aten.div.Tensor: _arithmetic("Div"),
     aten.sub.Tensor: _subtract,
-    # the same values
-    aten.dropout.default: _same,
-    aten.contiguous.default: _same,
-    aten.clone.default: _same,
-    aten.sym_size.int: _nothing,
-    # values in other places
-    aten.view.default: _reshape,
-    aten.reshape.default: _reshape,
-    aten.flatten.using_ints: _reshape,
-    aten.permute.default: _permute,
-    aten.transpose.int: _transpose,
-    aten.squeeze.dim: _squeeze("Squeeze"),
-    aten.unsqueeze.default: _squeeze("Unsqueeze"),
-    aten.select.int: _select,
-    aten.slice.Tensor: _slice,
-    aten.unbind.int: unbind,
-    operator.getitem: item,
-    aten.cat.default: _concatenate,
-    aten.expand.default: _expand,
+    aten.pow.Tensor_Scalar: _arithmetic("Pow"),
+    aten.maximum.default: _arithmetic("Max"),
+    aten.minimum.default: _arithmetic("Min"),
+    aten.matmul.default: _arithmetic("MatMul"),
+    aten.bmm.default: _arithmetic("MatMul"),
+    aten.einsum.default: _einsum,
+    **MOVES,
 }

@@ -10,11 +10,16 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+import torch.ao.quantization.fx._decomposed  # defines the operations of int8 graphs
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, fx
 
 OPSET, IR_VERSION = 20, 10  # the first with Gelu; what every runtime of the last years reads
 ORT_DOMAIN = "com.microsoft"
+aten = torch.ops.aten
+quantized = torch.ops.quantized_decomposed
+LEVELS = {quantized.dequantize_per_channel.default}  # weights that their layers write
+NEW = {aten.new_zeros.default, aten.new_ones.default}
 BATCHES = (2, 3)  # a size that differs between these is the batch's
 
 
@@ -23,11 +28,13 @@ class UnknownOperation(Exception):
 
 
 class Shapes(fx.Interpreter):
-    """The shapes of all that a graph computes for some inputs."""
+    """The shapes of all that a graph computes for some inputs; values where weights decide them."""
 
     def __init__(self, graph: fx.GraphModule):
         super().__init__(graph)
         self.found: dict[fx.Node, tuple[int, ...]] = {}
+        self.pieces: dict[fx.Node, list[tuple[int, ...]]] = {}  # of what gives several
+        self.fixed: dict[fx.Node, Tensor] = {}  # what no image has a part in
 
     def run_node(self, n: fx.Node) -> Any:
         if n.op == "call_module" and not n.users:  # it only checks the inputs' shapes
@@ -35,7 +42,18 @@ class Shapes(fx.Interpreter):
         value = super().run_node(n)
         if isinstance(value, Tensor):
             self.found[n] = tuple(value.shape)
+            if self._is_fixed(n):
+                self.fixed[n] = value
+        elif isinstance(value, list | tuple):
+            self.pieces[n] = [tuple(v.shape) for v in value if isinstance(v, Tensor)]
         return value
+
+    def _is_fixed(self, n: fx.Node) -> bool:
+        if n.op != "call_function" or n.target in LEVELS:
+            return False
+        if n.target in NEW:  # takes of a value its type alone
+            return not any(one in n.all_input_nodes[1:] for one in n.all_input_nodes)
+        return all(one.op == "get_attr" or one in self.fixed for one in n.all_input_nodes)
 
 
 class Writer:
@@ -54,11 +72,13 @@ class Writer:
     ):
         self.graph, self.writers, self.for_onnxruntime = graph, writers, for_onnxruntime
         self.shapes: list[dict[fx.Node, tuple[int, ...]]] = []
+        self.runs: list[Shapes] = []
         for batch in BATCHES:
             shapes = Shapes(graph)
             with torch.no_grad():
                 shapes.run(*(value[:1].expand(batch, *value.shape[1:]) for value in examples))
             self.shapes.append(shapes.found)
+            self.runs.append(shapes)
         self.nodes: list[onnx.NodeProto] = []
         self.produced: set[str] = set()  # names of the nodes' outputs
         self.constants: dict[str, np.ndarray] = {}
@@ -79,6 +99,8 @@ class Writer:
                 if node in self.unmoved:
                     self.names[node] = self.names[node.args[0]]
                     continue
+                if node in self.runs[0].fixed or self._is_size(node):
+                    continue  # see `value` and `sizes`
                 if node.target not in self.writers:
                     raise UnknownOperation(f"{node.target}")
                 self.names[node] = self.writers[node.target](self, node)
@@ -125,6 +147,9 @@ class Writer:
         self.nodes = kept[::-1]
         self.constants = {name: v for name, v in self.constants.items() if name in needed}
 
+    def _is_size(self, node: fx.Node) -> bool:
+        return node not in self.shapes[0] and node not in self.runs[0].pieces
+
     # --- for `writers` ---
 
     def sizes(self, node: fx.Node) -> list[int]:
@@ -141,11 +166,21 @@ class Writer:
             return self.constant(np.float32(node))
         if node.op == "get_attr":
             return self.constant(self.array(node), str(node.target))
+        if node in self.runs[0].fixed:
+            return self.constant(self.array(node), node.name)
         return self.names[node]
+
+    def pieces(self, node: fx.Node) -> list[tuple[int, ...]]:
+        """The shapes of what a node gives that gives several, for a batch of BATCHES[0]."""
+        return self.runs[0].pieces[node]
 
     def array(self, node: fx.Node) -> np.ndarray:
         """The values of a constant."""
-        value = operator.attrgetter(str(node.target))(self.graph)
+        value = self.runs[0].fixed.get(node)
+        if value is None and node.op != "get_attr":
+            raise UnknownOperation(f"{node} where a constant should be")
+        if value is None:
+            value = operator.attrgetter(str(node.target))(self.graph)
         return value.detach().contiguous().cpu().numpy()
 
     def constant(self, value: Any, name: str = "") -> str:
@@ -197,6 +232,13 @@ def arguments(node: fx.Node, *defaults: Any) -> list[Any]:
     positional = count - sum(a.kwarg_only for a in node.target._schema.arguments)  # type: ignore[union-attr]
     lacking = positional - len(node.args)
     return [*node.args, *(defaults[len(defaults) - lacking :] if lacking else ())]
+
+
+def bound(node: fx.Node) -> dict[str, Any]:
+    """All arguments of a node by their names in the operation's schema, defaults filled in."""
+    schema = node.target._schema.arguments  # type: ignore[union-attr]
+    given = dict(zip((about.name for about in schema), node.args, strict=False))
+    return {**{a.name: a.default_value for a in schema}, **given, **node.kwargs}
 
 
 def is_call(value: Any, target: Any) -> bool:

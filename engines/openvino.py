@@ -54,6 +54,8 @@ def ready(program: Program, batch: int | None, threads: int) -> Ready:
         model = openvino_model(program, batch)
         compiled = core().compile_model(model, "CPU", settings(program, threads))
         request = compiled.create_infer_request()
+    except EngineError:
+        raise
     except RuntimeError as error:
         raise EngineError(f"openvino: {str(error).splitlines()[0]}") from None
 

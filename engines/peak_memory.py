@@ -83,6 +83,8 @@ def _eager(threads: int, settings: dict[str, str]) -> Callable[[str], Run]:
 
     def make(path: str) -> Run:
         network = torch.load(path, weights_only=False)  # what `footprint` has just written
+        if isinstance(network, dict):
+            network = _built(network)
 
         @torch.inference_mode()
         def run(inputs: Sequence[Any]) -> object:
@@ -91,6 +93,20 @@ def _eager(threads: int, settings: dict[str, str]) -> Callable[[str], Run]:
         return run
 
     return make
+
+
+def _built(described: dict[str, Any]) -> Any:
+    """A network of this project, or the part of it between two exits."""
+    import torch
+
+    from model import build_network
+
+    network = build_network(described["model_args"]).eval()
+    network.load_state_dict(described["weights"])
+    network.to(memory_format=torch.channels_last)
+    if described["piece"] is None:
+        return network
+    return next(part for part in network.parts() if part.piece == described["piece"])
 
 
 def _inductor(threads: int, settings: dict[str, str]) -> Callable[[str], Run]:

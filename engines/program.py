@@ -37,6 +37,20 @@ class Program:
         return tuple(torch.randn(batch, *tail, generator=generator) for tail in self.inputs)
 
 
+SHAKE = 1e-3  # relative change of an input that lets some of its values round to the other side
+SHAKEN = 3.0  # so many times what that moves the values, an engine's own roundings may
+
+
+def shaken(inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """`inputs`, each value moved by about a thousandth of itself, equally at every call.
+
+    In a deep int8 network a few values that round to the other side move many behind them: how
+    far, tells how far an engine that rounds as it should may be from the graph.
+    """
+    generator = torch.Generator().manual_seed(1)
+    return tuple(v * (1 + SHAKE * torch.randn(v.shape, generator=generator)) for v in inputs)
+
+
 class Ready(NamedTuple):
     """A program that an engine has made ready."""
 
@@ -62,10 +76,14 @@ def layer_name(node: fx.Node) -> str:
 
 
 def int8_layers(graph: fx.GraphModule) -> tuple[str, ...]:
-    """The convolutions and linear layers of a graph whose weights are int8, in its order."""
+    """The convolutions and linear layers of a graph whose weights are int8, in its order.
+
+    One that is called twice is one.
+    """
     small = torch.ops.quantized_decomposed.dequantize_per_channel.default
-    return tuple(
+    names = [
         layer_name(node)
         for node in graph.graph.nodes
         if node.target in LAYERS and getattr(node.args[1], "target", None) is small
-    )
+    ]
+    return tuple(dict.fromkeys(names))

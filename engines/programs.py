@@ -10,12 +10,10 @@ from methods.casting import BFLOAT16, FLOAT32, in_bfloat16
 from methods.exported import export, pieces
 from methods.quantization import backends
 from methods.quantization.record import Quant
-from model import HybridCNNTransformer
+from model import Network
 
 
-def programs(
-    model: HybridCNNTransformer, quant: Quant | None = None, precision: str = FLOAT32
-) -> list[Program]:
+def programs(model: Network, quant: Quant | None = None, precision: str = FLOAT32) -> list[Program]:
     """`model` in `precision`, or by the ranges of `quant` in int8 and the rest in `precision`.
 
     In bfloat16 the graph is what PyTorch runs by itself. Raises ValueError without ranges.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from engines import ENGINES
 from engines.network import EngineNetwork
-from engines.program import Program
+from engines.program import SHAKEN, Program, shaken
 from model import every_logits
 
 # Largest ‖difference‖ / ‖logits‖, and share of images whose class may change.
@@ -20,6 +20,7 @@ ROUNDED_TOLERANCE = (0.1, 0.02)  # the same for int8 and bfloat16
 # A class may change beside where two of the graph's logits are as near as an image's error may
 # bring: twice the mean error for one image, √2 for two logits, rounded up.
 NEAR = 4.0
+SOME = 64  # images by which it is seen how far a few values move all others
 CALLS = 32  # by which each batch size is compared, at most
 OF_BFLOAT16 = 2**-7  # what bfloat16 everywhere, sums and heads too, moves the logits by
 ROUNDING = 2.0  # and at most so many times what rounding itself moves the float logits by
@@ -55,6 +56,10 @@ def reference(programs: Sequence[Program], plain: nn.Module, images: Tensor) -> 
         return Reference(images, logits, *FLOAT_TOLERANCE)
     exact = plain.every_logits(images) if programs[0].is_part else plain(images)  # type: ignore[operator]
     relative, other_class = ROUNDED_TOLERANCE
+    if any(p.int8_layers for p in programs):
+        some = images[:SOME]
+        tipped = _logits([program.graph for program in programs], shaken((some,))[0], programs)
+        relative = max(relative, SHAKEN * relative_norm(tipped, logits[..., : len(some), :]))
     moved = ROUNDING * relative_norm(logits, exact)
     if any(p.precision != "float32" for p in programs):  # runtimes choose what else they round
         moved = max(moved, OF_BFLOAT16)

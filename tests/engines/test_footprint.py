@@ -12,7 +12,9 @@ import pytest
 
 from engines import ENGINES, footprint, peak_memory
 from engines.programs import programs
+from model import build_network, resolved_args
 from tests.support.tiny import tiny
+from tests.support.user_nets import user_file
 
 LEAN = ("onnxruntime", "openvino")  # in whose process there is no torch
 
@@ -35,6 +37,13 @@ def test_what_a_network_takes_is_counted(engine: str) -> None:
     # 8192 grey images of 8×8 and what the first convolution makes of them, 8 such maps of each
     pixels = 8192 * 8 * 8 * 4 * (1 + 8) / 1e6
     assert many.peak_mb is not None and many.peak_mb > one.peak_mb + 0.9 * pixels
+
+
+def test_a_users_network_is_measured_though_its_class_cannot_be_imported(tmp_path: Path) -> None:
+    args = {"architecture": f"{user_file(tmp_path)}:TinyNet", "image_size": 8}
+    made = programs(build_network(resolved_args(args)).eval())
+    found = footprint.footprint(made, "eager", 1, 1)
+    assert found.unknown is None and found.peak_mb is not None and found.peak_mb > 200
 
 
 def test_memory_of_the_process_that_asks_is_not_counted() -> None:

@@ -9,7 +9,7 @@ import torch
 from engines.program import Program
 from engines.programs import programs
 from tests.support.int8 import calibrated_on
-from tests.support.tiny import tiny
+from tests.support.tiny import RICH, tiny
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "serial": {},
@@ -18,6 +18,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "depthwise": {"cnn_separable": True, "cnn_activation": "hardswish", "cnn_norm": "group"},
     "no norm": {"cnn_norm": "none", "cnn_activation": "silu", "ffn_activation": "silu"},
     "gelu": {"cnn_activation": "gelu", "ffn_activation": "hardswish", "num_heads": [1, 4]},
+    "rich": RICH,
     "parallel": {"fusion": "parallel"},
     "uneven grid": {"fusion": "parallel", "mlp_grid": 3},
     "patches": {"fusion": "parallel_attention", "pooling": "class_token"},
