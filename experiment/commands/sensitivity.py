@@ -28,7 +28,7 @@ from methods.pruning.dimensions import TARGETS, Dimension
 from methods.pruning.importance import CRITERIA, calibration_batches, importance
 from methods.pruning.sensitivity import RATIOS, scan
 from methods.quantization.backends import BACKENDS
-from model import HybridCNNTransformer
+from model import Network
 from stages.pruning import PruneSpec
 from stages.ptq import PtqSpec, search_float_layers
 from stages.stage import Context
@@ -121,7 +121,7 @@ def _quant_spec(backend: str) -> PtqSpec:
         raise ConfigError([f"--quantization {backend}: {reason}"]) from None
 
 
-def _checked(spec: PruneSpec, model: HybridCNNTransformer) -> list[Dimension]:
+def _checked(spec: PruneSpec, model: Network) -> list[Dimension]:
     try:
         spec.check(model.model_args)
         return spec.dimensions(model)

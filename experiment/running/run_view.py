@@ -30,6 +30,7 @@ from experiment.running.tables import (
 from experiment.suite.chains import Chain, Step, Stop
 from experiment.suite.records import Suite
 from experiment.suite.stop_if import stop_in_words
+from model import HYBRID, architecture_of
 
 NOTEWORTHY_SHARE = 0.1  # of a stage's time beside other work, from which on it is told
 
@@ -100,8 +101,7 @@ class RunView(Follower):
         self.console.say(f"   {start}{experiment_sequence(experiment)}{_may_be_stopped(chain)}")
         self.console.say(
             f"   {data.name}, {len(data.classes)} classes, {data.in_channels}×{data.image_size[0]}×"
-            f"{data.image_size[1]} | {model['fusion']}, CNN {model['cnn_channels']}, "
-            f"{model['num_layers']} layers of width {model['embed_dim']} | batch "
+            f"{data.image_size[1]} | {network_in_words(model)} | batch "
             f"{training.batch_size}, {training.optimizer}, {training.scheduler}, seed {chain.seed}"
         )
 
@@ -249,6 +249,18 @@ def _may_be_stopped(chain: Chain) -> str:
     """What a plan says of a chain's `stop_if`; nothing where it has none."""
     stop_if = chain.experiment.stop_if
     return f", stopped if {stop_if}" if stop_if.bounds else ""
+
+
+def network_in_words(model_args: dict[str, Any]) -> str:
+    """A network in half a line: 'serial, CNN [16, 32], 2 layers of width 64'."""
+    if architecture_of(model_args) == HYBRID:
+        return (
+            f"{model_args['fusion']}, CNN {model_args['cnn_channels']}, "
+            f"{model_args['num_layers']} layers of width {model_args['embed_dim']}"
+        )
+    known = ("architecture", "image_size", "in_channels", "num_classes", "exits", "shapes")
+    own = {k: v for k, v in model_args.items() if k not in known and v is not None}
+    return ", ".join([architecture_of(model_args), *(f"{k} {v}" for k, v in own.items())])
 
 
 def spec_differences(step: Step) -> str:

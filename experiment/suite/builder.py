@@ -14,6 +14,7 @@ from engines.deployment_args import DeploymentArgs
 from experiment.suite.config_file import SECTIONS
 from experiment.suite.idle import WrittenStage
 from experiment.suite.messages import Mistake, check, explain, short, unknown
+from experiment.suite.networks import check_student, checked_args, checked_start, layered
 from experiment.suite.records import Experiment, ExperimentConfig, Outline
 from experiment.suite.sections import SECTION_TYPES
 from experiment.suite.stop_if import StopIf
@@ -21,6 +22,8 @@ from experiment.suite.teachers import needs
 from methods.quantization.record import check_something_is_int8
 from model import blueprint
 from networks.args import ModelArgs
+from networks.foreign import NetworkError
+from networks.pretrained import Start
 from stages import STAGES
 from stages.stage import CompressionArgs, StageSpec
 from training.recipe import TrainingArgs, resolve_precision
@@ -101,6 +104,8 @@ class Builder:
         """Defaults, then what the baseline says, then the experiment, then --set."""
         from_baseline = getattr(baseline, section) if baseline else {}
         own, forced = getattr(config, section), dict(self.forced[section])
+        if section == "model_args":
+            return layered([self.defaults[section], from_baseline, own, forced])
         if section == "training_args" and config.load_fp32_baseline_from_experiment:
             forced["initial_train_epochs"] = 0
         return {**self.defaults[section], **from_baseline, **own, **forced}
@@ -177,9 +182,16 @@ class Builder:
                     "the key, it comes from the data"
                 )
                 self.mistakes.append(Mistake(f"{where}.{key}", text))
-        checked, found = check(ModelArgs, {**value, **shape}, where)
+        resolved, found = checked_args(value, shape, where)
         self.mistakes += found
-        return checked.resolved() if checked is not None and data is not None else None
+        return resolved if data is not None else None
+
+    def start(self, config: ExperimentConfig, model_args: dict[str, Any]) -> Start | None:
+        """The weights that the network's training starts from, where the config names some."""
+        value = self.merged(config, None, "model_args")
+        start, found = checked_start(value, model_args, f"{config.name}.model_args")
+        self.mistakes += found
+        return start
 
     def check_fit(
         self,
@@ -191,21 +203,20 @@ class Builder:
     ) -> None:
         """What the chain says must be what its baseline was trained as."""
         their_data, _ = check(DatasetArgs, self.merged(baseline, None, "dataset_args"), "")
-        their_model, _ = check(
-            ModelArgs, {**self.merged(baseline, None, "model_args"), **_shape(data)}, ""
-        )
+        their_model, _ = checked_args(self.merged(baseline, None, "model_args"), _shape(data), "")
         pairs = []
         if their_data is not None:
             pairs.append(("dataset_args", their_data.model_dump(), dataset_args.model_dump()))
         if their_model is not None:
-            pairs.append(("model_args", their_model.resolved(), model_args))
+            pairs.append(("model_args", their_model, model_args))
         for section, theirs, mine in pairs:
-            differing = [key for key in mine if mine[key] != theirs[key]]
+            mine = {**dict.fromkeys(theirs), **mine}
+            differing = [key for key in mine if mine[key] != theirs.get(key)]
             own = {**getattr(config, section), **self.forced[section]}
             for key in [key for key in differing if key in own] or differing:
                 text = (
                     f"{short(mine[key])} does not fit baseline {baseline.name}, which has "
-                    f"{short(theirs[key])}; remove the key, or train another baseline"
+                    f"{short(theirs.get(key))}; remove the key, or train another baseline"
                 )
                 self.mistakes.append(Mistake(f"{config.name}.{section}.{key}", text))
 
@@ -234,7 +245,9 @@ class Builder:
                 )
                 self.mistakes.append(Mistake(config.name, text))
             else:
-                items = [WrittenStage("train", {}, f"{config.name}.training_args"), *items]
+                start = self.start(config, model_args)
+                options = {"start": start._asdict()} if start is not None else {}
+                items = [WrittenStage("train", options, f"{config.name}.training_args"), *items]
         elif not items and len(self.mistakes) == before:
             text = "nothing to do; set sequence, pruning_ratio, finetune_epochs or quantization"
             self.mistakes.append(Mistake(where, text))
@@ -261,6 +274,9 @@ class Builder:
                 continue
             except ValidationError as error:
                 self.mistakes += explain(error, ModelArgs, f"{place}.student")
+            except NetworkError as error:
+                at = f"{place}.student.{error.key}" if error.key else place
+                self.mistakes.append(Mistake(at, error.text))
             except ValueError as error:
                 self.mistakes.append(Mistake(place, str(error)))
             outline = outline.after(spec, refused=True)
@@ -326,6 +342,7 @@ def after_checks(spec: StageSpec, entering: Outline) -> Outline:
     if entering.frozen:
         spec.check_frozen()
     leaving = entering.after(spec)
+    check_student(entering.model_args, leaving.model_args)
     if leaving.model_args is not entering.model_args and entering.kept_float != "auto":
         check_something_is_int8(blueprint(leaving.model_args), entering.kept_float)
     if leaving.exact and leaving.exits_by is not None:

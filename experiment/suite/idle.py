@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from experiment.suite.config_file import SECTIONS
 from experiment.suite.records import Experiment, ExperimentConfig
 from experiment.suite.sections import SECTION_TYPES
+from model import HYBRID, architecture_of
 from networks.args import ModelArgs
 from stages.stage import StageSpec
 
@@ -73,7 +74,10 @@ def effects(experiment: Experiment, written: Iterable[WrittenStage]) -> Effects:
         found.lines.append("stop_if has no effect as no stage comes after the only one")
     networks = [passage.leaving.model_args for passage in experiment.passages()]
     for args in [experiment.model_args, *networks]:  # a student may be of another fusion
-        found.add_section("model_args", ModelArgs(**args).idle())
+        if architecture_of(args) == HYBRID:
+            found.add_section("model_args", ModelArgs(**args).idle())
+        else:
+            found.used |= {f"model_args.{key}" for key in (*args, "weights")}
     found.add_section("dataset_args", experiment.dataset_args.idle())
     found.add_section("deployment_args", {})
     return found
@@ -111,7 +115,8 @@ def _lines(place: str, section: str, values: Mapping[str, Any], found: list[Effe
     lines = []
     for key, value in values.items():
         full = f"{section}.{key}"
-        if any(full in one.used for one in found) or (not value and value == fields[key].default):
+        off = not value and key in fields and value == fields[key].default
+        if any(full in one.used for one in found) or off:
             continue  # what is off where it is off by default was not meant to have an effect
         why = [one.idle[full] for one in found if full in one.idle]
         lines.append(f"{place}{key} has no effect {why[0] if why else 'as no stage takes it'}")

@@ -19,6 +19,8 @@ import torch
 
 from experiment.suite.records import Experiment, Passage
 from experiment.suite.sources import Location, Sources
+from model import architecture_of
+from networks.foreign import source_digest
 from stages import STAGES
 from stages.state import initial_state
 
@@ -57,6 +59,7 @@ def settings_of(
         "teacher": teacher is not None,
     }
     facts = frozenset(fact for fact in DECLARED if holds[fact])
+    file = source_digest(architecture_of(passage.leaving.model_args))
     return {
         "parent": parent,
         "stage": passage.stage,
@@ -70,6 +73,7 @@ def settings_of(
         "seed": seed,
         "deterministic": experiment.training.deterministic,
         "device": device.type,
+        **({"network_file": file} if file is not None else {}),  # in which the user's class is
         "source": code_of(*STAGES[passage.stage], facts, SOURCES),
         "torch": torch.__version__,
     }

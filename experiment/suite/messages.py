@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar, get_args
 
@@ -71,7 +72,7 @@ def entries(kind: type[Named], values: Mapping[str, Any], section: str, what: st
         raise ConfigError([Mistake(section, f"{short(written)} should be a list of dicts")])
     mistakes: list[Mistake] = []
     found: dict[str, Named] = {}
-    for index, item in enumerate(written):
+    for index, item in enumerate(itertools.chain.from_iterable(map(of_each_baseline, written))):
         if not isinstance(item, dict):
             mistakes.append(Mistake(f"{section}[{index}]", f"{short(item)} is not a dict"))
             continue
@@ -87,6 +88,22 @@ def entries(kind: type[Named], values: Mapping[str, Any], section: str, what: st
         found[one.name] = one
     stop_at(mistakes)
     return list(found.values())
+
+
+def of_each_baseline(written: Any) -> list[Any]:
+    """A dict whose `baseline` is a list, as one of each baseline: 'NAME_BASELINE'."""
+    baselines = written.get("baseline") if isinstance(written, dict) else None
+    if not (isinstance(baselines, list | tuple) and baselines):
+        return [written]
+    return [{**written, "name": f"{written.get('name')}_{b}", "baseline": b} for b in baselines]
+
+
+def members(values: Mapping[str, Any], section: str, name: str) -> list[str]:
+    """The names of what a name in a config's `section` stands for: itself, or one a baseline."""
+    for written in values[section] if isinstance(values[section], list | tuple) else []:
+        if isinstance(written, dict) and written.get("name") == name:
+            return [str(each.get("name")) for each in of_each_baseline(written)]
+    return [name]
 
 
 def explain(error: ValidationError, kind: type[BaseModel], where: str) -> list[Mistake]:

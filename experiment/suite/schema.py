@@ -13,6 +13,7 @@ from experiment.suite.messages import Mistake, check, short, stop_at, unknown
 from experiment.suite.records import Experiment, ExperimentConfig, Suite
 from experiment.suite.sections import SECTION_TYPES, default_section, device_of, overrides_of
 from experiment.suite.teachers import check_teachers, circles, in_order, needs
+from model import HYBRID, architecture_of
 
 
 def load_suite(
@@ -43,7 +44,10 @@ def suite_of(
         for section, key in SECTIONS.items()
     }
     configs = _experiment_configs(values["EXPERIMENT_CONFIGS"], mistakes)
-    forced = overrides_of(overrides or [], mistakes)
+    written = [defaults["model_args"], *(config.model_args for config in configs)]
+    named = any(architecture_of(args) != HYBRID for args in written)
+    named = named or any("model_args.architecture" in text for text in overrides or [])
+    forced = overrides_of(overrides or [], mistakes, hybrids_only=not named)
     _check_baselines(configs, mistakes)
     stop_at(mistakes)
     chosen = _chosen(configs, only, mistakes)

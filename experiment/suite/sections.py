@@ -12,6 +12,7 @@ from data_sets.source import DatasetArgs
 from engines.deployment_args import DeploymentArgs
 from experiment.suite.config_file import SECTIONS
 from experiment.suite.messages import Mistake, check, short, unknown
+from model import HYBRID, architecture_of
 from networks.args import ModelArgs
 from stages.stage import CompressionArgs
 from training.recipe import TrainingArgs
@@ -51,14 +52,22 @@ def default_section(
     if not isinstance(value, dict):
         mistakes.append(Mistake(key, f"{short(value)} is not a dict"))
         return {}
+    if kind is ModelArgs and architecture_of(value) != HYBRID:
+        return value  # looked up in its constructor, with the data set's shape
     _, found = check(kind, value, key)
     # What only fails as a whole (a pooling too many, say) depends on the data set's shape.
     mistakes += [mistake for mistake in found if mistake.place != key]
     return value
 
 
-def overrides_of(strings: list[str], mistakes: list[Mistake]) -> dict[str, dict[str, Any]]:
-    """`section.key=value` strings → section → key → value."""
+def overrides_of(
+    strings: list[str], mistakes: list[Mistake], *, hybrids_only: bool = True
+) -> dict[str, dict[str, Any]]:
+    """`section.key=value` strings → section → key → value.
+
+    Where not all networks are hybrids, model_args are looked up with each experiment's.
+    """
+    free = set() if hybrids_only else {"model_args"}
     forced: dict[str, dict[str, Any]] = {section: {} for section in SECTIONS}
     for text in strings:
         place = f"--set {text}"
@@ -68,7 +77,7 @@ def overrides_of(strings: list[str], mistakes: list[Mistake]) -> dict[str, dict[
             mistakes.append(Mistake(place, "should read section.key=value"))
         elif section not in SECTIONS:
             mistakes.append(Mistake(place, unknown(section, SECTIONS)))
-        elif key not in SECTION_TYPES[section].model_fields:
+        elif section not in free and key not in SECTION_TYPES[section].model_fields:
             mistakes.append(Mistake(place, unknown(key, SECTION_TYPES[section].model_fields)))
         else:
             forced[section][key] = _literal(raw.strip())

@@ -216,6 +216,6 @@ def test_what_a_stages_own_file_takes_from_methods_counts_undeclared(
     before = tree.keys(text)
     tree.edit(path, "fnmatchcase(name", "fnmatchcase('' + name")
     assert tree.keys(text) == before
-    tree.edit(path, "return [n for n", "return [1 and n for n")
+    tree.edit(path, "names = [n for n", "names = [1 and n for n")
     after = tree.keys(text)
     assert {name for name in before if before[name] != after[name]} == {"C 0"}
