@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+
 from experiment.commands.parser import Parser, running_options, suite_options
 from experiment.commands.search_tables import show_search
 from experiment.outcomes.search import SearchResult
 from experiment.report.write import write_report
 from experiment.running.console import Console
-from experiment.running.executor_options import execution
+from experiment.running.executor_options import Execution, execution
 from experiment.running.progress import Forecast
 from experiment.running.store import Store
 from experiment.search.journal import search_path
-from experiment.search.plan import Search, load_search, load_searches
+from experiment.search.plan import Search, load_search, load_searches, named_searches
 from experiment.search.run import first_choices, run_search
 from experiment.study.course import steps_of
 from machine.errors import Interrupted
@@ -24,9 +26,15 @@ def search_command(arguments: list[str], console: Console) -> int:
     where = execution(args)
     if args.name is None:
         return _list(args.config, console)
-    search = load_search(args.config, args.name, overrides=args.set)
+    names = named_searches(args.config, args.name)
+    searches = [load_search(args.config, name, overrides=args.set) for name in names]
     if args.dry_run:
-        return _dry_run(search, console)
+        return max(_dry_run(search, console) for search in searches)
+    return max(_run(search, args, where, console) for search in searches)
+
+
+def _run(search: Search, args: Namespace, where: Execution, console: Console) -> int:
+    """One search; its exit code."""
     try:
         report = run_search(search, console, baseline=args.baseline, execution=where)
     except Interrupted:
@@ -45,7 +53,11 @@ def _parser() -> Parser:
         epilog="Exit codes: 0 a chain meets the wish, 1 none is known to, 2 wrong config.",
         parents=[suite_options(), running_options(baseline="reuse", remeasure=False)],
     )
-    parser.add_argument("name", nargs="?", help="a search; without it they are listed")
+    parser.add_argument(
+        "name",
+        nargs="?",
+        help="a search, of each baseline that it names; without it they are listed",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and run nothing")
     return parser
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from typing import Any
 
 from rich.table import Table
 
 from experiment.commands.parser import Parser, running_options, suite_options
+from experiment.outcomes.side_by_side import SideBySide, side_by_side
 from experiment.outcomes.study import WORDS, StudyResult
 from experiment.outcomes.verdicts import interval_text
-from experiment.outcomes.wish import parse_wish
+from experiment.outcomes.wish import Wish, parse_wish
 from experiment.report.write import write_report
 from experiment.running.console import Console
-from experiment.running.executor_options import execution
+from experiment.running.executor_options import Execution, execution
 from experiment.running.run_view import RunView
 from experiment.running.store import Store
 from experiment.study.course import Course, Spent
-from experiment.study.plan import Study, load_studies, load_study
+from experiment.study.plan import Study, load_studies, load_study, named_studies
 from experiment.study.recommend import recommendation
 from experiment.study.run import first_and_most, run_study, study_path
 from experiment.suite.chains import plan
@@ -33,9 +35,26 @@ def study_command(arguments: list[str], console: Console) -> int:
     wish = parse_wish(args.recommend) if args.recommend is not None else None
     if args.name is None:
         return _list(args.config, console)
-    study = load_study(args.config, args.name, overrides=args.set)
+    names = named_studies(args.config, args.name)
+    studies = [load_study(args.config, name, overrides=args.set) for name in names]
     if args.dry_run:
-        return _dry_run(study, console)
+        return max(_dry_run(study, console) for study in studies)
+    codes, found = [], {}
+    for study in studies:
+        code, report = _run(study, args, where, wish, console)
+        codes.append(code)
+        found[study.config.name] = StudyResult.model_validate(finite(report))
+    for beside in side_by_side(found):
+        console.say("")
+        console.rich.print(_table_beside(args.name, beside))
+        console.say(beside.said)
+    return max(codes)
+
+
+def _run(
+    study: Study, args: Namespace, where: Execution, wish: Wish | None, console: Console
+) -> tuple[int, dict[str, Any]]:
+    """One study: its exit code and its report."""
     how = {"baseline": args.baseline, "remeasure": args.remeasure}
     try:
         report = run_study(study, console, execution=where, **how)
@@ -52,7 +71,7 @@ def study_command(arguments: list[str], console: Console) -> int:
         console.say(text)
         if found and args.set:
             console.say(f"# to be run with --set {' --set '.join(args.set)}, as the study was")
-    return 0 if found and not report["failed"] else 1
+    return (0 if found and not report["failed"] else 1), report
 
 
 def _parser() -> Parser:
@@ -62,7 +81,11 @@ def _parser() -> Parser:
         epilog="Exit codes: 0 done, 1 a chain failed or none meets --recommend, 2 wrong config.",
         parents=[suite_options(), running_options(baseline="reuse")],
     )
-    parser.add_argument("name", nargs="?", help="a study; without it they are listed")
+    parser.add_argument(
+        "name",
+        nargs="?",
+        help="a study, of each baseline that it names; without it they are listed",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and run nothing")
     parser.add_argument(
         "--recommend",
@@ -166,6 +189,15 @@ def _pair_table(name: str, study: StudyResult) -> Table:
             "–" if difference is None else f"{difference:+.2f}",
             f"{pair.said(study)}: {why}" if why else pair.said(study),
         )
+    return table
+
+
+def _table_beside(name: str, beside: SideBySide) -> Table:
+    table = Table(title=f"Studies {name}, side by side", title_justify="left")
+    for heading in ("pair", *(f"from {baseline}" for baseline in beside.baselines)):
+        table.add_column(heading)
+    for pair, texts in beside.rows:
+        table.add_row(pair, *texts)
     return table
 
 

@@ -71,6 +71,7 @@ class ChainFigures(BaseModel):
 
 
 class Baseline(BaseModel):
+    name: str | None = None
     metrics: Stats = {}
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
+from experiment.outcomes.side_by_side import side_by_side
 from experiment.report.charts import chart_data
 from experiment.report.engine_view import engine_table
 from experiment.report.reader import Folder
@@ -58,6 +60,7 @@ def page(folder: Folder) -> dict[str, Any]:
         "runs": _runs(rows),
         "engine_table": engine_table(data["engines"]),
         "studies": studies,
+        "beside": [asdict(group) for group in side_by_side(folder.studies)],
         "searches": searches,
         "written": max((row.result.written or "" for row in rows), default=""),
         "data": data,

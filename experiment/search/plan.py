@@ -17,7 +17,7 @@ from experiment.study.config import WrittenStage
 from experiment.study.plan import BASELINE_KEY
 from experiment.suite.chains import plan
 from experiment.suite.config_file import config_values, folder_of
-from experiment.suite.messages import ConfigError, Mistake, entries, short, unknown
+from experiment.suite.messages import ConfigError, Mistake, entries, members, short, unknown
 from experiment.suite.records import Experiment, Outline, Suite
 from experiment.suite.schema import suite_of
 
@@ -96,6 +96,11 @@ class Search:
 def load_searches(config: Path | str) -> list[SearchConfig]:
     """The searches of a config module, each by itself sound. Raises ConfigError."""
     return entries(SearchConfig, config_values(Path(config)), "SEARCHES", "search")
+
+
+def named_searches(config: Path | str, name: str) -> list[str]:
+    """The searches that a name stands for: where `baseline` is a list, one of each baseline."""
+    return members(config_values(Path(config)), "SEARCHES", name)
 
 
 def load_search(config: Path | str, name: str, *, overrides: list[str] | None = None) -> Search:

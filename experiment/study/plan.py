@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from experiment.study.config import StudyConfig, WrittenStage
 from experiment.suite.config_file import config_values
-from experiment.suite.messages import ConfigError, Mistake, entries, unknown
+from experiment.suite.messages import ConfigError, Mistake, entries, members, unknown
 from experiment.suite.records import Experiment, Suite
 from experiment.suite.schema import suite_of
 
@@ -78,6 +78,11 @@ class Study:
 def load_studies(config: Path | str) -> list[StudyConfig]:
     """The studies of a config module, each by itself sound. Raises ConfigError."""
     return entries(StudyConfig, config_values(Path(config)), "ORDER_STUDIES", "study")
+
+
+def named_studies(config: Path | str, name: str) -> list[str]:
+    """The studies that a name stands for: where `baseline` is a list, one of each baseline."""
+    return members(config_values(Path(config)), "ORDER_STUDIES", name)
 
 
 def load_study(

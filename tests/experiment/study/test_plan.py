@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from experiment.study.config import SeedsByRounds, StudyConfig
-from experiment.study.plan import load_study
+from experiment.study.plan import load_study, named_studies
 from experiment.suite.messages import ConfigError
 from tests.support.home import HOME
 from tests.support.studies import STUDY, study
@@ -41,6 +41,9 @@ def test_the_shipped_studies_are_sound() -> None:
     assert {link.order for link in digits.links} >= {"DP", "PD", "QE", "EQ"}
     cifar = load_study(HOME / "configs" / "order_study_cifar10.py", "CIFAR10")
     assert sum(len(link.order) == 4 for link in cifar.links) == 48
+    networks = HOME / "configs" / "order_study_networks.py"
+    for name in named_studies(networks, "Networks"):
+        assert len(load_study(networks, name).links) == 7
     with pytest.raises(ConfigError, match="data/cifar10/train is not a folder"):
         load_study(HOME / "configs" / "order_study_folder.py", "Folder_Pairs")
 
