@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
+import inspect
 import io
 import json
 import keyword
@@ -33,6 +34,8 @@ from experiment.running.metrics import FIGURES, Figure
 from experiment.search.plan import load_search, load_searches
 from experiment.study.plan import load_studies, load_study
 from experiment.suite.schema import load_suite
+from model import ARCHITECTURES, HYBRID
+from networks.foreign import FACTS
 from stages import STAGES, Stage
 from stages.deployment import Deployed
 from tests.support import docs
@@ -42,6 +45,7 @@ from tests.support.hurried import hurry
 from tests.support.option_tables import options_of
 from tests.support.search_samples import full_search
 from tests.support.suites import Suites
+from tests.support.user_nets import user_file
 
 LONGEST_README = 200  # lines
 LINES_TOLERANCE = 0.15  # by which the map's numbers of lines may be off
@@ -72,12 +76,13 @@ EXPERIMENT_CONFIGS = [config for config in EXPERIMENT_CONFIGS if config["name"] 
 # Names of other programs, which our code has no reason to hold.
 FOREIGN = {
     ".venv", "AOTI_CPU_ISA", "booktabs", "get_metadata", "make", "mlflow", "named_modules", "null",
-    "operator torchvision::nms does not exist", "pandas", "rt_info",
+    "operator torchvision::nms does not exist", "pandas", "rt_info", "VisionTransformer",
+    "IMAGENET1K_V1", "aux_logits", "shufflenet_v2_x0_5",
 }  # fmt: skip
 # What stands for something of the user's.
 PLACEHOLDERS = {
     "CHECKPOINT", "EXPERIMENT", "FILE", "FOLDER", "HOST", "IMAGE", "KEY", "NAME", "PORT",
-    "a/b.py", "tests/a/test_b.py",
+    "a/b.py", "tests/a/test_b.py", "BASELINE", "CLASS", "PLACE", "TinyNet", "my_nets", "my_nets.py",
 }  # fmt: skip
 SUFFIXES = {".csv", ".html", ".json", ".md", ".pth", ".py", ".tex", ".toml", ".txt"}  # of files
 
@@ -244,6 +249,16 @@ def test_the_example_of_a_stage(suites: Suites, monkeypatch: pytest.MonkeyPatch)
     assert "did you mean 'places'?" in suites.capsys.readouterr().err
 
 
+@pytest.mark.parametrize("text", ["docs/networks.md", docs.TWINS["docs/networks.md"]])
+def test_the_example_of_a_network(
+    text: str, suites: Suites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user_file(tmp_path, docs.block(text, "# my_nets.py"))
+    monkeypatch.chdir(tmp_path)
+    assert suites.run(docs.block(text, "# my_suite.py")) == 0
+    assert "my_nets.py:TinyNet, width 32" in suites.capsys.readouterr().out
+
+
 def test_the_example_of_a_metric(suites: Suites, monkeypatch: pytest.MonkeyPatch) -> None:
     space: dict[str, Any] = {"Figure": Figure, "nn": torch.nn, "torch": torch}
     exec(docs.block("docs/extending.md", "# in experiment/running/measure.py"), space)
@@ -315,6 +330,16 @@ def test_options_have_the_specs_defaults_and_ranges(text: str, folder: str) -> N
     for table, kind in zip(found, OPTION_TABLES[text], strict=True):
         expected = [[f"`{name}`", *cells] for name, cells in options_of(kind).items()]
         assert [row[:3] for row in table[1:]] == expected, kind
+
+
+@pytest.mark.parametrize("folder", ["docs", "docs/zh-CN"])
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name != HYBRID])
+def test_arguments_of_networks_are_those_of_their_constructors(name: str, folder: str) -> None:
+    found = [t for t in docs.tables(f"{folder}/configuration.md") if len(t[0]) == 3]
+    arguments = inspect.signature(ARCHITECTURES[name]).parameters.values()
+    own = [a for a in arguments if a.name not in ("exits", *FACTS)]
+    expected = [[f"`{a.name}`", f"`{a.default!r}`"] for a in own]
+    assert expected in [[row[:2] for row in table[1:]] for table in found]
 
 
 def test_every_requirement_is_explained() -> None:
