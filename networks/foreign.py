@@ -30,8 +30,8 @@ from networks.shapes import reshape
 
 TORCHVISION = "torchvision:"
 FACTS = ("image_size", "in_channels", "num_classes")  # which the data set decides
-# Keys of model_args that are not the constructor's.
-OURS = ("architecture", "shapes", "stem")
+# Keys of model_args that are not the constructor's; 'stem' where it is torchvision's.
+OURS = ("architecture", "shapes", "exits")
 PLAIN = (bool, int, float, str, type(None))
 STEMS = ("small",)
 
@@ -98,7 +98,8 @@ def resolved(
     """
     name = str(model_args["architecture"])
     made_by = constructor(name, registry)
-    own = {k: v for k, v in model_args.items() if k not in (*OURS, *FACTS) and k != "exits"}
+    ours = (*OURS, *FACTS, *(["stem"] if made_by.from_torchvision else []))
+    own = {k: v for k, v in model_args.items() if k not in ours}
     for key, value in own.items():
         if key not in made_by.takes:
             known = [k for k in made_by.takes if k not in FACTS]
@@ -126,10 +127,9 @@ def resolved(
         **json.loads(json.dumps(own)),
         "exits": list(model_args.get("exits", [])),
     }
-    stem = model_args.get("stem")
-    if stem is not None:
-        if not made_by.from_torchvision or stem not in STEMS:
-            raise NetworkError("is 'small' or left out, and of torchvision's networks", "stem")
+    if made_by.from_torchvision and (stem := model_args.get("stem")) is not None:
+        if stem not in STEMS:
+            raise NetworkError("is 'small' or left out", "stem")
         found["stem"] = stem
     if model_args.get("shapes"):
         found["shapes"] = model_args["shapes"]

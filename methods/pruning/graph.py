@@ -25,7 +25,6 @@ from model import Network, blueprint, build_network
 from networks.shapes import reshape
 
 TOLERANCE = 1e-4  # of the largest logit, within which two float32 networks are one
-FROM_FILES = ("weights", "weights_sha256")  # arguments that change no architecture
 
 
 class Followed(NamedTuple):
@@ -61,8 +60,7 @@ def silent_tensors(model_args: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def _key(model_args: dict[str, Any], *without: str) -> bytes:
-    left_out = (*FROM_FILES, *without)
-    return canonical_json({k: v for k, v in model_args.items() if k not in left_out})
+    return canonical_json({k: v for k, v in model_args.items() if k not in without})
 
 
 @functools.lru_cache(maxsize=256)
