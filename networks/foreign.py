@@ -14,7 +14,7 @@ import inspect
 import json
 import sys
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
@@ -80,10 +80,9 @@ def constructor(name: str, registry: Mapping[str, type[Network]]) -> Constructor
     file, colon, kind = name.rpartition(":")
     if colon and file.endswith(".py"):
         return _of_class(_class_in(file, kind))
-    close = difflib.get_close_matches(name, registry, 1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    known = ", ".join(registry)
     raise NetworkError(
-        f"{name!r} is none of {', '.join(registry)}, 'torchvision:NAME', 'FILE.py:CLASS'{hint}",
+        f"{name!r} is none of {known}, 'torchvision:NAME', 'FILE.py:CLASS'{_hint(name, registry)}",
         "architecture",
     )
 
@@ -103,9 +102,8 @@ def resolved(
     for key, value in own.items():
         if key not in made_by.takes:
             known = [k for k in made_by.takes if k not in FACTS]
-            close = difflib.get_close_matches(key, known, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise NetworkError(f"{name} takes {', '.join(known) or 'no such key'}{hint}", key)
+            listed = ", ".join(known) or "no such key"
+            raise NetworkError(f"{name} takes {listed}{_hint(key, known)}", key)
         if not _is_plain(value):
             raise NetworkError("should be plain data: numbers, text, lists and dicts of these", key)
     if "num_classes" not in made_by.takes:
@@ -152,7 +150,7 @@ def built(model_args: Mapping[str, Any], registry: Mapping[str, type[Network]]) 
     except NetworkError:
         raise
     except Exception as error:
-        raise NetworkError(f"{args['architecture']} cannot be built: {_line(error)}") from error
+        raise NetworkError(f"{args['architecture']} cannot be built: {line_of(error)}") from error
     if not isinstance(network, nn.Module):
         raise NetworkError(f"{args['architecture']} gives no nn.Module", "architecture")
     if made_by.from_torchvision:
@@ -206,7 +204,7 @@ def check_runs(network: Network) -> None:
             with torch.no_grad():
                 found = network.train(training)(images)
         except Exception as error:
-            raise NetworkError(f"{args['architecture']} does not run: {_line(error)}") from error
+            raise NetworkError(f"{args['architecture']} does not run: {line_of(error)}") from error
         finally:
             network.eval()
         if not isinstance(found, Tensor) or tuple(found.shape) != expected:
@@ -243,9 +241,8 @@ def _of_torchvision(name: str) -> Constructor:
     if isinstance(kind, type) and issubclass(kind, nn.Module):
         return _of_class(kind)._replace(from_torchvision=True)
     if name not in names:
-        close = difflib.get_close_matches(name, names, 3)
-        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
-        raise NetworkError(f"torchvision has no classifier {name!r}{hint}", "architecture")
+        text = f"torchvision has no classifier {name!r}{_hint(name, names)}"
+        raise NetworkError(text, "architecture")
     make = models.get_model_builder(name)
     own = {k: p for k, p in _parameters(make).items() if k not in ("weights", "progress")}
     free = {  # what the builder leaves to its caller: all else of the class it sets itself
@@ -271,7 +268,9 @@ def _class_in(file: str, name: str) -> type[nn.Module]:
     try:
         module = _module(path.resolve(), path.stat().st_mtime_ns)
     except (Exception, SystemExit) as error:
-        raise NetworkError(f"{file} cannot be imported: {_line(error)}", "architecture") from error
+        raise NetworkError(
+            f"{file} cannot be imported: {line_of(error)}", "architecture"
+        ) from error
     kind = getattr(module, name, None)
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         kinds = [
@@ -351,7 +350,12 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, PLAIN)
 
 
-def _line(error: BaseException) -> str:
+def _hint(key: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(key, known, 3)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def line_of(error: BaseException) -> str:
     """What an error of others says, in one line."""
     said = " ".join(str(error).split())
     return f"{type(error).__name__}: {said[:200]}" if said else type(error).__name__

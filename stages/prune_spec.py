@@ -229,7 +229,11 @@ class PruneSpec(StageSpec):
         if self.targets != PruneSpec.model_fields["targets"].default:
             for target in OWN_WORD:
                 offered = any(d.target == target for d in dims)
-                if target in self.targets and not offered and not _has_map(model):
+                if (
+                    target in self.targets
+                    and not offered
+                    and architecture_of(model.model_args) != HYBRID
+                ):
                     name = architecture_of(model.model_args)
                     raise ValueError(
                         f"targets: {target!r} is of networks that say themselves what it is, and "
@@ -260,10 +264,6 @@ def _scored(dimension: Dimension, criterion: str, weights: Weights) -> bool:
     if criterion == "bn_scale":
         return bool(norm_scales(dimension, weights))
     return dimension.target != "depth"
-
-
-def _has_map(model: Network) -> bool:
-    return architecture_of(model.model_args) == HYBRID
 
 
 def _left_alone(targets: list[Target], model_args: dict[str, Any]) -> list[str]:

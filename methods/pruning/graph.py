@@ -12,6 +12,7 @@ import functools
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +23,7 @@ from methods.pruning.axes import Units, units_of
 from methods.pruning.cutting import SHAPES, Dimension, Member, Weights, cut
 from methods.pruning.silence import silent_tensors_of
 from model import Network, blueprint, build_network
+from networks.foreign import line_of
 from networks.shapes import reshape
 
 TOLERANCE = 1e-4  # of the largest logit, within which two float32 networks are one
@@ -75,7 +77,7 @@ def _followed(about: bytes) -> Followed:
     except Exception as error:
         raise ValueError(
             f"{args['architecture']} cannot be followed by torch.export, and so not pruned "
-            f"({_line(error)})"
+            f"({line_of(error)})"
         ) from error
     names: dict[Any, list[str]] = {}
     for name, value in [
@@ -95,7 +97,7 @@ def _dimensions(about: bytes) -> list[Dimension]:
         dimension = _dimension(network, units)
         again = sum(d.name.partition("#")[0] == dimension.name for d in dims)
         if again:  # other channels of the same layer, with other listeners
-            dimension = Dimension(**{**vars(dimension), "name": f"{dimension.name}#{again + 1}"})
+            dimension = replace(dimension, name=f"{dimension.name}#{again + 1}")
         dims.append(dimension)
     return dims
 
@@ -179,7 +181,7 @@ def _difference(
         if logits.shape != expected.shape:
             return f"the cut network gives logits {list(logits.shape)}"
     except Exception as error:
-        return f"the cut network does not run ({_line(error)})"
+        return f"the cut network does not run ({line_of(error)})"
     off = float((logits - expected).abs().max() / expected.abs().max())
     return None if off <= TOLERANCE else f"the cut network's logits are off by {off:.1%}"
 
@@ -242,8 +244,3 @@ def _random(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
-
-
-def _line(error: BaseException) -> str:
-    said = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {said[:160]}"
