@@ -28,7 +28,7 @@ from training.recipe import TrainingArgs
 Target = Literal["conv", "ffn", "heads", "head_dim", "embed", "depth"]
 STRUCTURAL_ONLY = (
     "targets", "keep", "scope", "ratios", "protect", "min_channels", "round_to", "iterations",
-    "schedule", "calibration_batches",
+    "schedule", "calibration_batches", "candidates",
 )  # fmt: skip
 OWN_WORD = ("heads", "head_dim", "depth")  # targets that no graph shows
 OF_THE_FLOAT_NETWORK = (
@@ -58,7 +58,8 @@ class PruneSpec(StageSpec):
     protect: list[str] = []  # patterns of dimensions left alone
     min_channels: int = Field(1, ge=1)
     round_to: int = Field(1, ge=1)  # widths become multiples of it
-    calibration_batches: int = Field(8, ge=1)  # of 64 images, for taylor, hessian, activation
+    calibration_batches: int = Field(8, ge=1)  # of 64 images, for these and for candidates
+    candidates: int = Field(1, ge=1, le=1000)  # cuts of one cost, judged; see candidates.py
     iterations: int = Field(1, ge=1, le=100)
     schedule: Literal["linear", "geometric", "cubic"] = "linear"  # of the share kept
     finetune: FinetuneSpec | None = None  # between iterations
@@ -141,6 +142,13 @@ class PruneSpec(StageSpec):
             raise ValueError(f"targets should name some of {', '.join(TARGETS)}")
         if self.ratios and self.scope == "global":
             raise ValueError("ratios are of each dimension; use scope 'uniform'")
+        if self.candidates > 1 and self.keep is None:
+            raise ValueError("candidates above 1 need keep, a cost that all of them meet")
+        if self.candidates > 1 and self.ratios == "auto":
+            raise ValueError(
+                "candidates above 1 try how the cut is shared, which ratios 'auto' says already; "
+                "remove one of the two"
+            )
         if self.iterations > 1 and self.finetune is None:
             raise ValueError("iterations above 1 need finetune options")
         if self.iterations > 1 and "depth" in self.targets and (self.protect or self.ratios):
@@ -166,9 +174,15 @@ class PruneSpec(StageSpec):
         if self.iterations == 1:
             found["schedule"] = "with iterations 1"
             found["finetune"] = "with iterations 1, as it comes between cuts"
-        if self.criterion not in ("taylor", "hessian", "activation"):
+        looks = self.criterion in ("taylor", "hessian", "activation")
+        if not looks and self.candidates == 1:
             found["calibration_batches"] = f"with criterion {self.criterion!r}"
         return found
+
+    def settings(self) -> dict[str, Any]:
+        """Without candidates where there is one, which is the plain cut."""
+        found = super().settings()
+        return {n: v for n, v in found.items() if n != "candidates" or v > 1}
 
     def remarks(self, model_args: dict[str, Any]) -> list[str]:
         found = [] if self.mode == "mask" else _left_alone(self.targets, model_args)
@@ -185,24 +199,41 @@ class PruneSpec(StageSpec):
         if self.mode == "structural":
             network = blueprint(model_args)
             dims = self.dimensions(network)
+            shared = [d for d in dims if not any(fnmatchcase(d.name, p) for p in self.own_ratios())]
+            if self.candidates > 1 and len(shared) < 2:
+                raise ValueError(
+                    "candidates above 1 share a cut among dimensions in different ways, and here "
+                    f"there is {shared[0].name if shared else 'none'} alone; set candidates to 1"
+                )
             if self.criterion in ("bn_scale", "fpgm"):
                 weights = network.state_dict()
                 odd = [d.name for d in dims if not _scored(d, self.criterion, weights)]
                 if odd:
                     raise ValueError(f"criterion {self.criterion!r} does not score {odd[0]}")
 
+    def check_frozen(self) -> None:
+        if self.candidates > 1:
+            raise ValueError(
+                "candidates above 1 are judged with batch norm statistics of their own, which "
+                "frozen int8 weights do not let change; set candidates to 1, or prune before"
+            )
+
     def check_target(self, model_args: dict[str, Any], rounded: bool, exact: bool) -> None:
         if self.keep and "latency_ms" in self.keep:
             if rounded:
                 raise ValueError(OF_THE_FLOAT_NETWORK)
-        elif self.keep and exact and self.foresees(model_args):
+        elif self.keep and exact and self._plain_cut_foreseen(model_args):
             _foreseen(self, model_args, exact=True)
         elif self.keep and exact and self._any_layers_alike(model_args):
             dims = self.dimensions(blueprint(model_args))
             check_reachable(dims, model_args, self.keep, self.amount())
 
     def foresees(self, model_args: dict[str, Any]) -> bool:
-        """Not where scores or milliseconds decide, nor over many cuts, which take their time."""
+        """Not where scores, losses or milliseconds decide, nor over many cuts, for their time."""
+        return self.candidates == 1 and self._plain_cut_foreseen(model_args)
+
+    def _plain_cut_foreseen(self, model_args: dict[str, Any]) -> bool:
+        """Whether widths hang on no weight, but for which of the candidates is chosen."""
         by_scores = self.scope == "global" or self.ratios == "auto"
         timed = self.keep is not None and "latency_ms" in self.keep
         at_once = self.iterations == 1 and not by_scores and not timed

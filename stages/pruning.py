@@ -6,13 +6,18 @@ cuts them out: what comes back is a smaller network, described by `model_args` a
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
+from machine.errors import Interrupted
+from machine.files import canonical_json
 from methods.pruning import importance
-from methods.pruning.amounts import Removed, choose, choose_for_cost
-from methods.pruning.cutting import cut
+from methods.pruning.amounts import CLOSE, TOLERANCE, Choice, Removed, choose, choose_for_cost
+from methods.pruning.candidates import drawn_factors, judge
+from methods.pruning.cutting import Weights, cut
 from methods.pruning.masks import mask_channels
 from methods.pruning.sensitivity import ratios_for_drop, scan
 from stages.architecture_change import report
@@ -58,28 +63,91 @@ def prune_once(
         ctx.details["sensitivity"] = curves
         keep = keep or {"units": 1 - (spec.ratio or 0)}
 
-    def choose_at(dial: float) -> Removed:
+    def choose_at(dial: float, factors: dict[str, float]) -> Removed:
+        amount = replace(spec.amount(), factors=factors)
         if spec.ratios == "auto":  # the dial is the loss that each dimension may cost
             ratios = ratios_for_drop(curves, _drop(dial))
-            return choose(dims, scores, 0.0, replace(spec.amount(), ratios=ratios))
-        return choose(dims, scores, dial, spec.amount())
+            return choose(dims, scores, 0.0, replace(amount, ratios=ratios))
+        return choose(dims, scores, dial, amount)
 
-    if keep:
-        removed, dial = choose_for_cost(
-            choose_at,
+    def meet(factors: dict[str, float], exact: bool) -> Choice:
+        assert keep is not None
+        return choose_for_cost(
+            lambda dial: choose_at(dial, factors),
             state.model_args,
             keep,
             of=of.model_args if of else None,
             device=ctx.device,
-            exact=last,
+            exact=exact,
         )
-        auto = spec.ratios == "auto"
-        ctx.details["drop_found" if auto else "ratio_found"] = _drop(dial) if auto else dial
-    else:
+
+    if not keep:
         assert spec.ratio is not None
-        removed = choose_at(spec.ratio)
-    args, weights = cut(state.model_args, state.weights, removed)
+        args, weights = cut(state.model_args, state.weights, choose_at(spec.ratio, {}))
+        return state.changed(weights, model_args=args)
+    if spec.candidates == 1:
+        choice = meet({}, last)
+        args, weights = cut(state.model_args, state.weights, choice.removed)
+    else:
+        drawn = drawn_factors(dims, spec.candidates, ctx.seed)
+        choices = [meet(factors, last and not factors) for factors in drawn]
+        choice, args, weights = _best(state, choices, keep[_named(keep)], calibration, ctx)
+    auto = spec.ratios == "auto"
+    ctx.details["drop_found" if auto else "ratio_found"] = (
+        _drop(choice.dial) if auto else choice.dial
+    )
     return state.changed(weights, model_args=args)
+
+
+def _best(
+    state: ModelState,
+    choices: Sequence[Choice],
+    wanted: float,
+    calibration: Callable[[], importance.Batches],
+    ctx: Context,
+) -> tuple[Choice, dict[str, Any], Weights]:
+    """Of cuts that keep the `wanted` cost, that of the least validation loss; the first is plain.
+
+    Left out are those that keep more than asked for, and than the plain cut: they would win by
+    what they cost.
+    """
+    plain = choices[0].left
+    most, least = max(plain, wanted + CLOSE), min(plain, wanted - TOLERANCE)
+    validation = ctx.loaders().validation
+    seen: set[bytes] = set()
+    rows: list[dict[str, Any]] = []
+    best: tuple[Choice, dict[str, Any], Weights] | None = None
+    lowest = math.inf
+    for number, choice in enumerate(choices):
+        if ctx.stop_requested():
+            raise Interrupted
+        args, weights = cut(state.model_args, state.weights, choice.removed)
+        widths = canonical_json(args)  # which say all: factors do not change which units go first
+        if widths in seen or not least <= choice.left <= most:
+            continue
+        seen.add(widths)
+        judged = judge(args, weights, calibration, validation)
+        if best is None or judged.loss < lowest:
+            best = choice, args, judged.weights
+            lowest = judged.loss if math.isfinite(judged.loss) else math.inf
+            ctx.details["chosen"] = number
+        rows.append(
+            {
+                "number": number,
+                "widths": {d.name: d.width - len(gone) // d.blocks for d, gone in choice.removed},
+                "kept": choice.left,
+                "loss_as_cut": judged.loss_as_cut,
+                "loss": judged.loss,
+                "accuracy": judged.accuracy,
+            }
+        )
+    assert best is not None
+    ctx.details["candidates"] = rows
+    ctx.say(
+        f"       candidate {ctx.details['chosen']} of {len(rows)} that differ at the same cost: "
+        f"validation loss {lowest:.4f}, of the plain cut {rows[0]['loss']:.4f}"
+    )
+    return best
 
 
 def _drop(dial: float) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ Removed = list[tuple[Dimension, Tensor]]
 LARGEST_DIAL = 0.999  # end of the dial that is tried: something of every dimension stays
 HALVINGS = 16  # of the dial's range; a 65,536th of a network is less than a unit
 TOLERANCE = 0.02  # share of the original cost within which a 'keep' counts as met
+CLOSE = TOLERANCE / 4  # the same, within which nothing closer is looked for
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,16 @@ class Amount:
     min_channels: int = 1
     round_to: int = 1
     ratios: dict[str, float] = field(default_factory=dict)  # pattern of names → its own ratio
+    # name → how dear a dimension's units are beside the others'; 1 where nothing is said
+    factors: dict[str, float] = field(default_factory=dict)
+
+
+class Choice(NamedTuple):
+    """What goes, at which dial, and the share of the cost that is left."""
+
+    removed: Removed
+    dial: float
+    left: float
 
 
 def choose(
@@ -47,11 +58,16 @@ def choose(
 
 
 def _uniform(dims: Sequence[Dimension], ratio: float, amount: Amount) -> list[int]:
-    """Units to remove of each block, every dimension by the same ratio or its own."""
+    """Units to remove of each block, every dimension by the same ratio or its own.
+
+    With a factor f the share that stays is the f-th root of what it would be.
+    """
     counts = []
     for dimension in dims:
         own = [r for pattern, r in amount.ratios.items() if fnmatchcase(dimension.name, pattern)]
-        wanted = round(dimension.width * (own[-1] if own else ratio))
+        factor = amount.factors.get(dimension.name, 1.0)
+        shared = ratio if factor == 1 else 1 - (1 - ratio) ** (1 / factor)
+        wanted = round(dimension.width * (own[-1] if own else shared))
         counts.append(dimension.width - _allowed(dimension, dimension.width - wanted, amount))
     return counts
 
@@ -59,11 +75,15 @@ def _uniform(dims: Sequence[Dimension], ratio: float, amount: Amount) -> list[in
 def _global(
     dims: Sequence[Dimension], scores: Sequence[Tensor], ratio: float, amount: Amount
 ) -> list[int]:
-    """As `_uniform`, by one threshold over all units, each dimension's scores over their mean."""
+    """As `_uniform`, by one threshold over all units, each dimension's scores over their mean.
+
+    Factors multiply the scores.
+    """
     steps = []  # per dimension, the cost of removing its weakest, second weakest, ... unit
     for dimension, score in zip(dims, scores, strict=True):
         ranked = score.view(dimension.blocks, -1).sort(dim=1).values.mean(0)
-        steps.append(ranked / score.mean().clamp_min(1e-30))
+        factor = amount.factors.get(dimension.name, 1.0)
+        steps.append(factor * ranked / score.mean().clamp_min(1e-30))
     owner = torch.cat([torch.full((len(step),), i) for i, step in enumerate(steps)])
     weakest = torch.cat(steps).argsort(stable=True)[: round(ratio * len(owner))]
     counts = owner[weakest].bincount(minlength=len(dims)).tolist()
@@ -90,8 +110,8 @@ def choose_for_cost(
     of: dict[str, Any] | None = None,
     device: torch.device | str = "cpu",
     exact: bool = True,
-) -> tuple[Removed, float]:
-    """The choice that leaves `keep` of a cost, and the dial that gives it, by bisection.
+) -> Choice:
+    """The choice that leaves `keep` of a cost, found by bisection.
 
     `choose_at` maps a dial from 0 (remove nothing) to 1 to a choice. `keep` is {'macs': s},
     {'params': s}, {'units': s} or {'latency_ms': s, 'batch': n}, s a share of the cost of the
@@ -103,7 +123,7 @@ def choose_for_cost(
     measure = _cost(keep, device)
     whole = measure(of or model_args)
     low, high = 0.0, LARGEST_DIAL
-    best: tuple[float, float, float, Removed] | None = None  # (off, share, dial, choice)
+    best: Choice | None = None
     for _ in range(HALVINGS):
         dial = (low + high) / 2
         removed = choose_at(dial)
@@ -112,16 +132,15 @@ def choose_for_cost(
             left = 1 - sum(len(gone) for _, gone in removed) / units
         else:
             left = measure(cut_args(model_args, removed)) / whole
-        if best is None or abs(left - wanted) < best[0]:
-            best = (abs(left - wanted), left, dial, removed)
-        if best[0] < TOLERANCE / 4:
+        if best is None or abs(left - wanted) < abs(best.left - wanted):
+            best = Choice(removed, dial, left)
+        if abs(best.left - wanted) < CLOSE:
             break
         low, high = (dial, high) if left > wanted else (low, dial)
     assert best is not None
-    off, left, dial, removed = best
-    if exact and off > TOLERANCE:
-        raise ValueError(_impossible(keep, left))
-    return removed, dial
+    if exact and abs(best.left - wanted) > TOLERANCE:
+        raise ValueError(_impossible(keep, best.left))
+    return best
 
 
 def args_after(
@@ -142,7 +161,7 @@ def args_after(
         return choose(dims, scores, dial, amount)
 
     if isinstance(wanted, Mapping):
-        removed, _ = choose_for_cost(choose_at, model_args, dict(wanted), exact=exact)
+        removed = choose_for_cost(choose_at, model_args, dict(wanted), exact=exact).removed
     else:
         removed = choose_at(wanted)
     return cut_args(model_args, removed)

@@ -92,6 +92,7 @@ UNFORESEEN: list[dict[str, Any]] = [
     {"ratio": 0.3, "ratios": "auto"},
     {"ratio": 0.3, "iterations": 2, "finetune": FAST},
     {"keep": {"latency_ms": 0.5}},
+    {"keep": {"macs": 0.8}, "candidates": 2},
 ]
 
 
@@ -112,6 +113,7 @@ def test_which_layers_go_hangs_on_weights_where_they_are_unlike() -> None:
 IMPOSSIBLE: list[dict[str, Any]] = [
     {"keep": {"macs": 0.05}, "targets": ["heads"]},
     {"keep": {"params": 0.05}},
+    {"keep": {"params": 0.05}, "candidates": 2},
     {"keep": {"macs": 0.02}, "scope": "global"},
     {"keep": {"macs": 0.02}, "ratios": "auto"},
     {"keep": {"params": 0.02}, "iterations": 2, "finetune": FAST},
@@ -185,6 +187,7 @@ def test_patterns_that_match_nothing_are_refused(options: dict[str, Any], said: 
         {"mode": "structural", "ratio": None},
         {"mode": "structural", "ratio": 0.5, "targets": []},
         {"mode": "structural", "ratio": 0.5, "scope": "global", "ratios": {"a": 0.5}},
+        {"mode": "mask", "ratio": 0.5, "candidates": 2},
     ],
 )
 def test_options_that_contradict_are_refused(options: dict[str, Any]) -> None:

@@ -74,6 +74,19 @@ def test_all_ways_to_choose(options: dict[str, Any], start: ModelState, ctx: Con
     assert len(build(pruned).state_dict()["head.weight"]) == 10
 
 
+def test_candidates_share_a_cost_in_several_ways(start: ModelState, ctx: Context) -> None:
+    spec = cutting(keep={"macs": 0.5}, candidates=8)
+    spec.check(start.model_args)
+    spec.check_target(start.model_args, False, True)
+    pruned, rows = prune(start, spec, ctx), ctx.details["candidates"]
+    found = costs.count_macs(build(pruned))[0] / costs.count_macs(build(start))[0]
+    chosen = min(rows, key=lambda row: row["loss"])
+    assert len(rows) > 1 and chosen["kept"] == pytest.approx(found)
+    assert found == pytest.approx(0.5, abs=0.02)
+    for name, width in chosen["widths"].items():
+        assert ctx.details["widths"].get(name, [16, 16])[1] == width
+
+
 def test_prunes_again_and_teaches(start: ModelState, ctx: Context) -> None:
     once = prune(start, cutting(ratio=0.5), ctx)
     twice = prune(once, cutting(ratio=0.5), ctx)
