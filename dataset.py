@@ -153,7 +153,10 @@ def get_dataloaders(
     augmentation: str = "standard",
     flip: Literal["auto"] | bool = "auto",
     cutout: int = 0,
+    rotation: float = 0.0,
+    color: float = 0.0,
     mixup: float = 0.0,
+    mixup_epochs: int | None = None,
     seed: int = 0,
     data_dir: Path | str = "data",
     device: torch.device | str = "cpu",
@@ -163,7 +166,10 @@ def get_dataloaders(
     `dataset` is a loaded Dataset or the `dataset_args` of one. `evaluation_batch_size` is of the
     validation and test loaders (None: as the others). `flip` mirrors half of the images ('auto':
     as the data set's row in DATASET_REGISTRY says), `cutout` is the square's side in pixels,
-    `mixup` the alpha of its Beta distribution (arXiv:1710.09412). Raises DataError.
+    `rotation` the largest angle in degrees, `color` the largest change of brightness, contrast and
+    saturation, `mixup` the alpha of its Beta distribution (arXiv:1710.09412), and `mixup_epochs`
+    the length of a training over which the share of mixed batches grows from 0 to 1 (None: all are
+    mixed). Raises DataError.
     """
     if isinstance(dataset, dict):
         dataset = load_dataset(DatasetArgs(**dataset), data_dir)
@@ -198,7 +204,10 @@ def get_dataloaders(
             augmentation=augmentation,
             flip=dataset.flip if flip == "auto" else flip,
             cutout_size=cutout,
+            rotation=rotation,
+            color=color,
             mixup_alpha=mixup,
+            mixup_epochs=mixup_epochs,
         ),
         validation=loader(*train, dataset.validation_index, evaluation_batch_size),
         test=loader(arrays.test_images, arrays.test_labels, test, evaluation_batch_size),

@@ -1,4 +1,4 @@
-"""Augmentation of whole batches: crop, flip, cutout, RandAugment, mixup; what of it hides images.
+"""Augmentation of whole batches of images, and how much of an image it can hide.
 
 A split lives as one uint8 tensor `[N, C, H, W]`. Indexing it and augmenting the batch as tensors
 keeps two CPU cores busy with the model instead of with per-image Python transforms.
@@ -44,6 +44,59 @@ def random_flip(images: Tensor) -> Tensor:
     return torch.where(flip, images.flip(3), images)
 
 
+def rotate(images: Tensor, angles: Tensor) -> Tensor:
+    """Turn each float image of `[B, C, H, W]` about its centre, bilinear, zeros outside.
+
+    `angles` `[B]` are in degrees, counter-clockwise, as torchvision's `rotate` has them.
+    """
+    height, width = images.shape[-2:]
+    turns = angles.deg2rad()
+    cos, sin, none = turns.cos(), turns.sin(), torch.zeros_like(turns)
+    across = torch.stack([cos, -sin * height / width, none], 1)  # of a grid from -1 to 1 each way
+    down = torch.stack([sin * width / height, cos, none], 1)
+    grid = F.affine_grid(torch.stack([across, down], 1), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, align_corners=False)
+
+
+def random_rotation(images: Tensor, degrees: float) -> Tensor:
+    """`rotate` each image by its own angle, uniform within ± `degrees`."""
+    angles = torch.rand(len(images), 1, device=images.device).squeeze(1)
+    return rotate(images, (2 * angles - 1) * degrees)
+
+
+def adjust_colors(images: Tensor, factors: Tensor) -> Tensor:
+    """Change brightness, then contrast, then saturation of images `[B, C, H, W]` from 0 to 1.
+
+    `factors` `[3, B]` are each image's, 1 for none, as torchvision's `adjust_*` have them. Images
+    that are not of three channels have no saturation.
+    """
+    brightness, contrast, saturation = factors[..., None, None, None]  # [B, 1, 1, 1] each
+    images = (images * brightness).clamp_(0, 1)
+    mean = _grey(images).mean((1, 2, 3), keepdim=True)
+    images = images.sub_(mean).mul_(contrast).add_(mean).clamp_(0, 1)
+    if images.shape[1] == 3:
+        grey = _grey(images)
+        images = images.sub_(grey).mul_(saturation).add_(grey).clamp_(0, 1)
+    return images
+
+
+def random_colors(images: Tensor, strength: float) -> Tensor:
+    """`adjust_colors` by factors of each image's own, uniform within 1 ± `strength`.
+
+    torchvision's ColorJitter without hue, but for its order, which it draws.
+    """
+    factors = torch.rand(3, len(images), device=images.device)
+    return adjust_colors(images, 1 + (2 * factors - 1) * strength)
+
+
+def _grey(images: Tensor) -> Tensor:
+    """Luma `[B, 1, H, W]` by the weights of ITU-R 601; of other than three channels their mean."""
+    if images.shape[1] != 3:
+        return images.mean(1, keepdim=True)
+    red, green, blue = images.split(1, 1)
+    return (0.2989 * red).add_(green, alpha=0.587).add_(blue, alpha=0.114)
+
+
 def cutout(images: Tensor, size: int) -> Tensor:
     """Set one `size`×`size` square a float image to 0, the mean after normalisation.
 
@@ -78,6 +131,20 @@ def hidden_by_randaugment(height: int, width: int) -> float:
     """
     shift = SHEAR * max(height, width) / min(height, width)  # of the far end, in short sides
     return max(1 / 8, shift / 2 if shift < 1 else 1 - 1 / (2 * shift))
+
+
+def hidden_by_rotation(degrees: float, height: int, width: int) -> float:
+    """The largest share of an image that a turn by up to `degrees` moves out of sight.
+
+    Counted on a grid of points, at every degree up to a right angle, after which it is no more.
+    """
+    turns = torch.arange(0, min(degrees, 90) + 1).clamp(max=degrees).deg2rad().view(-1, 1, 1)
+    places = (torch.arange(100) + 0.5) / 100 - 0.5
+    rows, columns = places * height, places * width
+    along = turns.cos() * columns - turns.sin() * rows[:, None]  # [angles, rows, columns]
+    across = turns.sin() * columns + turns.cos() * rows[:, None]
+    inside = (along.abs() <= width / 2 + 1e-4) & (across.abs() <= height / 2 + 1e-4)
+    return 1 - inside.float().mean((1, 2)).min().item()
 
 
 def hidden_by_cutout(size: int, height: int, width: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from data_sets.augmentation import (
@@ -12,8 +13,10 @@ from data_sets.augmentation import (
     cutout,
     mixup,
     randaugment,
+    random_colors,
     random_crop,
     random_flip,
+    random_rotation,
 )
 
 
@@ -25,7 +28,8 @@ class BatchLoader:
 
     Labels are int64 `[B]`, or float `[B, K]` under mixup. The order of epoch `e` depends on
     `(seed, e)` alone; augmentation draws from torch's global generator of the images' device (mixup
-    and RandAugment from the CPU's).
+    and RandAugment from the CPU's). Where mixup rises over `mixup_epochs`, a batch is mixed with a
+    probability that follows from its epoch and number alone.
     """
 
     def __init__(
@@ -42,7 +46,10 @@ class BatchLoader:
         augmentation: str = "none",
         flip: bool = True,
         cutout_size: int = 0,
+        rotation: float = 0.0,
+        color: float = 0.0,
         mixup_alpha: float = 0.0,
+        mixup_epochs: int | None = None,
         seed: int = 0,
         device: torch.device | str = "cpu",
     ):
@@ -50,7 +57,8 @@ class BatchLoader:
         self.index = torch.arange(len(images)) if index is None else index
         self.batch_size = min(batch_size, len(self.index))
         self.training, self.augmentation, self.flip = training, augmentation, flip
-        self.cutout_size = cutout_size
+        self.cutout_size, self.rotation, self.color = cutout_size, rotation, color
+        self.mixup_epochs = mixup_epochs
         self.mixup = mixup(mixup_alpha, num_classes) if mixup_alpha > 0 else None
         self.seed, self.epoch, self.device = seed, 0, torch.device(device)
         self.mean = torch.tensor(mean, device=self.device).view(1, -1, 1, 1)
@@ -80,11 +88,15 @@ class BatchLoader:
             chosen = order[step * self.batch_size : (step + 1) * self.batch_size]
             images = self.images[chosen].to(self.device)
             labels = self.labels[chosen].to(self.device)
-            yield self._prepare(images, labels)
+            images, labels = self._prepare(images, labels)
+            yield self._mixed(images, labels, step) if self.mixup is not None else (images, labels)
 
     def normalize(self, images: Tensor) -> Tensor:
         """uint8 `[B, C, H, W]` → float32, zero mean and unit deviation a channel."""
-        scaled = images.float().div_(255).sub_(self.mean).div_(self.std)
+        return self._standardized(images.float().div_(255))
+
+    def _standardized(self, images: Tensor) -> Tensor:
+        scaled = images.sub_(self.mean).div_(self.std)
         return scaled.contiguous(memory_format=torch.channels_last)
 
     def _prepare(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,9 +107,23 @@ class BatchLoader:
             images = random_flip(images) if self.flip else images
         if self.augmentation == "randaugment":
             images = randaugment(images)
-        images = self.normalize(images)
+        values = images.float().div_(255)
+        if self.color:
+            values = random_colors(values, self.color)
+        images = self._standardized(values)
+        if self.rotation:
+            turned = random_rotation(images, self.rotation)
+            images = turned.contiguous(memory_format=torch.channels_last)
         if self.cutout_size:
             images = cutout(images, self.cutout_size)
-        if self.mixup is not None:
-            images, labels = self.mixup(images, labels)
         return images, labels
+
+    def _mixed(self, images: Tensor, labels: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """By mixup; where it rises, only so many batches, the others with labels of that form."""
+        assert self.mixup is not None
+        if self.mixup_epochs is not None:
+            done = self.epoch * len(self) + step
+            share = done / max(1, self.mixup_epochs * len(self) - 1)
+            if torch.rand(()).item() >= share:
+                return images, F.one_hot(labels, self.num_classes).float()
+        return self.mixup(images, labels)

@@ -8,7 +8,11 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from data_sets.augmentation import hidden_by_cutout, hidden_by_randaugment
+from data_sets.augmentation import (
+    hidden_by_cutout,
+    hidden_by_randaugment,
+    hidden_by_rotation,
+)
 from model import blueprint
 from stages.stage import StageSpec
 from training.recipe import Recipe, resolve_precision
@@ -52,7 +56,10 @@ class FitSpec(Recipe, StageSpec):
 
     def remarks(self, model_args: dict[str, Any]) -> list[str]:
         height, width = model_args["image_size"]
-        hidden = {f"cutout {self.cutout}": hidden_by_cutout(self.cutout, height, width)}
+        hidden = {
+            f"cutout {self.cutout}": hidden_by_cutout(self.cutout, height, width),
+            f"rotation {self.rotation:g}": hidden_by_rotation(self.rotation, height, width),
+        }
         if self.augmentation == "randaugment":
             hidden["one of the two operations of augmentation 'randaugment'"] = (
                 hidden_by_randaugment(height, width)

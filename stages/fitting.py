@@ -142,7 +142,7 @@ class _Training:
             self.evaluated = LastExit(self.module)
         self.masks = masks_in(self.module, float_model, self.names)
         # Data, and who shares it.
-        self.loaders = ctx.loaders(recipe)
+        self.loaders = ctx.loaders(recipe, epochs=epochs)
         self.shard = self.join_team()
         # What a step is made of.
         self.distillation = distillation

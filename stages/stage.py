@@ -53,8 +53,10 @@ class Context:
         """Images a batch at which a float network is evaluated fastest."""
         return fastest_evaluation_batch(self.dataset.info.image_size, self.device)
 
-    def loaders(self, recipe: Recipe | None = None, batch_size: int | None = None) -> DataLoaders:
-        """The data as `recipe` wants it, or plainly in batches of `batch_size`.
+    def loaders(
+        self, recipe: Recipe | None = None, batch_size: int | None = None, epochs: int = 1
+    ) -> DataLoaders:
+        """The data as `recipe` wants it in `epochs` epochs, or plainly in batches of `batch_size`.
 
         None: of `evaluation_batch`, as are the validation and test images beside a recipe.
         """
@@ -73,7 +75,10 @@ class Context:
             augmentation=recipe.augmentation,
             flip=recipe.flip,
             cutout=recipe.cutout,
+            rotation=recipe.rotation,
+            color=recipe.color,
             mixup=recipe.mixup,
+            mixup_epochs=epochs if recipe.mixup_schedule == "rising" else None,
             seed=self.seed,
             device=self.device,
         )

@@ -219,8 +219,7 @@ def taught(
     at = places(student_args, state.model_args) if spec.looks_inside else []
     teacher = Teacher(state, ctx, spec.precision, at)
     loaders = ctx.loaders(batch_size=teacher.batch_size)
-    same = spec.augmentation == "none" and not spec.cutout and not spec.mixup
-    if same and not spec.looks_inside:
+    if spec.shows_the_same_images and not spec.looks_inside:
         teacher.remember(loaders.calibration)  # all training images
     validation = evaluate(teacher, loaders.validation)  # type: ignore[arg-type]
     ctx.details["teacher"] = {

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from machine.processor import bf16_is_fast
 
@@ -19,6 +26,8 @@ BESIDE = {
     "patience": ("scheduler", ("plateau",)),
     "flip": ("augmentation", ("standard", "randaugment")),
 }
+# Options that results may be older than: where they are off, records and keys are without them.
+LEFT_OUT_WHEN_OFF = ("mixup_schedule", "rotation", "color")
 
 
 class Recipe(BaseModel):
@@ -46,18 +55,34 @@ class Recipe(BaseModel):
     # data set's row in DATASET_REGISTRY says
     flip: Literal["auto"] | bool = "auto"
     cutout: int = Field(0, ge=0)  # side of the square in pixels; 0 = off
+    rotation: float = Field(0.0, ge=0, le=180)  # largest angle in degrees, either way; 0 = off
+    color: float = Field(0.0, ge=0, le=1)  # largest change of brightness, contrast, saturation
     mixup: float = Field(0.0, ge=0)  # alpha; 0 = off
+    # rising: the share of batches that are mixed grows from 0 at the first step to 1 at the last
+    mixup_schedule: Literal["constant", "rising"] = "constant"
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 where the hardware has it
     keep: Literal["last", "best"] = "last"  # weights of the last epoch, or best on validation
     compile: Literal["auto"] | bool = "auto"  # torch.compile a float network; auto: on a GPU
 
+    @property
+    def shows_the_same_images(self) -> bool:
+        """Whether every epoch has the images as they are stored."""
+        changed = self.cutout or self.rotation or self.color or self.mixup
+        return self.augmentation == "none" and not changed
+
     def idle(self) -> dict[str, str]:
         """Options that another leaves without effect → why, as in 'with scheduler 'onecycle''."""
-        return {
+        found = {
             option: f"with {choice} {getattr(self, choice)!r}"
             for option, (choice, values) in BESIDE.items()
             if getattr(self, choice) not in values
         }
+        return found if self.mixup else {**found, "mixup_schedule": "with mixup 0"}
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_off(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        off = {n for n in LEFT_OUT_WHEN_OFF if getattr(self, n) == Recipe.model_fields[n].default}
+        return {name: value for name, value in dump(self).items() if name not in off}
 
     @model_validator(mode="after")
     def _milestones(self) -> Recipe:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as theirs
 
 from data_sets.augmentation import (
+    adjust_colors,
     crop_padding,
     cutout,
     hidden_by_cutout,
     hidden_by_randaugment,
+    hidden_by_rotation,
+    random_colors,
     random_crop,
     random_flip,
+    random_rotation,
+    rotate,
 )
 from data_sets.batches import BatchLoader
 
@@ -34,6 +40,54 @@ def test_flip_mirrors_about_half() -> None:
     kept = (flipped == images).flatten(1).all(1)
     assert (mirrored | kept).all()
     assert 140 < mirrored.sum() < 260
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (16, 24), (5, 40)])
+def test_rotation_is_torchvisions(shape: tuple[int, int]) -> None:
+    angles = torch.tensor([0.0, 10.0, -35.0, 90.0, 180.0, -123.4])
+    images = torch.randn(len(angles), 3, *shape)
+    expected = [
+        theirs.rotate(image, angle, interpolation=InterpolationMode.BILINEAR)
+        for image, angle in zip(images, angles.tolist(), strict=True)
+    ]
+    torch.testing.assert_close(rotate(images, angles), torch.stack(expected), atol=1e-4, rtol=0)
+
+
+def test_each_image_turns_by_an_angle_of_its_own() -> None:
+    """The angle is read off the slope of a ramp that rises from left to right."""
+    ramp = torch.linspace(-1, 1, 9).expand(400, 1, 9, 9)
+    turned = random_rotation(ramp, 30.0)
+    across = turned[:, 0, 4, 5] - turned[:, 0, 4, 3]
+    down = turned[:, 0, 5, 4] - turned[:, 0, 3, 4]
+    angles = torch.atan2(-down, across).rad2deg()
+    assert angles.abs().max() < 30.01 and angles.max() > 27 and angles.min() < -27
+    assert len(angles.unique()) > 390 and abs(angles.mean()) < 3
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_colors_are_changed_as_torchvision_does(channels: int) -> None:
+    images, factors = torch.rand(20, channels, 9, 13), 2 * torch.rand(3, 20)
+    steps = theirs.adjust_brightness, theirs.adjust_contrast, theirs.adjust_saturation
+    expected = []
+    for image, own in zip(images, factors.T.tolist(), strict=True):
+        for step, factor in zip(steps, own, strict=True):
+            image = step(image, factor)
+        expected.append(image)
+    before = images.clone()
+    torch.testing.assert_close(adjust_colors(images, factors), torch.stack(expected))
+    assert torch.equal(images, before)
+
+
+def test_each_image_has_colors_of_its_own() -> None:
+    """Of a plain grey image contrast and saturation leave what brightness makes of it."""
+    factors = (random_colors(torch.full((400, 3, 4, 4), 0.5), 0.3) / 0.5).flatten(1)
+    assert factors.std(1).max() < 1e-6
+    assert 0.699 < factors.min() < 0.73 and 1.27 < factors.max() < 1.301
+    assert len(factors[:, 0].unique()) > 390
+    halves = torch.tensor([0.4, 0.6]).view(1, 1, 2, 1).expand(400, 3, 2, 1)
+    changed = random_colors(halves, 0.3)
+    contrast = (changed[:, 0, 1, 0] - changed[:, 0, 0, 0]) / changed.mean((1, 2, 3)) / 0.4
+    assert 0.699 < contrast.min() < 0.73 and 1.27 < contrast.max() < 1.301
 
 
 def test_cutout_zeroes_one_square_an_image() -> None:
@@ -108,3 +162,18 @@ def test_what_cutout_hides_is_the_largest_hole() -> None:
         images = torch.ones(3000, 1, height, width)
         largest = (cutout(images, size) == 0).flatten(1).float().mean(1).max()
         assert hidden_by_cutout(size, height, width) == pytest.approx(largest.item())
+
+
+@pytest.mark.parametrize(
+    ("degrees", "shape"),
+    [(0.0, (32, 32)), (15.0, (32, 32)), (180.0, (32, 32)), (5.5, (16, 256)), (90.0, (64, 16))],
+)
+def test_what_rotation_hides_is_what_torchvision_turns_out_of_sight(
+    degrees: float, shape: tuple[int, int]
+) -> None:
+    white = torch.ones(1, 2 * shape[0], 2 * shape[1])
+    hidden = [
+        1 - theirs.rotate(white, angle, interpolation=InterpolationMode.BILINEAR).mean().item()
+        for angle in torch.linspace(0, degrees, 37).tolist()
+    ]
+    assert hidden_by_rotation(degrees, *shape) == pytest.approx(max(hidden), abs=0.01)

@@ -25,7 +25,7 @@ from tests.support.compiler import needs_compiler
 from tests.support.home import HOME
 from tests.support.memory import Memory, Outcome, assert_same_bits, resumed, uninterrupted
 from tests.support.tiny import TINY
-from train_eval import NonFiniteLossError
+from train_eval import NonFiniteLossError, take_step
 
 
 def test_divergence_is_stopped(ctx: Context) -> None:
@@ -55,7 +55,7 @@ def _masked(state: ModelState, ctx: Context) -> ModelState:
 
 
 def _stage(kind: str, context: Context) -> ModelState:
-    """A stage with all that must survive: dropout, EMA, best epoch, schedule, masks, observers."""
+    """With all that must survive: dropout, EMA, best epoch, schedules, masks, observers."""
     state = initial_state({**TINY, "dropout": 0.1, "stochastic_depth": 0.1}, 0)
     common: dict[str, Any] = {
         "epochs": 3,
@@ -63,7 +63,10 @@ def _stage(kind: str, context: Context) -> ModelState:
         "ema_decay": 0.9,
         "keep": "best",
         "mixup": 0.2,
+        "mixup_schedule": "rising",
         "cutout": 2,
+        "rotation": 10.0,
+        "color": 0.2,
         "precision": "fp32",
         "scheduler": "cosine",
         "warmup_epochs": 1.0,
@@ -90,6 +93,24 @@ def test_interrupted_and_resumed_equals_uninterrupted(
     found, found_details = resumed(partial(_stage, kind), digits, stop_after)
     assert_same_bits(found, expected)
     assert found_details["history"] == details["history"]
+
+
+def test_mixup_rises_over_the_epochs_of_the_stage(
+    ctx: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mixed: list[float] = []
+
+    def seen(*args: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        mixed.append(float((args[3].max(1).values < 1).any()))  # the labels, [B, K]
+        return take_step(*args, **options)
+
+    monkeypatch.setattr("stages.fitting.take_step", seen)
+    spec = TrainSpec(epochs=4, batch_size=16, mixup=1.0, mixup_schedule="rising", precision="fp32")
+    train(initial_state(TINY, 0), spec, ctx)
+    each = len(mixed) // 4
+    shares = [sum(mixed[each * epoch : each * (epoch + 1)]) / each for epoch in range(4)]
+    assert mixed[0] == 0 and mixed[-1] == 1
+    assert shares == pytest.approx([0.125, 0.375, 0.625, 0.875], abs=0.15)
 
 
 def test_validation_leaves_no_trace_in_quantized_ranges(digits: Any, ctx: Context) -> None:

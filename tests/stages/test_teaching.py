@@ -98,7 +98,7 @@ def test_content_keys_tell_images_apart(ctx: Context) -> None:
         ({"augmentation": "none"}, True),
         ({"augmentation": "none", "logit_loss": "dkd"}, True),
         ({"augmentation": "none", "mixup": 0.2}, False),
-        ({"augmentation": "none", "cutout": 2}, False),
+        ({"augmentation": "none", "rotation": 5.0}, False),
         ({"augmentation": "none", "attention_weight": 1.0}, False),
         ({}, False),
     ],

@@ -148,6 +148,7 @@ def test_training_learns_in_bf16(on_gpu: Context) -> None:
     "recipe",
     [
         {"mixup": 0.2, "cutout": 2, "grad_clip": 1.0},
+        {"mixup": 0.2, "mixup_schedule": "rising", "rotation": 10.0, "color": 0.2},
         {"sparsity": 1e-4, "ema_decay": 0.9, "keep": "best"},
         {"augmentation": "randaugment", "scheduler": "plateau"},
     ],
@@ -175,8 +176,8 @@ def test_no_step_waits_for_the_gpu(
 ) -> None:
     """CUDA raises where the host waits between the first step and the last of an epoch."""
     monkeypatch.setattr(train_eval, "SETTLE_SECONDS", math.inf)
-    recipe = Recipe(batch_size=64, cutout=2, grad_clip=1.0, optimizer="muon")
-    loader = get_dataloaders(digits, 64, cutout=2, device=GPU).train
+    recipe = Recipe(batch_size=64, grad_clip=1.0, optimizer="muon")
+    loader = get_dataloaders(digits, 64, cutout=2, rotation=10.0, color=0.2, device=GPU).train
     model = tiny().to(GPU)
     trained = compile_step(model) if compiled else model
     optimizer = get_optimizer(model, recipe)

@@ -115,7 +115,8 @@ def test_what_hides_most_of_an_image_is_said_or_refused(suites: Suites, strips: 
     assert "warning: cutout 36 hides up to 56% of an image of 16×64 pixels" in said(
         "{'cutout': 36}"
     )
-    assert "warning" not in said("{'cutout': 30, 'augmentation': 'randaugment'}")
+    assert "warning" not in said("{'cutout': 30, 'augmentation': 'randaugment', 'rotation': 20}")
+    assert "warning: rotation 45 hides up to 6" in said("{'rotation': 45.0}")
     text = suite(strips, "serial", "pad", (8, 128)) + "BASE['training_args'] = "
     assert suites.run(text + "{'augmentation': 'randaugment'}\n", "--dry-run") == 0
     out = suites.capsys.readouterr().out

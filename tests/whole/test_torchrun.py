@@ -30,7 +30,8 @@ CHAINS = """
 DEFAULT_TRAINING_PARAMS.update(learning_rate=0.05, initial_train_epochs=1, batch_size=129)
 EXPERIMENT_CONFIGS = [
     {**BASE, "model_args": {"dropout": 0.2, "stochastic_depth": 0.3, "num_layers": 2}},
-    chain("Taught", {"distill": {"width": 0.5, "epochs": 1, "feature_weight": 1.0, "mixup": 0.2}}),
+    chain("Taught", {"distill": {"width": 0.5, "epochs": 1, "feature_weight": 1.0, "mixup": 0.2,
+                                 "mixup_schedule": "rising", "rotation": 10.0, "color": 0.2}}),
     chain(
         "Exits",
         {"early_exit": {"epochs": 1, "keep": "best", "ema_decay": 0.9}},

@@ -65,6 +65,7 @@ def test_an_idle_option_of_the_recipe_is_said_and_is_out_of_the_key(
         "'optimizer': 'sgd', 'momentum': 0.3",
         "'optimizer': 'rmsprop', 'momentum': 0.3",
         "'flip': False",
+        "'mixup': 0.1, 'rotation': 5.0, 'color': 0.2",
         "'warmup_epochs': 0.0, 'milestones': [], 'momentum': 0.0, 'optimizer': 'sgd'",
     ],
 )
@@ -103,6 +104,8 @@ OF_STAGES = {
     "'temperature': 2.0}}": "temperature has no effect with alpha 0",
     "{'finetune': {'epochs': 1, 'teacher': 'baseline', 'alpha': 1.0, 'label_smoothing': 0.2}}": ""
     "label_smoothing has no effect with alpha 1, which leaves labels no share",
+    "{'distill': {'width': 0.5, 'mixup_schedule': 'rising'}}": "mixup_schedule has no effect with "
+    "mixup 0",
     "{'distill': {'width': 0.5, 'patience': 2}}": "patience has no effect with scheduler "
     "'onecycle'",
 }
