@@ -50,7 +50,7 @@ class EarlyExitSpec(FitSpec, TeacherSpec):
 
     def idle(self) -> dict[str, str]:
         frozen = {"sparsity": "with trunk 'frozen'"} if self.trunk == "frozen" else {}
-        return {**super().idle(), **frozen, "compile": "with early exits"}
+        return {**super().idle(), **frozen, **self.not_compiled("with early exits")}
 
     @model_validator(mode="after")
     def _one_target(self) -> EarlyExitSpec:

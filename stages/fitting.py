@@ -32,6 +32,7 @@ from stages.trainable import (
     frozen_in,
     masks_in,
     trainable,
+    why_not_recorded,
     with_sparsity,
 )
 from train_eval import (
@@ -151,6 +152,8 @@ class _Training:
         alone = self.shard is None  # kernels and compiled code know nothing of other processes
         plain = not (self.fake_quant or distillation or state.model_args["exits"])
         self.compiled = alone and plain and wants_compiling(recipe, ctx.device)
+        teacher = distillation.teacher.state if distillation is not None else None
+        self.not_recorded = why_not_recorded(state, recipe, ctx.device, teacher, alone)
         self.stepped = compile_step(self.module) if self.compiled else self.module
         fused = alone and not self.compiled and fuse_blocks(self.module, ctx.device)
         trained = nn.ModuleList([m for m in (self.module, distillation) if m is not None])
@@ -171,6 +174,8 @@ class _Training:
             precision=self.precision,
             device=str(ctx.device),
             compiled=self.compiled,
+            recorded=self.not_recorded is None,
+            not_recorded=self.not_recorded,
             fused_norm=fused,
             history=self.history,
         )
@@ -191,17 +196,20 @@ class _Training:
         return shard
 
     def set_step(self, criterion: Criterion) -> None:
-        """What trains on a batch; on a GPU, where it is compiled, as one CUDA graph."""
-        self.step: TrainingStep = partial(
+        """What trains on a batch, while ranges move and when they do not; recorded, two graphs."""
+        step: TrainingStep = partial(
             take_step, self.stepped, self.optimizer, criterion=criterion, precision=self.precision,
             grad_clip=self.recipe.grad_clip, shard=self.shard,
         )  # fmt: skip
-        if self.compiled and self.ctx.device.type == "cuda":
-            self.step = CapturedStep(self.step, self.optimizer, self.ctx.device)
+        self.steps = dict.fromkeys((True, False), step)
+        if self.not_recorded is None:
+            for observing in self.steps:
+                self.steps[observing] = CapturedStep(step, self.optimizer, self.ctx.device)
 
     def run_epoch(self) -> None:
         started = time.perf_counter()
-        self.set_observing(2 * self.epoch < self.epochs)
+        observing = self.fake_quant and 2 * self.epoch < self.epochs
+        self.set_observing(observing)
         try:
             result = train_one_epoch(
                 self.stepped,
@@ -213,7 +221,7 @@ class _Training:
                 after_step=self.after_step,
                 description=f"epoch {self.epoch + 1}/{self.epochs}",
                 shard=self.shard,
-                step=self.step,
+                step=self.steps[observing],
             )
             self.guard_divergence(result.loss)
             validation = self.validate()

@@ -24,7 +24,7 @@ class QatSpec(FitSpec, QuantSpec, TeacherSpec):
     }
 
     def idle(self) -> dict[str, str]:
-        found = {**super().idle(), "compile": "with fake quantization"}
+        found = {**super().idle(), **self.not_compiled("with fake quantization")}
         if not backends.trains_in_bf16(self.backend):
             found["precision"] = f"with backend {self.backend!r}, which trains in float32"
         return found

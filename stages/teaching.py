@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
@@ -77,7 +78,11 @@ class TeacherSpec(Recipe, StageSpec):
             found |= dict.fromkeys(of_logits, "with alpha 0")
         if self.alpha == 1:
             found["label_smoothing"] = "with alpha 1, which leaves labels no share"
-        return {**found, "compile": "with a teacher"}
+        return {**found, **self.not_compiled("with a teacher")}
+
+    def not_compiled(self, why: str) -> dict[str, str]:
+        """`compile` has no effect then; but False, which also keeps a GPU from recording steps."""
+        return {"compile": why} if self.compile else {}
 
     def settings(self) -> dict[str, Any]:
         """Without what is switched off."""
@@ -133,15 +138,17 @@ class Teacher:
         self.known = keys, torch.cat([logits for _, logits in answers])[order]
 
     def logits(self, images: Tensor) -> Tensor:
-        """As a call, or from memory, in a form that a gradient may pass by."""
+        """As a call, or from memory, in a form that a gradient may pass by.
+
+        NaN for an image that is not in memory: a recorded step cannot raise, but its loss is
+        looked at.
+        """
         if self.known is None:
             return self(images).clone()
         keys, logits = self.known
         wanted = content_keys(images)
         found = torch.searchsorted(keys, wanted).clamp_max(len(keys) - 1)
-        if not torch.equal(keys[found], wanted):
-            raise RuntimeError("the teacher was not asked about one of these images before")
-        return logits[found]
+        return logits[found].masked_fill((keys[found] != wanted)[:, None], math.nan)
 
     def features(self, name: str) -> Tensor:
         """A watched module's output at the last call."""
@@ -172,20 +179,25 @@ class Distillation(nn.Module):
     ):
         super().__init__()
         self.spec, self.labels, self.teacher, self.at = spec, labels, teacher, at
-        self.asked: tuple[Tensor, Tensor] | None = None  # the last images, and the answer
+        self.answer: Tensor | None = None  # the teacher's, to what the student saw last
         self.projections = nn.ModuleList(
             [nn.Linear(*place.channels) for place in at] if spec.feature_weight else []
         )
 
     def attach(self, student: nn.Module) -> None:
-        """Watch the module that is trained."""
+        """Watch the module that is trained; each time that it is called, so is the teacher."""
         self.watch = Watch(student, [(place.student, place.positions) for place in self.at])
+        student.register_forward_pre_hook(self._forget)
+
+    def _forget(self, student: nn.Module, images: tuple[Tensor, ...]) -> None:
+        # By the images' identity it could not be told: a recorded step has the same tensor anew.
+        self.answer = None
 
     def forward(self, logits: Tensor, labels: Tensor, images: Tensor) -> Tensor:
         spec = self.spec
-        if self.asked is None or self.asked[0] is not images:  # each early exit has its turn
-            self.asked = images, self.teacher.logits(images)
-        teacher = self.asked[1]
+        if self.answer is None:  # each early exit has its turn
+            self.answer = self.teacher.logits(images)
+        teacher = self.answer
         loss = (1 - spec.alpha) * self.labels(logits, labels, images)
         if spec.alpha and spec.logit_loss == "dkd":
             weights = spec.temperature, spec.dkd_alpha, spec.dkd_beta

@@ -12,6 +12,7 @@ from methods.quantization.freezing import frozen_tensors
 from model import Network, blueprint
 from stages.state import ModelState
 from training.losses import Criterion
+from training.recipe import Recipe, wants_compiling
 
 
 def with_sparsity(criterion: Criterion, module: nn.Module, weight: float) -> Criterion:
@@ -37,6 +38,32 @@ def trainable(
         model.with_exits = bool(state.model_args["exits"])
         names = {name: name for name in state.weights}
     return module.to(device=device, memory_format=torch.channels_last), names  # type: ignore[call-overload]
+
+
+def why_not_recorded(
+    state: ModelState,
+    recipe: Recipe,
+    device: torch.device,
+    teacher: ModelState | None,
+    alone: bool,
+) -> str | None:
+    """Why no training step of `state` is one CUDA graph (training/cuda_graph.py); None: it is.
+
+    `alone`: no other process has a part of the batch.
+    """
+    if device.type != "cuda":
+        return "a GPU alone records"
+    if not wants_compiling(recipe, device):
+        return "compile is False"
+    if not alone:
+        return "several processes take it together"
+    if teacher is not None and teacher.is_rounded:
+        return "the teacher is int8 or bfloat16, which need not answer on the GPU"
+    if state.quant is not None and state.quant.scheme == "qat":
+        backend = state.quant.backend
+        if not backends.trains_recorded(backend):
+            return f"backend {backend!r} looks at values on the GPU"
+    return None
 
 
 def freeze_trunk(module: nn.Module, names: dict[str, str]) -> None:

@@ -4,9 +4,9 @@
 weights made; who runs the network is an engine's affair. A backend module offers `unavailable`,
 `prepare`, `observing`, `begin_observing`, `set_observing`, `observed_ranges`, `master_names`,
 `simulated`, `native_int8` and `int8_forms`, and says what OBSERVERS it has, whether it
-TRAINS_IN_BF16, whether it TAKES_ANY_NETWORK (then it has `lacks_ranges` as well)
-and whether its networks RUN_IN_TORCH (then it has `convert`); BACKENDS says which serves which
-name.
+TRAINS_IN_BF16, whether it TRAINS_RECORDED, whether it TAKES_ANY_NETWORK (then it has
+`lacks_ranges` as well) and whether its networks RUN_IN_TORCH (then it has `convert`); BACKENDS says
+which serves which name.
 """
 
 from __future__ import annotations
@@ -66,6 +66,11 @@ def remarks(backend: str) -> list[str]:
 def trains_in_bf16(backend: str) -> bool:
     """Whether quantization-aware training works under bf16 autocast."""
     return module_of(backend).TRAINS_IN_BF16
+
+
+def trains_recorded(backend: str) -> bool:
+    """Whether a GPU can record a step of quantization-aware training (training/cuda_graph.py)."""
+    return module_of(backend).TRAINS_RECORDED
 
 
 def prepare(model: Network, quant: Quant) -> nn.Module:

@@ -162,7 +162,8 @@ def quantize_weight(weight: Tensor, levels: tuple[int, int] = WEIGHT_RANGE) -> T
     low, high = levels
     scale = weight.detach().flatten(1).abs().amax(1) / ((high - low) / 2)
     scale = scale.clamp_min(SMALLEST_SCALE)
-    zero_point = torch.zeros_like(scale, dtype=torch.int32)
+    # Of whole numbers torch checks the range, for which a GPU would have to be waited for.
+    zero_point = torch.zeros_like(scale)
     return torch.fake_quantize_per_channel_affine(weight, scale, zero_point, 0, low, high)
 
 
@@ -253,11 +254,28 @@ def observer_class(name: str) -> Any:
     """One of OBSERVERS, as torchao makes them."""
     from torchao.quantization.pt2e import observer as torchao
 
-    kind: Any = {
+    kinds: dict[str, Any] = {
         "histogram": torchao.HistogramObserver,  # the bounds with the least squared error
         "minmax": torchao.MinMaxObserver,
-        "moving_average": torchao.MovingAverageMinMaxObserver,
-    }.get(name)
+    }
+
+    class MovingAverageObserver(torchao.MovingAverageMinMaxObserver):
+        """torchao's, to the bit, but that the host looks at no value, so that a GPU's step can be
+        recorded. What is not finite goes on into the loss, which is looked at."""
+
+        def forward(self, values: Tensor) -> Tensor:
+            low, high = torch.aminmax(values.detach().to(self.min_val.dtype))
+            first = self.min_val > self.max_val  # they begin at +inf and -inf
+            for bound, found in (self.min_val, low), (self.max_val, high):
+                moved = bound + self.averaging_constant * (found - bound)
+                bound.copy_(torch.where(first, found, moved))
+            return values
+
+        def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+            low, high = self.min_val.clamp_max(0), self.max_val.clamp_min(0)
+            scale = torch.max((high - low) / (self.quant_max - self.quant_min), self.eps)
+            zero_point = self.quant_min - (low / scale).round().int()
+            return scale.view(1), zero_point.clamp(self.quant_min, self.quant_max).view(1)
 
     class PercentileObserver(torchao.HistogramObserver):
         """The bounds that leave one value in 10,000 outside, at both ends together."""
@@ -270,4 +288,5 @@ def observer_class(name: str) -> Any:
             low, high = self.min_val + first * width, self.min_val + last * width
             return self._calculate_qparams(low, high)
 
-    return (kind or PercentileObserver).with_args(eps=2**-12)
+    kinds |= {"moving_average": MovingAverageObserver, "percentile": PercentileObserver}
+    return kinds[name].with_args(eps=2**-12)

@@ -48,6 +48,7 @@ warnings.filterwarnings("ignore", message="torch.quantize_per_tensor, torch.quan
 QUANTIZED_TYPES = (nn.Conv2d, nn.Linear, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d)
 RUN_IN_TORCH = True
 TRAINS_IN_BF16 = False  # torch.ao's fake quantization has no bf16 kernels
+TRAINS_RECORDED = False  # and looks at its flags, tensors on the GPU, in every step
 TAKES_ANY_NETWORK = False  # what is fused is named by the hybrid
 OBSERVERS = ("histogram",)
 

@@ -29,6 +29,7 @@ from model import HybridCNNTransformer, Network
 
 __all__ = ["OBSERVERS", "set_observing"]
 TRAINS_IN_BF16 = True
+TRAINS_RECORDED = True  # no step of training looks at a value
 RUN_IN_TORCH = False  # PyTorch by itself would only simulate the graph, and slowly
 TAKES_ANY_NETWORK = True  # that torch.export takes
 

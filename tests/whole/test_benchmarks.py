@@ -59,6 +59,38 @@ def test_qat_step_runs(qat_step: Any, capsys: pytest.CaptureFixture[str]) -> Non
     assert table_end.startswith(f"| {qat_step.TORCHAO} |")
 
 
+def test_stage_steps_sides_are_what_they_say(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmark = importlib.import_module("benchmarks.stage_steps")
+    sides: dict[str, Any] = {}
+    measured = benchmark.measured
+    monkeypatch.setattr(benchmark, "measured", lambda *a: sides.update(measured(*a)) or sides)
+    saved = tmp_path / "steps.json"
+    small = {**TINY, "image_size": 8, "num_layers": 2}
+    benchmark.main(["--quick", "--device", "cpu", "--batch", "8", "--save", str(saved)], small)
+    *_, last = capsys.readouterr().out.splitlines()
+    ratios, kept = json.loads(last), json.loads(saved.read_text())
+    assert ratios == kept["ratios"] and ratios.keys() == benchmark.STAGES.keys() == sides.keys()
+    assert ratios["train"] == 1 and all(ratio > 0 for ratio in ratios.values())
+    assert all(len(side.seconds) == 3 for side in sides.values())
+
+    networks = {name: side.step.args[0] for name, side in sides.items()}
+    for name, moves in ("qat, ranges move", True), ("qat, ranges frozen", False):
+        observing = [quantizer.observing for _, quantizer in quantizers(networks[name])]
+        assert observing and set(observing) == {moves}
+    trained = [
+        n for n, p in networks["early_exit, frozen trunk"].named_parameters() if p.grad is not None
+    ]
+    assert trained and all(name.startswith("exits.") for name in trained)
+    for name, options in ("distill", (0, 0)), ("distill, features", (1, 1)):
+        spec = sides[name].step.keywords["criterion"].spec
+        assert (spec.feature_weight, spec.attention_weight) == options
+    with pytest.raises(SystemExit):
+        benchmark.main(["--batch", "1"])
+    assert "--batch should be 2 or more" in capsys.readouterr().err
+
+
 def test_qat_steps_sides_are_what_they_say(qat_step: Any) -> None:
     images = qat_step.digits(8).to(memory_format=torch.channels_last)
     labels = torch.arange(8)

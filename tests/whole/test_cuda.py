@@ -32,12 +32,13 @@ from stages.ptq import PtqSpec, ptq
 from stages.qat import QatSpec, qat
 from stages.stage import Context
 from stages.state import build, initial_state
+from tests.support.fits import FITS, aware, distilled, recordings_in
 from tests.support.home import HOME
 from tests.support.memory import Memory
 from tests.support.suites import Suites
 from tests.support.tiny import TINY, tiny
 from train_eval import compile_step, take_step, train_one_epoch
-from training.cuda_graph import CapturedStep, Recording
+from training.cuda_graph import WARM_UP, CapturedStep, Recording
 from training.losses import cross_entropy
 from training.optimizers import get_optimizer, get_scheduler
 from training.recipe import Recipe
@@ -134,6 +135,42 @@ def test_compiled_training_equals_eager_and_is_captured(
         losses.append([row[f"{part}_loss"] for row in history for part in ("train", "validation")])
     assert recorded == [4]
     assert losses[1] == pytest.approx(losses[0], rel=2e-2)
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_recorded_stages_have_the_losses_of_unrecorded_ones(
+    name: str, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to rounding, and without dropout, which draws other numbers when it is recorded."""
+    recorded: list[int] = []
+    record = CapturedStep._recorded
+
+    def counted(self: CapturedStep, images: torch.Tensor, labels: torch.Tensor) -> Recording:
+        recorded.append(self.calls)
+        return record(self, images, labels)
+
+    monkeypatch.setattr(CapturedStep, "_recorded", counted)
+    losses: dict[Any, list[float]] = {}
+    for compile in (False, "auto"):
+        context = Context(digits, GPU, seed=0, say=lambda text: None)
+        torch.manual_seed(0)
+        FITS[name](initial_state(TINY, 0), context, compile=compile)
+        assert context.details["recorded"] == (compile == "auto"), context.details["not_recorded"]
+        history = context.details["history"]
+        losses[compile] = [row[f"{p}_loss"] for row in history for p in ("train", "validation")]
+        assert all(map(math.isfinite, losses[compile]))
+    assert recorded == [WARM_UP + 1] * recordings_in(name)
+    assert losses["auto"] == pytest.approx(losses[False], rel=3e-2)
+
+
+def test_what_cannot_be_recorded_trains_as_it_is(on_gpu: Context) -> None:
+    state = initial_state(TINY, 0)
+    aware(backend="x86")(state, on_gpu)
+    assert on_gpu.details["not_recorded"] == "backend 'x86' looks at values on the GPU"
+    rounded = calibrated(ptq(state, PtqSpec(backend="x86"), on_gpu), on_gpu).state
+    distilled()(rounded, on_gpu)
+    assert on_gpu.details["not_recorded"].startswith("the teacher is int8 or bfloat16")
+    assert len(on_gpu.details["history"]) == 2
 
 
 def test_training_learns_in_bf16(on_gpu: Context) -> None:

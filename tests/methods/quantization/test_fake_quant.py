@@ -39,6 +39,47 @@ def test_inputs_round_by_hand() -> None:
     torch.testing.assert_close(found, torch.tensor([-1.0, 0.0, 0.02, 4.1]))
 
 
+@pytest.mark.parametrize("size", [1e-6, 1.0, 1e3])
+def test_moving_ranges_are_torchaos_to_the_bit(size: float) -> None:
+    """Of values on both sides of zero, on one, and of none but zeros, from the first batch on."""
+    from torchao.quantization.pt2e.observer import MovingAverageMinMaxObserver
+
+    for shift in (-3.0, 0.1, 3.0):
+        torchaos = MovingAverageMinMaxObserver(
+            dtype=torch.uint8, quant_min=0, quant_max=255, eps=2**-12
+        )
+        ours = fake_quant.InputQuantizer("moving_average").observer
+        assert isinstance(ours, MovingAverageMinMaxObserver) and type(ours) is not type(torchaos)
+        for values in (torch.zeros(8), *(size * (torch.randn(8) + shift) for _ in range(4))):
+            for observer in (ours, torchaos):
+                observer(values)
+            assert torch.equal(ours.min_val, torchaos.min_val)
+            assert torch.equal(ours.max_val, torchaos.max_val)
+            for mine, its in zip(
+                ours.calculate_qparams(), torchaos.calculate_qparams(), strict=True
+            ):
+                assert torch.equal(mine, its) and mine.shape == its.shape
+
+
+def test_weights_round_as_with_a_whole_zero_point() -> None:
+    """Values and gradients of torch's integer form, whose check would make a GPU wait."""
+    weight = torch.randn(16, 8, 3, 3) * torch.logspace(-7, 2, 16)[:, None, None, None]
+    weight[3] = 0
+    scale = (weight.flatten(1).abs().amax(1) / 127.5).clamp_min(fake_quant.SMALLEST_SCALE)
+    found = []
+    for rounded in (
+        fake_quant.quantize_weight,
+        lambda w: torch.fake_quantize_per_channel_affine(
+            w, scale, torch.zeros(16, dtype=torch.int32), 0, -128, 127
+        ),
+    ):
+        leaf = weight.clone().requires_grad_()
+        values = rounded(leaf)
+        found.append((values, *torch.autograd.grad(values.sum(), leaf)))
+    for mine, its in zip(*found, strict=True):
+        assert torch.equal(mine, its) and torch.equal(mine.signbit(), its.signbit())
+
+
 def test_observers_differ_as_they_should() -> None:
     model = tiny()
     images = torch.randn(1024, 1, 8, 8)
