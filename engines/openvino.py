@@ -94,8 +94,22 @@ def _int8_layers(compiled: Any, program: Program) -> tuple[str, ...]:
     """The layers whose kernel is one for int8, in the program's order."""
     found: set[str] = set()
     for node in compiled.get_runtime_model().get_ops():
-        about = {key: value.astype(str) for key, value in node.get_rt_info().items()}
-        kernel = about.get("primitiveType", "").lower()
-        if about.get("layerType") in ("Convolution", "FullyConnected") and kernel.endswith("_i8"):
-            found.update(name.split("/")[0] for name in about["originalLayersNames"].split(","))
+        about = _told(node)
+        names = about.get("originalLayersNames", "").split(",")
+        if about.get("layerType") in ("Convolution", "FullyConnected"):
+            if about["primitiveType"].lower().endswith("_i8"):
+                found.update(name.split("/")[0] for name in names)
+        elif about.get("layerType") == "Subgraph":
+            # With AMX several products may be one kernel. A layer is in it by its own name (what
+            # only follows a layer has another), and int8 by what it multiplies with.
+            inside = set(names).intersection(program.int8_layers)
+            given = [_told(value.get_node()) for value in node.input_values()]
+            kinds = [(one["layerType"], one["runtimePrecision"]) for one in given]
+            weights = kinds.count(("Const", "i8"))
+            found.update(inside if weights >= len(inside) else ())
     return tuple(name for name in program.int8_layers if name in found)
+
+
+def _told(node: Any) -> dict[str, str]:
+    """What OpenVINO tells of a node of a compiled network."""
+    return {key: value.astype(str) for key, value in node.get_rt_info().items()}

@@ -153,7 +153,10 @@ def _linear(name: str, values: Value, weight: Tensor | _Int8, bias: Tensor | Non
         return ops.squeeze(ops.transpose(maps, integers([0, 2, 3, 1])), integers(1))
     found = ops.matmul(values, _weight(weight), False, True)
     found.set_friendly_name(name)
-    return found if bias is None else ops.add(found, constant(bias))
+    if bias is not None:
+        found = ops.add(found, constant(bias))
+        found.set_friendly_name(f"{name}/bias")  # with AMX all that a compiled layer is known by
+    return found
 
 
 def _rounded(values: Value, scale: float, zero_point: int, low: int, high: int, _: Any) -> Value:

@@ -63,7 +63,8 @@ def test_a_cast_network_is_as_near_as_torchs_own_bfloat16(
     assert found.dtype == torch.float32
     for theirs in (whole, autocast):
         assert off(found, theirs) < 2 * ROUNDING
-        assert 0 < off(found, exact) < off(theirs, exact)  # its heads and sums stay float32
+        # Its heads and sums stay float32; kernels of processors with bfloat16 round by themselves.
+        assert 0 < off(found, exact) < 1.25 * off(theirs, exact)
 
 
 def cast_state(state: ModelState) -> ModelState:
