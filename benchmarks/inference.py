@@ -45,6 +45,7 @@ from stages.stage import Context
 from stages.state import build, state_of
 
 HOME = Path(__file__).parents[1]
+Rows = list[dict[str, Any]]
 
 REFERENCE, DEFAULT, PRUNED, EXITS = "reference", "default", "pruned", "exits"
 RESNET, MOBILENET = "torchvision:resnet18", "torchvision:mobilenet_v3_small"
@@ -117,8 +118,8 @@ def network(name: str, images: Tensor) -> Network:
 def error(engine: Engine, images: Tensor, expected: Tensor, batch: int) -> float:
     """How far logits are from `expected`, relative to how far those are from their mean.
 
-    Of networks of others it is relative to the logits: their random weights tell images of digits
-    apart by less than int8 rounds, peers' as well.
+    On images of more than 32 pixels it is relative to the logits: the networks for these have
+    random weights, which tell images of digits apart by less than int8 rounds, peers' as well.
     """
     found = torch.cat(
         [
@@ -126,7 +127,7 @@ def error(engine: Engine, images: Tensor, expected: Tensor, batch: int) -> float
             for part in images.split(batch)
         ]
     )
-    mean = expected.mean(0) if images.shape[-1] == 32 else 0
+    mean = expected.mean(0) if images.shape[-1] <= 32 else 0
     return float((found - expected).norm() / (expected - mean).norm())
 
 
@@ -160,36 +161,43 @@ def prepared(
         off = error(engine, images, expected, batch)
     about = {"error": off, "ready_seconds": seconds}
     args = subject.model.model_args
-    tolerance = max(variant.tolerance, UNTRAINED.get(args.get("architecture"), 0.0))
+    untrained = UNTRAINED.get(args.get("architecture"), 0.0) if images.shape[-1] > 32 else 0.0
+    tolerance = max(variant.tolerance, untrained)
     if not off <= tolerance and not args["exits"]:
         return None, {**about, "skipped": f"wrong: logits are off by {off:.1%}"}
     return engine, about
 
 
-def measured(subject: Subject, name: str, batch: int, seconds: float) -> list[dict[str, Any]]:
-    """A row a variant: every engine's logits checked, then all timed in turn.
+Made = tuple[dict[str, Any], Engine | None]  # a row, and what is timed for it
 
-    Of a network that is left early a batch of 1 is the mean over images.
-    """
-    images = images_for(name)[1]
-    rows, calls, timed = [], [], []
+
+def checked(subject: Subject, name: str, batch: int, images: Tensor) -> list[Made]:
+    """A row a variant, every engine's logits compared with float's on `images`; None: not timed."""
+    key = {"network": name, "batch": batch, "threads": subject.threads}
+    made = []
     with torch.inference_mode():
         expected = subject.plain(images)
         for variant_name, variant in VARIANTS.items():
             engine, row = prepared(variant_name, variant, subject, batch, images, expected)
-            key = {"network": name, "batch": batch, "threads": subject.threads}
-            rows.append({**key, "variant": variant_name, **row})
-            if engine is not None:
-                calls.append(_call(engine, images, batch, subject))
-                timed.append(rows[-1])
+            made.append(({**key, "variant": variant_name, **row}, engine))
+    return made
+
+
+def timed(made: list[Made], subject: Subject, batch: int, images: Tensor, seconds: float) -> Rows:
+    """The rows, all variants timed in turn on `images`.
+
+    Of a network that is left early a batch of 1 is the mean over images.
+    """
+    pairs = [(row, engine) for row, engine in made if engine is not None]
+    calls = [_call(engine, images, batch, subject) for _, engine in pairs]
     count = len(images) if subject.model.model_args["exits"] and batch == 1 else 1
     loads = [os.getloadavg()[0]]
     times = latencies(calls, images, seconds=seconds, block=BLOCK, rest=REST)
     loads.append(os.getloadavg()[0])
-    for row, time_ in zip(timed, times, strict=True):
+    for (row, _), time_ in zip(pairs, times, strict=True):
         row |= {what: time_[what] / count for what in ("median", "p95", "p99")}
         row |= {"runs": time_["runs"], "load_average": loads}
-    return rows
+    return [row for row, _ in made]
 
 
 def _call(engine: Engine, images: Tensor, batch: int, subject: Subject) -> Any:
@@ -221,7 +229,9 @@ def work(options: argparse.Namespace, threads: int) -> None:
                 flush=True,
             )
             for batch in options.batches:
-                found = measured(subject, name, batch, SECONDS[options.quick])
+                images = images_for(name)[1]
+                made = checked(subject, name, batch, images)
+                found = timed(made, subject, batch, images, SECONDS[options.quick])
                 rows += [{**row, "macs": macs, "params": params} for row in found]
                 print_table(found)
     write_json(options.output, {"environment": described(), "rows": rows})
@@ -239,10 +249,11 @@ def described() -> dict[str, Any]:
     return {**environment(torch.device("cpu")), **{n: metadata.version(n) for n in there}}
 
 
-def cells(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def cells(rows: Rows) -> Rows:
     """Network, batch size and threads: our fastest int8, the fastest peer, and what Inductor takes.
 
-    'ready_seconds' is what it took to make our fastest one ready.
+    'float' is the fastest network without int8, in float32 or bfloat16; 'ready_seconds' is what it
+    took to make our fastest one ready.
     """
     found = []
     for key in dict.fromkeys((row["network"], row["batch"], row["threads"]) for row in rows):
@@ -253,10 +264,11 @@ def cells(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         }
         mine = {name: row["median"] for name, row in timed.items() if name.startswith("int8 ours")}
         theirs = {name: row["median"] for name, row in timed.items() if name in PEERS}
-        floats = {name: row["median"] for name, row in timed.items() if name.startswith("float")}
+        floats = {name: row["median"] for name, row in timed.items() if not name.startswith("int8")}
         if not mine or not theirs:
             continue
-        best, peer, plain = (min(each, key=each.__getitem__) for each in (mine, theirs, floats))
+        best, peer = (min(each, key=each.__getitem__) for each in (mine, theirs))
+        plain = min(floats, key=floats.__getitem__, default=None)
         found.append(
             {
                 "network": key[0],
@@ -266,9 +278,9 @@ def cells(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "peer": peer,
                 "float": plain,
                 "vs_peer": theirs[peer] / mine[best],
-                "vs_float": floats[plain] / mine[best],
+                "vs_float": floats[plain] / mine[best] if plain else None,
                 "vs_today": timed[TODAY]["median"] / mine[best] if TODAY in timed else None,
-                "ready_seconds": timed[best]["ready_seconds"],
+                "ready_seconds": timed[best].get("ready_seconds"),
             }
         )
     return found
