@@ -308,6 +308,7 @@ def options_given() -> argparse.Namespace:
     tuning.add_argument("--epochs", type=int, help="in all (default 5, quick 4)")
     tuning.add_argument("--rate", type=float, default=4e-3, help="peak rate")
     tuning.add_argument("--optimizer", help="instead of the baseline's")
+    tuning.add_argument("--batch-size", type=int, help="instead of the baseline's")
     tuning.add_argument("--label-smoothing", type=float, help="instead of the baseline's")
     tuning.add_argument("--teacher", choices=["none", "baseline"], default="baseline")
     tuning.add_argument("--alpha", type=float, default=0.9, help="the teacher's share of the loss")
@@ -330,7 +331,7 @@ def recipe_of(spec: Any, options: argparse.Namespace) -> FinetuneSpec:
     """The baseline's recipe with what the options change."""
     names = [name for name in FinetuneSpec.model_fields if name in type(spec).model_fields]
     changes: dict[str, Any] = {"epochs": options.epochs, "learning_rate": options.rate}
-    for name in ("optimizer", "label_smoothing"):
+    for name in ("optimizer", "batch_size", "label_smoothing"):
         if getattr(options, name) is not None:
             changes[name] = getattr(options, name)
     if options.teacher != "none":

@@ -2,7 +2,7 @@
 
 Run: python main.py --config configs/cifar10_gpu.py
 0.959 M parameters: six convolutions, 16 tokens, one encoder layer. What it reached on an H200, with
-images that JPEG had been at: RESULTS.md. A folder of images instead of the download:
+images that JPEG had been at: records/cifar10_gpu. A folder of images instead of the download:
 --set dataset_args.name=ImageFolder --set dataset_args.root=PATH
 """
 

@@ -16,6 +16,10 @@ TWINS = {
     },
 }
 TEXTS = [*TWINS, *TWINS.values(), "CONTRIBUTING.md", "CHANGELOG.md"]
+RESULTS = [
+    "records/README.md",
+    *(f"docs/results/{path.name}" for path in sorted((HOME / "docs" / "results").glob("*.md"))),
+]  # in English only
 
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

@@ -1,0 +1,6 @@
+# About 10 minutes a seed on 2 cores with AMX.
+set -e
+export OUT="${OUT:-out/recipes_whole}"
+mkdir -p "$OUT"
+root=$PWD; cd "$OUT"
+python "$root/main.py" --config "$root/configs/cifar10_muon.py" --set dataset_args.root="$CIFAR10_JPEG"
