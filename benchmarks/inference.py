@@ -34,6 +34,7 @@ from benchmarks.engines import FORMS, PEERS, TODAY, VARIANTS, Engine, Subject, V
 from config import DEFAULT_MODEL_PARAMS
 from dataset import DataLoaders
 from engines import ENGINES
+from engines.program import EngineError
 from machine.environment import environment
 from machine.files import write_json
 from machine.processor import bf16_is_fast
@@ -153,9 +154,12 @@ def prepared(
     if reason:
         return None, {"skipped": reason}
     started = time.perf_counter()
-    with quiet():
-        engine = variant.make(subject, batch)
-        engine.run(engine.place(images[:batch]))
+    try:
+        with quiet():
+            engine = variant.make(subject, batch)
+            engine.run(engine.place(images[:batch]))
+    except EngineError as refused:
+        return None, {"skipped": str(refused)}
     seconds = time.perf_counter() - started
     with quiet():
         off = error(engine, images, expected, batch)
