@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from experiment.outcomes.wish import parse_wish
 from methods.quantization.fake_quant import quantizers
+from tests.support.noise_folder import noise_folder
 
 TINY = {"cnn_channels": [8], "cnn_pools": [4], "embed_dim": 8, "num_layers": 1, "num_heads": 2}
 
@@ -29,14 +29,7 @@ def test_training_accuracy_compares_both_loops(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)  # decoded images are kept in data/
-    generator = np.random.default_rng(0)
-    for split, each in ("train", 26), ("test", 2):
-        for number in range(10):
-            folder = tmp_path / split / str(number)
-            folder.mkdir(parents=True)
-            for index in range(each):
-                pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / f"{index}.png")
+    noise_folder(tmp_path)
     benchmark = importlib.import_module("benchmarks.training_accuracy")
     benchmark.main(["--root", str(tmp_path), "--epochs", "1", "--seeds", "1"])
     *_, last = capsys.readouterr().out.splitlines()

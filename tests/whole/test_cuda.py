@@ -114,9 +114,8 @@ def test_a_captured_step_is_a_step(optimizer: Any, digits: Dataset) -> None:
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
 
 
-def test_compiled_training_equals_eager_and_is_captured(
-    on_gpu: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def recordings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows by the number of the call at which a step is recorded, for each that is."""
     recorded: list[int] = []
     record = CapturedStep._recorded
 
@@ -125,6 +124,13 @@ def test_compiled_training_equals_eager_and_is_captured(
         return record(self, images, labels)
 
     monkeypatch.setattr(CapturedStep, "_recorded", counted)
+    return recorded
+
+
+def test_compiled_training_equals_eager_and_is_captured(
+    on_gpu: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded = recordings(monkeypatch)
     losses = []
     for compile in (False, True):
         on_gpu.details = {}
@@ -142,14 +148,7 @@ def test_recorded_stages_have_the_losses_of_unrecorded_ones(
     name: str, digits: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Up to rounding, and without dropout, which draws other numbers when it is recorded."""
-    recorded: list[int] = []
-    record = CapturedStep._recorded
-
-    def counted(self: CapturedStep, images: torch.Tensor, labels: torch.Tensor) -> Recording:
-        recorded.append(self.calls)
-        return record(self, images, labels)
-
-    monkeypatch.setattr(CapturedStep, "_recorded", counted)
+    recorded = recordings(monkeypatch)
     losses: dict[Any, list[float]] = {}
     for compile in (False, "auto"):
         context = Context(digits, GPU, seed=0, say=lambda text: None)

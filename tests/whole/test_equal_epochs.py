@@ -8,13 +8,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torchvision
-from PIL import Image
 
 from stages import fitting
+from tests.support.noise_folder import noise_folder
 
 PEERS_MAIN = """
 import sys, numpy, torch, torchvision.datasets as datasets
@@ -44,17 +43,8 @@ def main():
 
 @pytest.fixture
 def ten_classes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Ten classes of 26 training and two test images, of noise."""
     monkeypatch.chdir(tmp_path)  # decoded images are kept in data/
-    generator = np.random.default_rng(0)
-    for split, each in ("train", 26), ("test", 2):
-        for number in range(10):
-            folder = tmp_path / split / str(number)
-            folder.mkdir(parents=True)
-            for index in range(each):
-                pixels = generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / f"{index}.png")
-    return tmp_path
+    return noise_folder(tmp_path)
 
 
 @pytest.fixture
