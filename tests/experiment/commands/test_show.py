@@ -32,8 +32,18 @@ def test_show_gives_every_stage_with_its_change(ran: Ran, command: Any) -> None:
     assert rows(out)["Base"][0] == f"{base['accuracy']:.2f}"
     for part in ("from Base: prune → finetune → qat", "ratio=0.4", "cnn_channels=[8, 16]", "done"):
         assert part in out
-    for warning in ran.result("PFQat")["stages"][-1]["metrics"]["warnings"]:
-        assert warning in out
+
+
+def test_show_gives_warnings(ran: Ran, command: Any, tmp_path: Path) -> None:
+    """Planted: which speeds are warned of hangs on the machine."""
+    warned = ran.result("PFQat")
+    for number, stage in enumerate(warned["stages"]):
+        stage["metrics"]["warnings"] = [f"planted in stage {number}"]
+    path = tmp_path / "PFQat_results.json"
+    path.write_text(json.dumps(warned))
+    _, out, _ = command("show", str(path))
+    for number in range(3):
+        assert f"planted in stage {number}" in out
 
 
 def test_show_gives_mean_and_deviation_over_seeds(ran: Ran, command: Any) -> None:

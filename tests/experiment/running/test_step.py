@@ -70,7 +70,6 @@ def test_a_step_makes_its_networks_once(suites: Suites, monkeypatch: pytest.Monk
     record, cached = runner.run(steps[-1])
     assert not cached and made == ["float", "int8", "int8"]
     assert sum(record["metrics"]["exits"]["share"]) == pytest.approx(1)
-    assert record["metrics"]["warnings"] is not None
     made.clear()
     record, cached = runner.run(steps[-1], remeasure=True)
     assert cached and made == ["float", "int8"]  # its memory was measured before
