@@ -16,7 +16,6 @@ import argparse
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from benchmarks.records.record import HOME, TABLE, Record, check, folder_of, loa
 from experiment.suite.sources import Sources
 from machine.environment import environment, git_commit
 from machine.errors import Refused
+from machine.files import write_atomically
 
 DATA = "CIFAR10_JPEG"  # the variable that names the folder of images
 
@@ -104,11 +104,12 @@ def run(home: Path, options: argparse.Namespace) -> int:
         )
     if not script.exists():
         raise Refused(f"{script.relative_to(home)} is missing")
-    if DATA in script.read_text() and not os.environ.get(DATA):
+    if DATA in script.read_text() and images() is None:
         raise Refused(f"{name} needs {DATA}, the folder with train/<class>/ and test/<class>/")
     if out.exists():
         raise Refused(
-            f"out/{name} is there already: delete it, or compare what it has by "
+            f"out/{name} is there already: delete it; or go on where it stopped by "
+            f"`OUT=out/{name} sh records/{name}/run.sh`; or, if it is done, compare what it has by "
             f"`python -m benchmarks.records compare {name} out/{name}`"
         )
     out.mkdir(parents=True)
@@ -116,9 +117,10 @@ def run(home: Path, options: argparse.Namespace) -> int:
     surroundings = {**os.environ, "OUT": f"out/{name}", "PATH": path}
     code = subprocess.run(["sh", str(script)], cwd=home, env=surroundings).returncode
     if code:
-        raise Refused(
-            f"records/{name}/run.sh ended with exit code {code}; what it left: out/{name}"
-        )
+        left = f"what it left: out/{name}" if any(out.iterdir()) else "it left nothing"
+        if not any(out.iterdir()):
+            out.rmdir()
+        raise Refused(f"records/{name}/run.sh ended with exit code {code}; {left}")
     if not record.taken:
         print(f"no figures yet; now: python -m benchmarks.records take {name} out/{name}")
         return 0
@@ -160,7 +162,8 @@ def take(home: Path, options: argparse.Namespace) -> int:
     again = out.resolve() == folder.resolve()
     found = {key: figure.read(out) for key, figure in record.figures.items()}
     figures = {k: f.model_copy(update={"found": found[k]}) for k, f in record.figures.items()}
-    taken = record.model_copy(update={"figures": figures, "n": found[record.main[0]].n})
+    n = record.n if record.raw == TABLE else found[record.main[0]].n
+    taken = record.model_copy(update={"figures": figures, "n": n})
     if not again:
         told: dict[str, Any] = next(filter(of_a_run, (raw(out, f) for f in record.files())), {})
         machine = told.get("environment") or environment(torch.device("cpu"))
@@ -179,14 +182,33 @@ def take(home: Path, options: argparse.Namespace) -> int:
         taken = taken.model_copy(update=about)
     check(f"records/{name}/record.json", taken)
     if not again:
-        texts = {file: anywhere(home, out, file) for file in record.files()}
-        shutil.rmtree(folder, ignore_errors=True)
-        for file, text in texts.items():
-            (folder / file).parent.mkdir(parents=True, exist_ok=True)
-            (folder / file).write_text(text)
+        replace(folder, {file: anywhere(home, out, file) for file in record.files()}, taken)
     save(home, name, taken)
     print(f"{name}: " + "; ".join(f"{key} {taken.figures[key].told()}" for key in taken.main))
     return 0
+
+
+def replace(folder: Path, texts: dict[str, str], record: Record) -> None:
+    """The raw files by these, whole or not at all. Raises Refused if figures are others in them."""
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".raw-") as place:
+        new = Path(place) / "raw"
+        for file, text in texts.items():
+            (new / file).parent.mkdir(parents=True, exist_ok=True)
+            (new / file).write_text(text)
+        for key, figure in record.figures.items():
+            if figure.read(new) != figure.found:
+                raise Refused(f"figures.{key} is another once places of this machine are replaced")
+        if folder.exists():
+            folder.rename(Path(place) / "old")
+        new.rename(folder)
+
+
+def images() -> str | None:
+    """The folder of images, if one is named. Raises Refused for one that is relative or missing."""
+    path = os.environ.get(DATA) or None
+    if path and not (Path(path).is_absolute() and Path(path).is_dir()):
+        raise Refused(f"{DATA}={path} has to be the absolute path of a folder that is there")
+    return path
 
 
 @contextmanager
@@ -214,9 +236,9 @@ def anywhere(home: Path, out: Path, file: str) -> str:
         text = path.read_text()
     else:
         text = json.dumps(raw(out, file), indent=1, ensure_ascii=False) + "\n"
-    images = os.environ.get(DATA)
-    for place, word in ((out.resolve(), "$OUT"), (images, f"${DATA}"), (home.resolve(), ".")):
-        text = text.replace(str(place), word) if place else text
+    for place, word in ((out.resolve(), "$OUT"), (images(), f"${DATA}"), (home.resolve(), ".")):
+        if place:
+            text = re.sub(rf"{re.escape(str(place))}(?![\w.-])", lambda _, w=word: w, text)
     if left := PLACE.search(text):
         raise Refused(
             f"{path} names {left[1]}, a place of this machine; set {DATA} as in the run, and have "
@@ -234,15 +256,17 @@ def in_words(machine: dict[str, Any]) -> str:
     """A machine of `environment`, in a few words."""
     if machine.get("cuda"):
         return str(machine["device"])
-    kind = next((words for flag, words in KINDS.items() if flag in machine["isa"]), "no AVX2")
-    return f"{machine['cpu']} ({kind}), threads: {machine['threads']}"
+    kind = next(
+        (words for flag, words in KINDS.items() if flag in machine.get("isa", [])), "no AVX2"
+    )
+    return f"{machine.get('cpu', 'a processor')} ({kind}), threads: {machine.get('threads', '?')}"
 
 
 def claims(home: Path, options: argparse.Namespace) -> int:
     """Rewrites the table of claims, and the line of each section that names its record."""
     for page, text in pages.fresh(home).items():
         if (home / page).read_text() != text:
-            (home / page).write_text(text)
+            write_atomically(home / page, text.encode())
             print(f"{page}: rewritten")
     return 0
 

@@ -6,7 +6,7 @@ import json
 import math
 import statistics
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -52,6 +52,9 @@ class Figure(BaseModel):
             raise ValueError(f"reduce {self.reduce!r} takes {'two paths' if two else 'one path'}")
         if any(":" not in path for path in self.everywhere()):
             raise ValueError("a path is FILE:PATH, as 'results/Q_results.json:final/accuracy'")
+        for file in map(PurePosixPath, self.files()):
+            if file.suffix != ".json" or file.is_absolute() or ".." in file.parts:
+                raise ValueError(f"{file}: a raw file is a .json below the folder of the output")
         return self
 
     @property
@@ -71,17 +74,20 @@ class Figure(BaseModel):
         The interval of several values is Student's t, 95 %; a difference and a ratio are those of
         the values of one seed, then their mean.
         """
+        two = len(self.paths) == 2
         found_at = [seeds_and_values(folder, path) for path in self.paths]
-        seeds = [{seed for seed, _ in pairs} for pairs in found_at]
-        if any(None not in s and s != seeds[0] for s in seeds if None not in seeds[0]):
-            raise Refused(f"{self.reduce} needs the same seeds on both sides: {self.paths}")
+        seeds = [[seed for seed, _ in pairs] for pairs in found_at]
         raw = [[value for _, value in pairs] for pairs in found_at]
         if len({len(values) for values in raw}) > 1:
             told = " and ".join(f"{len(v)} at {p}" for v, p in zip(raw, self.paths, strict=True))
             raise Refused(f"{self.reduce} needs as many values on both sides, not {told}")
+        if any(s != seeds[0] for s in seeds) or (two and twice(seeds[0])):
+            raise Refused(f"{self.reduce} needs the same seeds on both sides: {self.paths}")
         if self.reduce == "difference":
             values = [a - b for a, b in zip(*raw, strict=True)]
         elif self.reduce == "ratio":
+            if 0 in raw[1]:
+                raise Refused(f"a ratio to nothing: {self.paths[1]} has a zero")
             values = [a / b for a, b in zip(*raw, strict=True)]
         else:
             values = raw[0]
@@ -131,6 +137,12 @@ class Figure(BaseModel):
         return f"{text} ({self.number(self.found.low)} to {self.number(self.found.high)})"
 
 
+def twice(seeds: list[Any]) -> bool:
+    """Whether a seed stands in it more than once."""
+    known = [seed for seed in seeds if seed is not None]
+    return len(set(known)) < len(known)
+
+
 def rounded(value: float) -> float:
     """Without the noise of the last bits, so that a file reads well and is the same anywhere."""
     return float(f"{value:.10g}") if isinstance(value, float) else value
@@ -149,6 +161,8 @@ def raw(folder: Path, name: str) -> Any:
         return from_log(log.read_text())
     except FileNotFoundError:
         raise Refused(f"{path} is missing") from None
+    except OSError as error:
+        raise Refused(f"{path}: {error.strerror}") from None
     except ValueError as error:
         raise Refused(f"{path}: {error}") from None
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from benchmarks.records.numbers import Number, numbers_in
 from benchmarks.records.record import TABLE, Record, load, names, published
+from machine.errors import Refused
 
 BEGIN, END = "<!-- claims: written by python -m benchmarks.records claims -->", "<!-- end -->"
 GENERATED = re.compile(
@@ -93,6 +94,8 @@ def fresh(home: Path) -> dict[str, str]:
         text = LINE.sub(line, text)
         if BEGIN in text:
             before, _, rest = text.partition(BEGIN)
+            if END not in rest:
+                raise Refused(f"{path.relative_to(home)}: no line {END} after {BEGIN}")
             after = rest.partition(END)[2]
             text = f"{before}{BEGIN}\n{claims_table(records)}\n{END}{after}"
         texts[str(path.relative_to(home))] = text

@@ -15,6 +15,7 @@ from experiment.suite.keys import code_of
 from experiment.suite.messages import unknown
 from experiment.suite.sources import Location, Sources
 from machine.errors import Refused
+from machine.files import write_atomically
 from stages import STAGES
 
 HOME = Path(__file__).parents[2]
@@ -144,7 +145,7 @@ def check(where: str, record: Record) -> None:
 def save(home: Path, name: str, record: Record) -> None:
     given = record.model_dump(mode="json", exclude_defaults=True)
     path = folder_of(home, name) / "record.json"
-    path.write_text(json.dumps(given, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(path, (json.dumps(given, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def published(home: Path, name: str, record: Record) -> Iterator[list[Number]]:

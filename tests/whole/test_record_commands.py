@@ -152,12 +152,14 @@ def test_machine_commit_and_code_are_those_of_the_run(home: Home) -> None:
 
 
 def test_places_of_this_machine_are_not_kept(
-    home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    home: Home, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    name = "b.json"
+    name, elsewhere = "b.json", tmp_path_factory.mktemp("elsewhere")
     script = home.record / "run.sh"
-    monkeypatch.setenv("CIFAR10_JPEG", "/somewhere/data")
-    places = f'"{home.out}/saved_models/x.pth", "/somewhere/data", "{home.folder}/configs/x.py"'
+    images = elsewhere / "images"
+    images.mkdir()
+    monkeypatch.setenv("CIFAR10_JPEG", str(images))
+    places = f'"{home.out}/saved_models/x.pth", "{images}", "{home.folder}/configs/x.py"'
     script.write_text(RUN + f"""sed -i 's|^{{|{{"at": [{places}], |' $OUT/{name}\n""")
     home.taken()
     kept = json.loads((home.record / "raw" / name).read_text())["at"]
@@ -168,7 +170,16 @@ def test_places_of_this_machine_are_not_kept(
     home.out.rmdir()
     assert home.call("run", "one")[0] == 0
     code, _, err = home.call("take", "one", str(home.out))
-    assert code == 2 and "b.json names /somewhere/data, a place of this machine" in err
+    assert code == 2 and f"b.json names {images}, a place of this machine" in err
+    for folder in ("images", str(elsewhere / "nowhere")):  # relative; not there
+        monkeypatch.setenv("CIFAR10_JPEG", folder)
+        code, _, err = home.call("take", "one", str(home.out))
+        assert code == 2 and "has to be the absolute path of a folder that is there" in err
+    shorter = elsewhere / "image"  # a place that the other begins with
+    shorter.mkdir()
+    monkeypatch.setenv("CIFAR10_JPEG", str(shorter))
+    code, _, err = home.call("take", "one", str(home.out))
+    assert code == 2 and "a place of this machine" in err
     assert json.loads((home.record / "raw" / name).read_text())["at"] == kept
 
 
@@ -199,7 +210,9 @@ def test_what_cannot_be_done_is_one_line(home: Home, monkeypatch: pytest.MonkeyP
     before = home.taken().read()
     script = home.record / "run.sh"
     script.write_text("exit 7")
-    assert "records/one/run.sh ended with exit code 7" in refused("run", "one")
+    assert "records/one/run.sh ended with exit code 7; it left nothing" in refused("run", "one")
+    script.write_text("touch $OUT/half; exit 7")
+    assert "exit code 7; what it left: out/one" in refused("run", "one")
     assert "out/one is there already" in refused("run", "one")
     monkeypatch.delenv("CIFAR10_JPEG", raising=False)
     script.write_text("ls $CIFAR10_JPEG")
@@ -228,6 +241,14 @@ def test_what_cannot_be_done_is_one_line(home: Home, monkeypatch: pytest.MonkeyP
     )
     home.change(figures={"gain": {"at": "a.json:stages/0/accuracy", "n": A, "tolerance": 1}})
     assert "n are one number each, not 2 at" in refused("take", "one", f"{home.record}/raw")
+    home.change(figures={"gain": {"at": [A, A], "reduce": "ratio"}})
+    again = (home.record / "raw" / "a.json").read_text()
+    (home.record / "raw" / "a.json").write_text(again.replace('"seed": 1', '"seed": 0'))
+    assert "needs the same seeds on both sides" in refused("take", "one", f"{home.record}/raw")
+    (home.record / "raw" / "a.json").write_text(again)
+    for file in ("/abs.json", "../b.json", "sub"):
+        home.change(figures={"gain": {"at": f"{file}:x"}})
+        assert "a raw file is a .json below the folder" in refused("run", "one")
     home.change(figures={"gain": {"at": "accuracy"}})
     assert "figures.gain: Value error, a path is FILE:PATH" in refused("run", "one")
     home.change(figures=FIGURES, clam="x")
@@ -250,6 +271,20 @@ def test_figures_are_computed_again_from_their_own_raw_files(home: Home) -> None
     after = home.read()
     assert after["figures"].pop("best")["found"]["value"] == 82
     assert after == before | {"date": "2020-01-01"}
+
+
+def test_the_n_of_a_published_table_is_what_was_said(home: Home) -> None:
+    home.taken()
+    home.change(raw="published table", n=200)
+    assert home.call("take", "one", str(home.record / "raw"))[0] == 0
+    assert home.read()["n"] == 200
+
+
+def test_a_page_whose_table_has_no_end_is_left_alone(home: Home) -> None:
+    page = home.taken().folder / "docs" / "results" / "README.md"
+    page.write_text("<!-- claims: written by python -m benchmarks.records claims -->\nmine\n")
+    code, _, err = home.call("claims")
+    assert code == 2 and "no line <!-- end -->" in err and page.read_text().endswith("mine\n")
 
 
 def test_a_studys_pair_brings_its_own_interval_and_n(home: Home) -> None:
