@@ -1,3 +1,4 @@
+# The commands of commit 617716f: the benchmark has other options and another default recipe since.
 set -e
 export OUT="${OUT:-out/pruning_tokens}"
 mkdir -p "$OUT"

@@ -41,7 +41,7 @@ EXPERIMENT_CONFIGS = [
         "name": name,
         "is_fp32_baseline_generation": True,
         "training_args": options,
-        "seeds": [0, 1],
+        "seeds": [0, 1, 2],
     }
     for name, options in [("plain", {}), *OPTIONS.items(), ("every", EVERY)]
 ]
