@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None, home: Path = HOME) -> int:
     options = parser().parse_args(arguments)
     try:
         return options.do(home, options)
-    except Refused as error:
+    except (Refused, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -117,9 +117,11 @@ def run(home: Path, options: argparse.Namespace) -> int:
     surroundings = {**os.environ, "OUT": f"out/{name}", "PATH": path}
     code = subprocess.run(["sh", str(script)], cwd=home, env=surroundings).returncode
     if code:
-        left = f"what it left: out/{name}" if any(out.iterdir()) else "it left nothing"
-        if not any(out.iterdir()):
+        if any(out.iterdir()):
+            left = f"what it left: out/{name}"
+        else:
             out.rmdir()
+            left = "it left nothing"
         raise Refused(f"records/{name}/run.sh ended with exit code {code}; {left}")
     if not record.taken:
         print(f"no figures yet; now: python -m benchmarks.records take {name} out/{name}")

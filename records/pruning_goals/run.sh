@@ -1,4 +1,4 @@
-# About three hours on one core with AMX, beside another training: a baseline of 24 epochs, then 6 + 6 networks of 5 epochs and 2 of 24.
+# About an hour and three quarters on one core with AMX, beside another training: a baseline of 24 epochs, then 6 + 6 networks of 5 epochs and 2 of 24.
 set -e
 export OUT="${OUT:-out/pruning_goals}"
 mkdir -p "$OUT"

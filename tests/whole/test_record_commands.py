@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import subprocess
@@ -278,6 +279,28 @@ def test_the_n_of_a_published_table_is_what_was_said(home: Home) -> None:
     home.change(raw="published table", n=200)
     assert home.call("take", "one", str(home.record / "raw"))[0] == 0
     assert home.read()["n"] == 200
+
+
+def test_what_cannot_be_written_leaves_the_record_as_it_was(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def kept() -> dict[Path, bytes]:
+        return {p: p.read_bytes() for p in home.record.rglob("*") if p.is_file()}
+
+    home.taken()
+    before, write = kept(), Path.write_text
+
+    def full(path: Path, *arguments: Any, **options: Any) -> int:
+        if path.name == "b.json":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return write(path, *arguments, **options)
+
+    assert home.call("run", "one")[0] == 0
+    (home.out / "a.json").write_text((home.out / "a.json").read_text().replace("82.0", "83.0"))
+    monkeypatch.setattr(Path, "write_text", full)
+    code, out, err = home.call("take", "one", str(home.out))
+    assert code == 2 and not out and "No space left" in err and err.count("\n") == 1
+    assert kept() == before
 
 
 def test_a_page_whose_table_has_no_end_is_left_alone(home: Home) -> None:
